@@ -1,0 +1,257 @@
+"""Train a demo model: `python -m embspace_lens.demo.train reviews.jsonl.bz2 models/reviews-small-0 --seed 0`.
+
+A small GPT-2 on any texts, on whatever processor there is. Ctrl-C at any time; the same command goes on from the last
+checkpoint and ends with the same weights as an unbroken run on the same machine.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from ..errors import EmbspaceError
+from .corpus import pack, read_texts, train_tokenizer
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What decides a run: two runs with equal configurations and texts give the same model."""
+
+    seed: int = 0
+    d_model: int = 192
+    n_layers: int = 4
+    n_heads: int = 6
+    d_vocab: int = 7168
+    n_ctx: int = 128
+    batch_size: int = 32
+    passes: int = 1
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+
+
+def build(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    torch.manual_seed(config.seed)
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=config.n_ctx,
+            n_embd=config.d_model,
+            n_layer=config.n_layers,
+            n_head=config.n_heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def learning_rate(step: int, n_steps: int, config: TrainConfig) -> float:
+    """Linear warm-up over 2 % of the steps, then a half cosine down to zero."""
+    warmup = max(1, n_steps // 50)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
+
+
+def save_checkpoint(folder: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+    tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    partial = folder / "checkpoint.safetensors.partial"
+    save_file(tensors, partial, metadata={"step": str(step)})
+    partial.replace(folder / "checkpoint.safetensors")
+
+
+def load_checkpoint(folder: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer) -> None:
+    tensors = load_file(folder / "checkpoint.safetensors")
+    parameters = dict(model.named_parameters())
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            owner, _, key = name.partition(".")
+            if owner == "model":
+                parameters[key].copy_(tensor)
+            else:
+                index, _, field = key.partition(".")
+                state.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step to go on from: that of the checkpoint, or 0."""
+    from safetensors import safe_open
+
+    file = folder / "checkpoint.safetensors"
+    if not file.exists():
+        return 0
+    with safe_open(file, framework="pt") as opened:
+        return int(opened.metadata()["step"])
+
+
+@torch.no_grad()
+def evaluate(model: GPT2LMHeadModel, rows: np.ndarray, batch_size: int = 32) -> float:
+    """Mean cross-entropy in nats per token over the held-out rows."""
+    model.eval()
+    losses = [
+        model(ids, labels=ids).loss.item() * len(ids)
+        for start in range(0, len(rows), batch_size)
+        for ids in [torch.from_numpy(rows[start : start + batch_size, :-1]).long().to(model.device)]
+    ]
+    model.train()
+    return sum(losses) / len(rows)
+
+
+def train(
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    config: TrainConfig,
+    *,
+    device: str = "cpu",
+    compile: bool = False,
+    checkpoint_seconds: float = 120.0,
+) -> tuple[GPT2LMHeadModel, dict]:
+    """Train from the last checkpoint in `folder`, if there is one.
+
+    Returns:
+        The model, and what a model card says of the run: tokens seen, held-out loss.
+    """
+    model = build(config, tokenizer).to(device).train()
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    steps_per_pass = len(rows) // config.batch_size
+    n_steps = steps_per_pass * config.passes
+    first = checkpoint_step(folder)
+    if first:
+        load_checkpoint(folder, model, optimizer)
+
+    def loss_of(ids: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            logits = model(ids[:, :-1], use_cache=False).logits
+            return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+    compiled = torch.compile(loss_of) if compile else loss_of
+    saved = time.monotonic()
+    progress = tqdm(range(first, n_steps), initial=first, total=n_steps, desc=folder.name, unit="step", mininterval=5)
+    for step in progress:
+        if step == first or step % steps_per_pass == 0:
+            order = np.random.default_rng([config.seed, step // steps_per_pass]).permutation(len(rows))
+        start = step % steps_per_pass * config.batch_size
+        ids = torch.from_numpy(rows[order[start : start + config.batch_size]]).long().to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, n_steps, config)
+        loss = compiled(ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 50 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+        if time.monotonic() - saved > checkpoint_seconds:
+            save_checkpoint(folder, model, optimizer, step + 1)
+            saved = time.monotonic()
+    save_checkpoint(folder, model, optimizer, n_steps)
+    facts = {
+        "tokens_seen": n_steps * config.batch_size * config.n_ctx,
+        "tokens_in_corpus": int(rows.shape[0]) * config.n_ctx,
+        "held_out_loss": round(evaluate(model, held_out), 4),
+        "held_out_tokens": int(held_out.shape[0]) * config.n_ctx,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    return model.eval(), facts
+
+
+def card(name: str, corpus: str, config: TrainConfig, facts: dict) -> str:
+    """The model card, in Markdown."""
+    settings = "\n".join(f"| {key} | {value} |" for key, value in asdict(config).items())
+    return f"""# {name}
+
+A GPT-2-architecture language model of {facts["parameters"]:,} parameters, trained from scratch so that embspace_lens can be
+tried with no download. It is for looking into, not for writing text.
+
+- Data: {corpus}
+- Tokens seen: {facts["tokens_seen"]:,} ({facts["tokens_seen"] / facts["tokens_in_corpus"]:.2f} passes over {facts["tokens_in_corpus"]:,})
+- Held-out loss: {facts["held_out_loss"]:.3f} nats per token, over {facts["held_out_tokens"]:,} tokens
+- Every row of training text began with `<|endoftext|>`, as TransformerLens prepends it.
+
+| setting | value |
+|---|---|
+{settings}
+"""
+
+
+def main(
+    texts: Annotated[Path, typer.Argument(help="A text file, or a Parquet, JSON-lines or CSV table.")],
+    folder: Annotated[Path, typer.Argument(help="Where the model goes; its checkpoint lies there while it trains.")],
+    column: Annotated[str, typer.Option(help="The table's column of texts.")] = "text",
+    where: Annotated[str | None, typer.Option(help="Rows to train on, as in DataFrame.query.")] = None,
+    held_out: Annotated[str | None, typer.Option(help="Rows to evaluate on; without it, 2 % of the rows.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A folder with a tokenizer; without it, one is learned.")] = None,
+    corpus: Annotated[str, typer.Option(help="What the card says of the data.")] = "",
+    seed: int = 0,
+    d_model: int = 192,
+    n_layers: int = 4,
+    n_heads: int = 6,
+    d_vocab: int = 7168,
+    n_ctx: int = 128,
+    batch_size: int = 32,
+    passes: int = 1,
+    learning_rate: float = 2e-3,
+    device: str = "cuda" if torch.cuda.is_available() else "cpu",
+    compile: Annotated[bool, typer.Option(help="torch.compile: faster, where there is a C++ compiler.")] = False,
+) -> None:
+    """Train a small GPT-2 on the texts, and write it as a folder that TransformerLens can load."""
+    config = TrainConfig(seed, d_model, n_layers, n_heads, d_vocab, n_ctx, batch_size, passes, learning_rate)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "train.json"
+    if settings.exists() and json.loads(settings.read_text())["config"] != asdict(config):
+        raise EmbspaceError(f"{folder} holds a run with other settings. Name another folder, or remove it.")
+    train_texts = read_texts(texts, column=column, where=where)
+    learned = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else train_tokenizer(train_texts, d_vocab)
+    rows = pack(train_texts, learned, n_ctx)
+    if held_out is not None:
+        test_rows = pack(read_texts(texts, column=column, where=held_out), learned, n_ctx)
+    else:
+        order = np.random.default_rng(0).permutation(len(rows))
+        n_test = max(1, len(rows) // 50)
+        rows, test_rows = rows[np.sort(order[n_test:])], rows[np.sort(order[:n_test])]
+    if len(rows) < batch_size:
+        raise EmbspaceError(f"The texts fill {len(rows)} rows, fewer than one batch of {batch_size}. Give more text.")
+    settings.write_text(json.dumps({"config": asdict(config)}, indent=1) + "\n")
+    model, facts = train(
+        rows,
+        test_rows,
+        learned,
+        folder,
+        config,
+        device=device,
+        compile=compile,
+    )
+    model.half().save_pretrained(folder)
+    learned.save_pretrained(folder)
+    settings.write_text(json.dumps({"config": asdict(config), **facts}, indent=1) + "\n")
+    (folder / "README.md").write_text(card(folder.name, corpus or texts.name, config, facts))
+    (folder / "checkpoint.safetensors").unlink()
+    print(f"{folder}: {facts['tokens_seen']:,} tokens seen, held-out loss {facts['held_out_loss']:.3f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,61 @@
+"""Tensors and keys → tidy frames. No other module builds a DataFrame."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .columns import GLOSSARY, WEIGHTS
+
+_CATEGORIES = {"weight": WEIGHTS, "side": ("read", "write")}
+
+
+def _cells(name: str, values: Any) -> Any:
+    """One column in its declared dtype, whatever it was given as."""
+    dtype = GLOSSARY[name].dtype
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    if dtype == "category":
+        return pd.Categorical(values, categories=_CATEGORIES[name])
+    if dtype == "str":
+        return pd.Series(np.asarray(values, dtype=object), dtype="str")
+    return np.asarray(values, dtype=dtype)
+
+
+def tidy(columns: Sequence[str], blocks: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Concatenate blocks of columns into one table with `columns`, in the glossary's order and dtypes.
+
+    Args:
+        columns: Names from the glossary: the table's columns, whatever the blocks hold.
+        blocks: Mappings from column to a tensor, array or list; a scalar is repeated along its block.
+
+    Returns:
+        A plain frame with a RangeIndex, its rows in the order of the blocks. No blocks: no rows, the same columns.
+    """
+    order = [name for name in GLOSSARY if name in columns]
+    gathered: dict[str, list] = {name: [] for name in order}
+    for block in blocks:
+        length = max((len(v) for v in block.values() if not np.isscalar(v)), default=1)
+        for name in order:
+            value = block[name]
+            gathered[name].append(_cells(name, [value] * length if np.isscalar(value) else value))
+    return pd.DataFrame({name: _joined(name, parts) for name, parts in gathered.items()}, columns=order)
+
+
+def _joined(name: str, parts: list) -> Any:
+    if not parts:
+        return _cells(name, [])
+    if GLOSSARY[name].dtype == "category":
+        return pd.Categorical.from_codes(
+            np.concatenate([part.codes for part in parts]), categories=_CATEGORIES[name]
+        )
+    if GLOSSARY[name].dtype == "str":
+        return pd.concat(parts, ignore_index=True).array
+    return np.concatenate(parts)
+
+
+def sort_by_grain(frame: pd.DataFrame, grain: Sequence[str]) -> pd.DataFrame:
+    """The table in the order of its grain."""
+    return frame.sort_values(list(grain), kind="stable", ignore_index=True)

@@ -1,0 +1,348 @@
+"""The raw parameters of any TransformerLens model, block by block. The only module that knows the host's attributes.
+
+A block is asked for its own tensors, never the model for its stacked copies (`model.W_Q` copies every layer, and on
+hybrid models its first index is not the block number). Facts that no attribute of the host tells are listed here by
+architecture, with the modelling code's names.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformer_lens.utilities.quantization import unreadable_weight_reason
+
+from . import errors
+
+ABSENT = (AttributeError, NotImplementedError, AssertionError, RuntimeError, TypeError, ValueError, KeyError)
+"""What the host's accessors raise, by version and architecture, where there is no such weight."""
+
+# ln1 and ln2 normalise the residual sum after the sublayer, so they are not the norm that the sublayer reads through.
+POST_NORM = {"OpenAIGPTLMHeadModel", "BertForMaskedLM", "RobertaForMaskedLM", "HookedEncoder"}
+# The norms stand behind the sublayers and before the sum; TransformerLens 3.9 calls them ln1 and ln2, 4 ln1_post and ln2_post.
+OUTPUT_NORM = {"Olmo2ForCausalLM", "Olmo3ForCausalLM", "Exaone4ForCausalLM"}
+# Norm classes whose gain is 1 + weight, for TransformerLens 3.9; 4 tells it by `uses_weight_offset`.
+OFFSET_NORMS = {
+    "GemmaRMSNorm",
+    "Gemma2RMSNorm",
+    "Gemma3RMSNorm",
+    "NemotronLayerNorm1P",
+    "Qwen3NextRMSNorm",
+    "RecurrentGemmaRMSNorm",
+    "VaultGemmaRMSNorm",
+}
+# Modules between the residual stream and W_U: a dense layer, an activation and a norm, which no gain can stand for.
+HEADS_BEFORE_UNEMBED = ("mlm_head", "prediction_head")
+# W_in holds input and gate side by side, the activated half first, and no attribute says so.
+FUSED_IN = {"ModernBertDecoderForCausalLM"}
+ALWAYS = -1  # the number of an expert that every token passes: a shared one, or the dense layer of a mixture
+SCALED_BY_WIDTH = ("Gemma", "VaultGemma", "RecurrentGemma")
+MISREAD = "TransformerLens splits its fused query, key and value weights wrongly (new_decoder_architecture)"
+
+
+class Norm(NamedTuple):
+    """What a norm does to a weight beside it: multiply by `gain`, and centre over d_model."""
+
+    name: str = ""
+    gain: Tensor | None = None
+    centres: bool = False
+
+
+class Block(NamedTuple):
+    """One block: its attention and MLP modules, and the norms around them."""
+
+    layer: int
+    attn: nn.Module | None
+    mlp: nn.Module | None
+    before_attn: Norm
+    after_attn: Norm
+    before_mlp: Norm
+    after_mlp: Norm
+
+
+def readable(weight: Any, name: str, model: str) -> Tensor:
+    """The weight, detached, if it is a plain float matrix; otherwise the reason why it is not."""
+    reason = unreadable_weight_reason(weight)
+    if reason is not None:
+        raise errors.unreadable(name, model, reason)
+    return weight.detach()
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The Hugging Face module that a bridge component stands for; a HookedTransformer's module is its own."""
+    while isinstance(inner := module.__dict__.get("_modules", {}).get("_original_component"), nn.Module):
+        module = inner
+    return module
+
+
+class Host:
+    """A TransformerBridge or a HookedTransformer, seen as tensors.
+
+    Raises:
+        EmbspaceError: If `model` is neither.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if not (isinstance(model, nn.Module) and hasattr(model, "cfg") and hasattr(model, "unembed")):
+            raise errors.EmbspaceError(
+                f"{type(model).__name__} is not a TransformerLens model. Wrap it: "
+                "TransformerBridge.boot_transformers(name), or EmbeddingLens.from_pretrained(name)."
+            )
+        self.model = model
+        self.is_bridge = "adapter" in model.__dict__
+        cfg = self.cfg = model.cfg
+        self.architecture = str((cfg.architecture if self.is_bridge else None) or type(model).__name__)
+        self.hf_config = getattr(model.original_model, "config", None) if self.is_bridge else None
+        name = str(getattr(cfg, "model_name", None) or self.architecture)
+        self.name = Path(name).name if Path(name).is_absolute() else name
+        self.n_heads = int(cfg.n_heads)
+        self.d_model = int(cfg.d_model)
+        self.blocks = [self._block(i, block) for i, block in enumerate(model._modules.get("blocks") or [])]
+
+    def from_config(self, name: str, default: Any = None) -> Any:
+        """A field of the Hugging Face configuration, or of the host's own."""
+        value = getattr(self.hf_config, name, None)
+        return getattr(self.cfg, name, default) if value is None else value
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return "decoder_blocks" in self.model._modules
+
+    @property
+    def is_post_norm(self) -> bool:
+        opt = self.architecture == "OPTForCausalLM" and not self.from_config("do_layer_norm_before", True)
+        return self.architecture in POST_NORM or opt
+
+    def _norm(self, modules: Any, name: str) -> Norm:
+        module = modules.get(name)
+        if module is None:
+            return Norm()
+        original = unwrap(module)
+        if isinstance(original, nn.Identity) or (self.is_bridge and original is module):
+            return Norm()  # the block has no norm here, or the bridge's slot is empty
+        kind = type(original).__name__
+        gain = getattr(original, "weight", None)
+        gain = getattr(original, "w", None) if gain is None else gain
+        rms = "RMS" in kind or bool(self.is_bridge and getattr(module, "uses_rms_norm", False))
+        if gain is not None:
+            gain = readable(gain, f"the gain of {name}", self.name).float()
+            offset = getattr(module, "uses_weight_offset", None) if self.is_bridge else False
+            gain = 1 + gain if (kind in OFFSET_NORMS if offset is None else offset) else gain
+        return Norm(name, gain, centres=not rms)
+
+    def _block(self, layer: int, block: nn.Module) -> Block:
+        modules = dict(block._modules)
+        if self.architecture in OUTPUT_NORM and "ln1_post" not in modules:
+            modules["ln1_post"], modules["ln2_post"] = modules.pop("ln1", None), modules.pop("ln2", None)
+        if self.is_post_norm:
+            modules = {name: module for name, module in modules.items() if not name.startswith("ln")}
+        # Parallel blocks without a norm of their own for the MLP feed it what attention reads.
+        mlp_norm = "ln2" if "ln2" in modules or "ln2_post" in modules else "ln1"
+        return Block(
+            layer,
+            modules.get("attn"),
+            modules.get("mlp"),
+            self._norm(modules, "ln1"),
+            self._norm(modules, "ln1_post"),
+            self._norm(modules, mlp_norm),
+            self._norm(modules, "ln2_post"),
+        )
+
+    @property
+    def final_norm(self) -> Norm:
+        """The norm in front of W_U, where nothing else lies between them."""
+        if self.head_before_unembed or self.is_post_norm:
+            return Norm()
+        return self._norm(self.model._modules, "ln_final")
+
+    @property
+    def head_before_unembed(self) -> str | None:
+        return next((name for name in HEADS_BEFORE_UNEMBED if name in self.model._modules), None)
+
+    def outer(self, name: str) -> Tensor:
+        """W_E `[d_vocab, d_model]`, W_U `[d_model, d_vocab]` or W_pos `[n_ctx, d_model]`, as stored."""
+        try:
+            weight = getattr(self.model, name)
+        except ABSENT:
+            weight = None
+        if weight is None:
+            why = ": its positions are not learned embeddings" if name == "W_pos" else ""
+            raise errors.EmbspaceError(f"{self.name} has no {name}{why}.")
+        weight = readable(weight, name, self.name)
+        width = weight.shape[0 if name == "W_U" else 1]
+        if width != self.d_model:
+            raise errors.unsupported(
+                f"{name} of {self.name}",
+                f"its width is {width} and the residual stream's is {self.d_model}, with a projection between them",
+            )
+        return weight
+
+    def attention(self, block: Block, name: str) -> Tensor:
+        """W_Q, W_K, W_V `[n_heads, d_model, d_head]` or W_O `[n_heads, d_head, d_model]` as stored; W_K and W_V may have fewer heads."""
+        where = f"{name} of block {block.layer}"
+        if type(block.attn).__name__.startswith("MLA"):
+            raise errors.unsupported(f"{where} of {self.name}", "multi-head latent attention compresses its keys and values")
+        if self.architecture == "FalconForCausalLM" and self.from_config("new_decoder_architecture", False):
+            raise errors.unsupported(f"{where} of {self.name}", MISREAD)
+        try:
+            weight = getattr(block.attn, name)
+        except NotImplementedError as reason:
+            raise errors.unreadable(where, self.name, str(reason).removeprefix("TransformerLens cannot ")) from reason
+        except ABSENT:
+            weight = self._per_layer_heads(block, name)
+        if weight is None:
+            raise errors.unsupported(f"{where} of {self.name}", f"{type(block.attn).__name__} does not serve it")
+        weight = readable(weight, where, self.name)
+        if weight.ndim != 3 or weight.shape[2 if name == "W_O" else 1] != self.d_model or self.n_heads % weight.shape[0]:
+            raise errors.unsupported(f"{where} of {self.name}", f"it comes as {tuple(weight.shape)}, not split into heads")
+        return weight
+
+    def _per_layer_heads(self, block: Block, name: str) -> Tensor | None:
+        """Heads of a block whose geometry differs from the configuration's, from its own linear layers (Gemma 4)."""
+        modules = getattr(block.attn, "_modules", {})
+        linear = {key: getattr(unwrap(modules[key]), "weight", None) for key in "qkvo" if modules.get(key) is not None}
+        q, o, weight = linear.get("q"), linear.get("o"), linear.get(name[-1].lower())
+        # A query projection that also holds a gate is wider than the output projection's input.
+        if not all(isinstance(w, Tensor) and w.ndim == 2 for w in (q, o, weight)) or q.shape[0] != o.shape[1]:
+            return None
+        d_head = q.shape[0] // self.n_heads
+        if name == "W_O":
+            return weight.T.unflatten(0, (-1, d_head))
+        return weight.unflatten(0, (-1, d_head)).transpose(-1, -2) if weight.shape[0] % d_head == 0 else None
+
+    def experts(self, block: Block) -> list[int]:
+        """The experts of a block's MLP; none where the architecture has no mixtures."""
+        if not self.has_experts:
+            return []
+        sparse = self._sparse(block)
+        if sparse is None:
+            return [ALWAYS]
+        return [*([ALWAYS] if sparse.shared is not None else []), *range(sparse.count)]
+
+    @property
+    def has_experts(self) -> bool:
+        return any("MoE" in type(block.mlp).__name__ for block in self.blocks)
+
+    def _sparse(self, block: Block) -> "Sparse | None":
+        """The mixture in a block, or None for a dense MLP."""
+        if "MoE" not in type(block.mlp).__name__ or self._dense(block, "W_in") is not None:
+            return None
+        return Sparse.of(block.mlp, f"the experts of block {block.layer} of {self.name}")
+
+    def _dense(self, block: Block, name: str) -> Tensor | None:
+        try:
+            weight = getattr(block.mlp, name)
+        except NotImplementedError as reason:
+            where = f"{name} of block {block.layer}"
+            raise errors.unreadable(where, self.name, str(reason).removeprefix("TransformerLens cannot ")) from reason
+        except ABSENT:
+            return None
+        return None if isinstance(weight, nn.Module) else weight
+
+    def mlp(self, block: Block, name: str, expert: int = ALWAYS) -> Tensor | None:
+        """W_in, W_gate `[d_model, d_mlp]` or W_out `[d_mlp, d_model]` as stored; None for the W_gate of a plain MLP."""
+        where = f"{name} of block {block.layer}"
+        sparse = self._sparse(block)
+        if sparse is not None:
+            weight = sparse.matrix(name, expert)
+        elif self.architecture in FUSED_IN and name != "W_out":
+            fused = self._dense(block, "W_in")
+            weight = None if fused is None else fused.chunk(2, dim=1)[0 if name == "W_gate" else 1]
+        else:
+            weight = self._dense(block, name)
+        if weight is None:
+            if name == "W_gate":
+                return None
+            raise errors.unsupported(f"{where} of {self.name}", f"{type(block.mlp).__name__} does not serve it")
+        weight = readable(weight, where, self.name)
+        if weight.ndim != 2 or weight.shape[1 if name == "W_out" else 0] != self.d_model:
+            raise errors.unsupported(f"{where} of {self.name}", f"it comes as {tuple(weight.shape)}, not as one matrix")
+        return weight
+
+    def notes(self) -> dict[str, str]:
+        """What lies between a weight and what the model does with it, by weight."""
+        notes: dict[str, list[str]] = {"W_E": [], "W_U": [], "W_QK": []}
+        width = self.d_model**0.5
+        if self.is_bridge and (self.architecture.startswith(SCALED_BY_WIDTH) or (self.architecture == "XGLMForCausalLM" and self.from_config("scale_embedding", False))):
+            notes["W_E"].append(f"x {width:.4g} (square root of d_model) where the stream begins")
+        multiplier = self.from_config("embedding_multiplier")
+        if multiplier not in (None, 1, 1.0):
+            notes["W_E"].append(f"x {multiplier:.4g} where the stream begins")
+        if "embed_ln" in self.model._modules:
+            notes["W_E"].append("a norm follows the embedding")
+        if self.head_before_unembed:
+            notes["W_U"].append(f"{self.head_before_unembed} (a dense layer, an activation and a norm) stands before it")
+        if self.from_config("logit_scale") not in (None, 1, 1.0):
+            notes["W_U"].append(f"logits x {self.from_config('logit_scale'):.4g}")
+        if self.from_config("logits_scaling") not in (None, 1, 1.0):
+            notes["W_U"].append(f"logits / {self.from_config('logits_scaling'):.4g}")
+        for field, weight, what in (("output_logits_soft_cap", "W_U", "logits"), ("attn_scores_soft_cap", "W_QK", "scores")):
+            cap = getattr(self.cfg, field, -1)
+            if cap is not None and cap > 0:
+                notes[weight].append(f"{what} soft-capped at {cap:g}")
+        if any({"q_norm", "k_norm"} & set(block.attn._modules) for block in self.blocks if block.attn is not None):
+            notes["W_QK"].append("queries and keys are normalised before they meet")
+        if self.is_encoder_decoder:
+            notes["W_U"].append("encoder and decoder blocks are not read")
+        return {weight: "; ".join(lines) for weight, lines in notes.items()}
+
+
+class Sparse(NamedTuple):
+    """The experts of one block: batched tensors, or a list of modules; and the expert that every token passes."""
+
+    experts: nn.Module
+    count: int
+    shared: nn.Module | None
+    where: str
+
+    @classmethod
+    def of(cls, mlp: nn.Module, where: str) -> "Sparse":
+        inner = unwrap(mlp)
+        modules = inner._modules
+        experts = unwrap(modules["experts"]) if "experts" in modules else inner
+        shared = next((modules[n] for n in ("shared_expert", "shared_experts", "shared_mlp") if modules.get(n) is not None), None)
+        if isinstance(experts, nn.ModuleList):
+            count = len(experts)
+        elif "down_proj" in experts._parameters:
+            count = len(experts._parameters["down_proj"])
+        else:
+            raise errors.unsupported(where, f"{type(experts).__name__} stores them in a way that is not known here")
+        return cls(experts, count, None if shared is None else unwrap(shared), where)
+
+    def matrix(self, name: str, expert: int) -> Tensor | None:
+        """One expert's W_in, W_gate or W_out, oriented as TransformerLens orients them."""
+        if expert == ALWAYS:
+            return self._module(self.shared, name)
+        if isinstance(self.experts, nn.ModuleList):
+            return self._module(self.experts[expert], name)
+        # transformers keeps all experts in one tensor and states its layout in these flags.
+        flags, parameters = vars(self.experts), self.experts._parameters
+        if name == "W_out":
+            weight = parameters["down_proj"]
+        elif "gate_up_proj" in parameters:
+            weight = parameters["gate_up_proj"]
+        else:
+            weight = parameters.get("gate_proj" if name == "W_gate" else "up_proj")
+        if weight is None:
+            return None
+        weight = readable(weight, name, self.where)[expert]
+        weight = weight if flags.get("is_transposed", False) else weight.T
+        if name == "W_out" or "gate_up_proj" not in parameters:
+            return weight
+        half = 0 if name == "W_gate" else 1
+        return weight.chunk(2, dim=1)[half] if flags.get("is_concatenated", True) else weight[:, half::2]
+
+    def _module(self, module: nn.Module | None, name: str) -> Tensor | None:
+        """A whole MLP as a module: HookedTransformer's names, or Hugging Face's."""
+        leaves = {"W_in": ("W_in", "up_proj", "w3"), "W_gate": ("W_gate", "gate_proj", "w1"), "W_out": ("W_out", "down_proj", "w2")}
+        inner = unwrap(module) if module is not None else None
+        for leaf in leaves[name]:
+            part = getattr(inner, leaf, None)
+            if isinstance(part, nn.Module):  # a linear layer, stored [out, in]
+                part = getattr(unwrap(part), "weight", None)
+                return None if part is None else readable(part, name, self.where).T
+            if isinstance(part, Tensor):
+                return part
+        if name == "W_gate":
+            return None
+        raise errors.unsupported(self.where, f"{type(inner).__name__} stores them in a way that is not known here")

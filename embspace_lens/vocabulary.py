@@ -1,0 +1,220 @@
+"""Token ids ↔ strings, and token masks: which tokens a lens reads."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from . import errors
+
+SPACE_PIECE = "▁"  # how SentencePiece writes a space
+
+
+class Vocabulary:
+    """The tokens of one model, keyed by id: strings need not be unique.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer, or None: then a token's string is its id.
+        d_vocab: How many tokens the model embeds; ids past the tokenizer's end get their id as string.
+        model: The model's name, for error messages.
+    """
+
+    def __init__(self, tokenizer: Any, d_vocab: int, model: str = "the model") -> None:
+        self.tokenizer = tokenizer
+        self.d_vocab = d_vocab
+        self.model = model
+
+    def __len__(self) -> int:
+        return self.d_vocab
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({self.model}: {self.d_vocab} tokens)"
+
+    @cached_property
+    def strings(self) -> np.ndarray:
+        """The exact text of every token, leading space kept: object array `[d_vocab]`.
+
+        A token that does not decode by itself (part of a multi-byte character) is shown as the tokenizer's own piece.
+        """
+        strings = np.array([str(i) for i in range(self.d_vocab)], dtype=object)
+        if self.tokenizer is None:
+            return strings
+        ids = list(range(min(self.d_vocab, len(self.tokenizer))))
+        texts = self.tokenizer.batch_decode(
+            [[i] for i in ids], clean_up_tokenization_spaces=False, skip_special_tokens=False
+        )
+        for i, piece, text in zip(ids, self.tokenizer.convert_ids_to_tokens(ids), texts):
+            if piece is None:
+                continue
+            if piece.startswith(SPACE_PIECE):  # decoding one piece alone strips the space that it stands for
+                n_spaces = len(piece) - len(piece.lstrip(SPACE_PIECE))
+                text = " " * n_spaces + text.lstrip(" ")
+            strings[i] = piece if not text or "�" in text else text
+        return strings
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        """From string to id; the lowest id where several tokens share a string."""
+        return {text: i for i, text in reversed(list(enumerate(self.strings)))}
+
+    def index(self, token: str | int, caller: str = "search()") -> int:
+        """The id of one token, given as its exact string or as its id.
+
+        Raises:
+            EmbspaceError: If the text is not one token, the id is out of range, or there is no tokenizer for a text.
+        """
+        if not isinstance(token, str):
+            if isinstance(token, bool) or not isinstance(token, int | np.integer):
+                raise errors.EmbspaceError(f"token={token!r} is neither a text nor a token id.")
+            if not 0 <= token < self.d_vocab:
+                raise errors.out_of_range("token", int(token), self.model, self.d_vocab, "tokens")
+            return int(token)
+        if self.tokenizer is None:
+            raise errors.no_tokenizer(self.model, caller)
+        if token in self._ids:
+            return self._ids[token]
+        pieces = [str(self.strings[i]) for i in self.tokenizer.encode(token, add_special_tokens=False)]
+        near = (" " + token.strip(), token.strip(), " " + token.strip().lower(), token.strip().lower())
+        raise errors.not_one_token(token, pieces, caller, next((t for t in near if t and t in self._ids), None))
+
+
+@dataclass(frozen=True)
+class TokenMask:
+    """A rule that chooses tokens; rules are joined with `&`.
+
+    Attributes:
+        name: How the rule reads in `repr(lens)`.
+        choose: From (vocabulary, W_E, W_U) to the chosen tokens, `bool [d_vocab]`.
+    """
+
+    name: str
+    choose: Callable[[Vocabulary, Tensor, Tensor], Bool[Tensor, " d_vocab"]]
+
+    def __and__(self, other: "TokenMask") -> "TokenMask":
+        return TokenMask(
+            f"{self.name} & {other.name}", lambda *args: self.choose(*args) & other.choose(*args)
+        )
+
+
+def _by_string(name: str, accept: Callable[[str], bool]) -> TokenMask:
+    return TokenMask(name, lambda vocabulary, *_: torch.tensor([accept(text) for text in vocabulary.strings]))
+
+
+def _is_word(text: str) -> bool:
+    word = text[1:]
+    return text[:1] == " " and len(word) > 1 and word.isalpha()
+
+
+ascii_tokens = _by_string("ascii", lambda text: text.isascii() and text.isprintable())
+"""Tokens of printable ASCII characters."""
+
+whole_words = _by_string("words", _is_word)
+"""Whole words: a space, then two letters or more of any script."""
+
+
+def seen_in(texts: Iterable[str], at_least: int = 1) -> TokenMask:
+    """Tokens that occur at least `at_least` times in these texts; tokens of a special kind are not counted."""
+
+    def choose(vocabulary: Vocabulary, *_: Tensor) -> Tensor:
+        if vocabulary.tokenizer is None:
+            raise errors.no_tokenizer(vocabulary.model, "seen_in()")
+        counts: Counter[int] = Counter()
+        for text in texts:
+            counts.update(vocabulary.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return torch.tensor([counts[i] >= at_least for i in range(len(vocabulary))])
+
+    texts = list(texts)
+    return TokenMask(f"seen {at_least}+ times", choose)
+
+
+def never_trained(vocabulary: Vocabulary) -> list[int]:
+    """Tokens that no text can have contained: ids past the tokenizer's end, and bytes that UTF-8 never uses."""
+    padding = range(min(len(vocabulary.tokenizer), len(vocabulary)), len(vocabulary)) if vocabulary.tokenizer else ()
+    impossible = [0xC0, 0xC1, *range(0xF5, 0x100)]
+    # As SentencePiece writes a byte, and as GPT-2's byte-level BPE does: Latin-1's printable characters stand for themselves.
+    names = {f"<0x{byte:02X}>" for byte in impossible} | {chr(byte) for byte in impossible}
+    return [*padding, *(i for i, text in enumerate(vocabulary.strings) if text in names)]
+
+
+def undertraining(
+    vocabulary: Vocabulary, W_E: Float[Tensor, "d_vocab d_model"], W_U: Float[Tensor, "d_model d_vocab"]
+) -> tuple[Float[Tensor, " d_vocab"], float]:
+    r"""How far each token's embedding is from those of tokens that training never saw, and where suspicion ends.
+
+    .. math:: I_v = 1 - \cos(u_v - \langle u_v, c\rangle c,\; \bar u - \langle \bar u, c\rangle c)
+
+    with $u_v$ the unembedding of token v, $\bar u$ the mean unembedding of `never_trained` tokens and $c$ the common
+    direction (first principal component). Where no token is known to be untrained, $I_v = \lVert W_E[v] \rVert$.
+
+    Returns:
+        The indicator (low: under-trained) and the threshold below which tokens are taken for under-trained: the largest
+        value that a known untrained token takes against the rest of them; or for the norm, 5 robust deviations of its
+        logarithm under the median.
+
+    References:
+        Land & Bartolo (2024), Fishing for Magikarp, §3. https://arxiv.org/abs/2405.05417
+    """
+    known = never_trained(vocabulary)
+    if len(known) < 2:
+        log_norm = W_E.float().norm(dim=1).clamp_min(1e-30).log()
+        median = log_norm.median()
+        deviation = 1.4826 * (log_norm - median).abs().median()
+        return log_norm.exp(), (median - 5 * deviation).exp().item()
+    U = W_U.float().T
+    # The first principal component through the d_model x d_model second moment, so that no copy of U is decomposed.
+    common = torch.linalg.eigh((U.T @ U).double()).eigenvectors[:, -1].to(U)
+    reference = U[known]
+    U = U - torch.outer(U @ common, common)
+    total = reference.sum(0) - (reference.sum(0) @ common) * common
+    indicator = 1 - torch.cosine_similarity(U, total[None], dim=1)
+    leave_one_out = 1 - torch.cosine_similarity(U[known], total[None] - U[known], dim=1)
+    return indicator, leave_one_out.max().item()
+
+
+def _trained(vocabulary: Vocabulary, W_E: Tensor, W_U: Tensor) -> Tensor:
+    indicator, threshold = undertraining(vocabulary, W_E, W_U)
+    return (indicator > threshold).cpu()
+
+
+well_trained = TokenMask("trained", _trained)
+"""Tokens that training has moved, judged from the embeddings alone (`undertraining`)."""
+
+NAMED_MASKS = {"ascii": ascii_tokens, "words": whole_words, "trained": well_trained}
+
+Chosen = None | str | TokenMask | Sequence[int] | Sequence[str] | Tensor | np.ndarray
+"""What a lens takes as `vocabulary=`: all tokens, a named mask, a mask, or tokens (ids, strings, or `bool [d_vocab]`)."""
+
+
+def choose_tokens(vocabulary: Vocabulary, chosen: Chosen, W_E: Tensor, W_U: Tensor) -> tuple[Tensor | None, str]:
+    """The ids of the chosen tokens in ascending order (None for all), and the mask's name.
+
+    Raises:
+        EmbspaceError: If the name is unknown, a token is not in the vocabulary, or nothing is chosen.
+    """
+    if chosen is None:
+        return None, "all"
+    if isinstance(chosen, str):
+        if chosen not in NAMED_MASKS:
+            raise errors.choice("vocabulary", chosen, NAMED_MASKS)
+        chosen = NAMED_MASKS[chosen]
+    name = "given"
+    if isinstance(chosen, TokenMask):
+        name, chosen = chosen.name, chosen.choose(vocabulary, W_E, W_U)
+    array = chosen.cpu().numpy() if isinstance(chosen, Tensor) else np.asarray(chosen)
+    if array.dtype == bool:
+        if array.shape != (len(vocabulary),):
+            raise errors.EmbspaceError(
+                f"The token mask has shape {array.shape}, but {vocabulary.model} has {len(vocabulary)} tokens."
+            )
+        ids = torch.from_numpy(np.flatnonzero(array))
+    else:
+        ids = torch.tensor(sorted({vocabulary.index(t, "vocabulary=") for t in array.ravel().tolist()}), dtype=torch.long)
+    if len(ids) == 0:
+        raise errors.EmbspaceError(f"The token mask {name!r} chooses no token of {vocabulary.model}.")
+    return ids, name

@@ -1,0 +1,369 @@
+"""The effective weights of every model of the zoo, read a second time: slowly, in float64, from the Hugging Face model before any boot.
+
+Nothing of TransformerLens is used here, and nothing of `embspace_lens`. Each split of a fused matrix, each norm and its place are written
+down from transformers' modelling code. `oracle(name, hf_model)` must be called before `zoo.boot`, which rewrites the model in place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+Heads = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass
+class Effective:
+    """What a perfect reader finds in one model."""
+
+    W_E: Tensor  # [d_vocab, d_model]
+    W_U: Tensor  # [d_model, d_vocab]
+    W_pos: Tensor | None  # [n_ctx, d_model]
+    layer_norm: bool  # the norms subtract the mean: what is written along the all-ones direction is never read
+    attention: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # layer -> W_Q, W_K, W_V, W_O
+    mlp: dict[int, dict[int | None, dict[str, Tensor]]] = field(default_factory=dict)  # layer -> expert -> W_in, W_gate, W_out
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One normalisation: where its parameters are, and what it does with them."""
+
+    name: str
+    layer_norm: bool = False  # subtracts the mean
+    offset: float = 0.0  # the gain is offset + weight
+
+    def gain(self, state: State, d_model: int) -> Tensor:
+        """The gain, ones where the norm has no parameters."""
+        weight = state.get(f"{self.name}.weight")
+        return torch.ones(d_model, dtype=torch.float64) if weight is None else weight + self.offset
+
+    def read(self, weight: Tensor, state: State) -> Tensor:
+        """`weight` [... d_model, n] as seen from the normalised vector without gain."""
+        weight = self.gain(state, weight.shape[-2])[:, None] * weight
+        return weight - weight.mean(dim=-2, keepdim=True) if self.layer_norm else weight
+
+    def write(self, weight: Tensor, state: State) -> Tensor:
+        """`weight` [... n, d_model] as it reaches the residual stream, up to a positive number."""
+        return weight * self.gain(state, weight.shape[-1])
+
+
+def _heads(matrix: Tensor, n: int) -> Tensor:
+    """Rows of an `nn.Linear` weight [n * d_head, d_model], head after head -> [n, d_model, d_head]."""
+    d_head = matrix.shape[0] // n
+    return torch.stack([matrix[h * d_head : (h + 1) * d_head].T for h in range(n)])
+
+
+def _expand(heads: Tensor, n_heads: int) -> Tensor:
+    """One copy of its key/value head for every query head."""
+    group = n_heads // heads.shape[0]
+    return torch.stack([heads[h // group] for h in range(n_heads)])
+
+
+# -- how queries, keys and values are stored; each gives W_Q, W_K, W_V as [heads, d_model, d_head] --------------------------------------
+
+
+def separate(query: str, key: str, value: str) -> Callable[[State, str, int], Heads]:
+    """Three `nn.Linear`."""
+
+    def split(state: State, prefix: str, n_heads: int) -> Heads:
+        q, k, v = (state[f"{prefix}{name}.weight"] for name in (query, key, value))
+        n_kv = k.shape[0] // (q.shape[0] // n_heads)
+        return _heads(q, n_heads), _heads(k, n_kv), _heads(v, n_kv)
+
+    return split
+
+
+def conv1d(name: str) -> Callable[[State, str, int], Heads]:
+    """GPT-2's transposed matrix, [d_model, 3 * d_model]: queries, keys, values."""
+
+    def split(state: State, prefix: str, n_heads: int) -> Heads:
+        q, k, v = state[f"{prefix}{name}.weight"].T.chunk(3)
+        return _heads(q, n_heads), _heads(k, n_heads), _heads(v, n_heads)
+
+    return split
+
+
+def blocks(name: str, n_kv: int | None = None) -> Callable[[State, str, int], Heads]:
+    """All queries, then all keys, then all values (MPT, Phi-3; Falcon-7B and GPT-BigCode with one key/value head)."""
+
+    def split(state: State, prefix: str, n_heads: int) -> Heads:
+        matrix, kv = state[f"{prefix}{name}.weight"], n_kv or n_heads
+        d_head = matrix.shape[0] // (n_heads + 2 * kv)
+        q, k, v = matrix.split([n_heads * d_head, kv * d_head, kv * d_head])
+        return _heads(q, n_heads), _heads(k, kv), _heads(v, kv)
+
+    return split
+
+
+def by_head(name: str) -> Callable[[State, str, int], Heads]:
+    """Head after head: its query, its key, its value (GPT-NeoX, BLOOM, Falcon-RW, GPT-BigCode with many heads)."""
+
+    def split(state: State, prefix: str, n_heads: int) -> Heads:
+        matrix = state[f"{prefix}{name}.weight"]
+        d_head = matrix.shape[0] // (3 * n_heads)
+        at = lambda h, i: matrix[(3 * h + i) * d_head : (3 * h + i + 1) * d_head].T  # noqa: E731
+        q, k, v = (torch.stack([at(h, i) for h in range(n_heads)]) for i in range(3))
+        return q, k, v
+
+    return split
+
+
+def codegen(state: State, prefix: str, n_heads: int) -> Heads:
+    """Four groups of heads, in each: queries, VALUES, keys."""
+    groups = state[f"{prefix}attn.qkv_proj.weight"].chunk(4)
+    q, v, k = (torch.cat([group.chunk(3)[i] for group in groups]) for i in range(3))
+    return _heads(q, n_heads), _heads(k, n_heads), _heads(v, n_heads)
+
+
+def qwen3_next(state: State, prefix: str, n_heads: int) -> Heads:
+    """Head after head: its query and the gate of its output; only the query counts here."""
+    doubled = _heads(state[f"{prefix}self_attn.q_proj.weight"], n_heads)  # [n_heads, d_model, 2 * d_head]
+    d_head = doubled.shape[-1] // 2
+    k, v = (state[f"{prefix}self_attn.{name}_proj.weight"] for name in "kv")
+    return doubled[..., :d_head], _heads(k, k.shape[0] // d_head), _heads(v, v.shape[0] // d_head)
+
+
+# -- how an MLP is stored; each gives {expert: {weight: tensor}} or, for a layer without, {} ---------------------------------------------
+
+
+def plain(w_in: str, w_out: str, transposed: bool = False) -> Callable[[State, str], dict]:
+    """Two `nn.Linear` (or GPT-2's `Conv1D`), an activation between."""
+
+    def read(state: State, prefix: str) -> dict:
+        into, out = state[f"{prefix}{w_in}.weight"], state[f"{prefix}{w_out}.weight"]
+        return {None: {"W_in": into, "W_out": out} if transposed else {"W_in": into.T, "W_out": out.T}}
+
+    return read
+
+
+def gated(mlp: str = "mlp.") -> Callable[[State, str], dict]:
+    """Three `nn.Linear`: out(act(gate(x)) * up(x))."""
+
+    def read(state: State, prefix: str) -> dict:
+        names = {"W_in": "up_proj", "W_gate": "gate_proj", "W_out": "down_proj"}
+        return {None: {ours: state[f"{prefix}{mlp}{theirs}.weight"].T for ours, theirs in names.items()}}
+
+    return read
+
+
+def gate_up(fused: str, out: str) -> Callable[[State, str], dict]:
+    """One fused `nn.Linear`: rows that are activated first, then the rows that multiply them."""
+
+    def read(state: State, prefix: str) -> dict:
+        gate, up = state[f"{prefix}{fused}.weight"].chunk(2)
+        return {None: {"W_in": up.T, "W_gate": gate.T, "W_out": state[f"{prefix}{out}.weight"].T}}
+
+    return read
+
+
+def mixture(mlp: str = "mlp.", shared: str | None = None, interleaved: bool = False) -> Callable[[State, str], dict]:
+    """Experts in two stacked parameters; a layer without them is dense, and always on."""
+
+    def read(state: State, prefix: str) -> dict:
+        if f"{prefix}{mlp}gate_proj.weight" in state:
+            return {-1: gated(mlp)(state, prefix)[None]}
+        fused, down = state[f"{prefix}{mlp}experts.gate_up_proj"], state[f"{prefix}{mlp}experts.down_proj"]
+        experts = {}
+        for expert in range(fused.shape[0]):
+            if interleaved:  # gpt_oss: [d_model, 2 * d_mlp], gate and up columns alternate
+                w_gate, w_in, w_out = fused[expert][:, 0::2], fused[expert][:, 1::2], down[expert]
+            else:  # [2 * d_mlp, d_model], gate rows, then up rows
+                half = fused.shape[1] // 2
+                w_gate, w_in, w_out = fused[expert][:half].T, fused[expert][half:].T, down[expert].T
+            experts[expert] = {"W_in": w_in, "W_gate": w_gate, "W_out": w_out}
+        return experts | ({-1: gated(f"{mlp}{shared}.")(state, prefix)[None]} if shared else {})
+
+    return read
+
+
+# -- the architectures ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where one architecture keeps what. The defaults are Llama's."""
+
+    layers: str = "model.layers.{}."
+    attention: Callable[[State, str, int], Heads] = separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    out: str = "self_attn.o_proj"
+    mlp: Callable[[State, str], dict] = gated()
+    norms: tuple[str | None, str | None] = ("input_layernorm", "post_attention_layernorm")  # in front of attention and MLP
+    post: tuple[str | None, str | None] = (None, None)  # on what attention and MLP put out
+    layer_norm: bool = False
+    offset: float = 0.0
+    final: str | None = "model.norm"  # None: no norm, or a head (dense, activation, norm) between it and the unembedding
+    embed: str = "model.embed_tokens"
+    unembed: str = "lm_head"
+    position: tuple[str, int] | None = None  # the table, and how many rows stand before position 0
+    transposed_out: bool = False  # GPT-2's Conv1D
+
+
+GPT2 = Plan(
+    layers="transformer.h.{}.", attention=conv1d("attn.c_attn"), out="attn.c_proj", transposed_out=True,
+    mlp=plain("mlp.c_fc", "mlp.c_proj", transposed=True), norms=("ln_1", "ln_2"), layer_norm=True, final="transformer.ln_f",
+    embed="transformer.wte", position=("transformer.wpe", 0),
+)  # fmt: skip
+OPT = Plan(
+    layers="model.decoder.layers.{}.", out="self_attn.out_proj", mlp=plain("fc1", "fc2"),
+    norms=("self_attn_layer_norm", "final_layer_norm"), layer_norm=True, final="model.decoder.final_layer_norm",
+    embed="model.decoder.embed_tokens", position=("model.decoder.embed_positions", 2),
+)  # fmt: skip
+NEOX = Plan(
+    layers="gpt_neox.layers.{}.", attention=by_head("attention.query_key_value"), out="attention.dense",
+    mlp=plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), layer_norm=True, final="gpt_neox.final_layer_norm", embed="gpt_neox.embed_in",
+)  # fmt: skip
+FALCON = Plan(
+    layers="transformer.h.{}.", attention=by_head("self_attention.query_key_value"), out="self_attention.dense",
+    mlp=plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), layer_norm=True, final="transformer.ln_f", embed="transformer.word_embeddings",
+)  # fmt: skip
+BERT = Plan(
+    layers="bert.encoder.layer.{}.", attention=separate("attention.self.query", "attention.self.key", "attention.self.value"),
+    out="attention.output.dense", mlp=plain("intermediate.dense", "output.dense"), norms=(None, None), layer_norm=True,
+    final=None, embed="bert.embeddings.word_embeddings", unembed="cls.predictions.decoder",
+    position=("bert.embeddings.position_embeddings", 0),
+)  # fmt: skip
+ONE_NORM = ("input_layernorm", "input_layernorm")  # attention and MLP in parallel, reading the same normalised vector
+GEMMA2 = Plan(
+    norms=("input_layernorm", "pre_feedforward_layernorm"), post=("post_attention_layernorm", "post_feedforward_layernorm"), offset=1.0
+)
+OLMO2 = Plan(norms=(None, None), post=("post_attention_layernorm", "post_feedforward_layernorm"))
+
+
+def _replace(plan: Plan, **changes) -> Plan:
+    return Plan(**(vars(plan) | changes))
+
+
+PLANS: dict[str, Plan] = {
+    "gpt2": GPT2,
+    "openai_gpt": _replace(
+        GPT2, norms=(None, None), final=None, embed="transformer.tokens_embed", position=("transformer.positions_embed", 0)
+    ),
+    "gpt_neo": _replace(
+        GPT2, attention=separate(*(f"attn.attention.{x}_proj" for x in "qkv")), out="attn.attention.out_proj", transposed_out=False,
+        mlp=plain("mlp.c_fc", "mlp.c_proj"),
+    ),
+    "gpt_neox": NEOX,
+    "gpt_neox_sequential": NEOX,
+    "gptj": _replace(
+        GPT2, attention=separate(*(f"attn.{x}_proj" for x in "qkv")), out="attn.out_proj", transposed_out=False,
+        mlp=plain("mlp.fc_in", "mlp.fc_out"), norms=("ln_1", "ln_1"), position=None,
+    ),
+    "codegen": _replace(
+        GPT2, attention=codegen, out="attn.out_proj", transposed_out=False, mlp=plain("mlp.fc_in", "mlp.fc_out"),
+        norms=("ln_1", "ln_1"), position=None,
+    ),
+    "gpt_bigcode": _replace(GPT2, attention=blocks("attn.c_attn", 1), transposed_out=False, mlp=plain("mlp.c_fc", "mlp.c_proj")),
+    "gpt_bigcode_mha": _replace(GPT2, attention=by_head("attn.c_attn"), transposed_out=False, mlp=plain("mlp.c_fc", "mlp.c_proj")),
+    "opt": OPT,
+    "opt_post_norm": _replace(OPT, norms=(None, None), final=None),
+    "bloom": FALCON,
+    "mpt": _replace(
+        GPT2, layers="transformer.blocks.{}.", attention=blocks("attn.Wqkv"), out="attn.out_proj", transposed_out=False,
+        mlp=plain("ffn.up_proj", "ffn.down_proj"), norms=("norm_1", "norm_2"), final="transformer.norm_f", position=None,
+    ),
+    "xglm": _replace(OPT, layers="model.layers.{}.", final="model.layer_norm", embed="model.embed_tokens", position=None),
+    "gemma": Plan(offset=1.0),
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA2,
+    "gemma4_text": _replace(GEMMA2, offset=0.0),
+    "phi3": Plan(attention=blocks("self_attn.qkv_proj", 2), mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj")),
+    "olmo": Plan(layer_norm=True),
+    "olmo2": OLMO2,
+    "olmo3": OLMO2,
+    "exaone4": OLMO2,
+    "glm": Plan(mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj")),
+    "glm4": Plan(mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj"), post=("post_self_attn_layernorm", "post_mlp_layernorm")),
+    "arcee": Plan(mlp=plain("mlp.up_proj", "mlp.down_proj")),
+    "apertus": Plan(mlp=plain("mlp.up_proj", "mlp.down_proj"), norms=("attention_layernorm", "feedforward_layernorm")),
+    "nemotron": Plan(mlp=plain("mlp.up_proj", "mlp.down_proj"), layer_norm=True, offset=1.0),
+    "phi": Plan(
+        out="self_attn.dense", mlp=plain("mlp.fc1", "mlp.fc2"), norms=ONE_NORM, layer_norm=True, final="model.final_layernorm"
+    ),
+    "starcoder2": Plan(mlp=plain("mlp.c_fc", "mlp.c_proj"), layer_norm=True),
+    "stablelm": Plan(layer_norm=True),
+    "stablelm_parallel": Plan(norms=ONE_NORM, layer_norm=True),
+    "cohere": Plan(norms=ONE_NORM, layer_norm=True),
+    "cohere2": Plan(norms=ONE_NORM, layer_norm=True),
+    "falcon_7b": _replace(FALCON, attention=blocks("self_attention.query_key_value", 1), norms=ONE_NORM),
+    "falcon_rw": FALCON,
+    "mixtral": Plan(mlp=mixture()),
+    "qwen2_moe": Plan(mlp=mixture(shared="shared_expert")),
+    "qwen3_moe": Plan(mlp=mixture()),
+    "gpt_oss": Plan(mlp=mixture(interleaved=True)),
+    "olmoe": Plan(mlp=mixture()),
+    "granitemoe": Plan(mlp=mixture("block_sparse_moe.")),
+    "jamba": Plan(mlp=mixture("feed_forward."), norms=("input_layernorm", "pre_ff_layernorm"), final="model.final_layernorm"),
+    "qwen3_next": Plan(attention=qwen3_next, mlp=mixture(shared="shared_expert"), offset=1.0),
+    "bert": BERT,
+    "roberta": _replace(
+        BERT, layers="roberta.encoder.layer.{}.", embed="roberta.embeddings.word_embeddings",
+        unembed="lm_head.decoder", position=("roberta.embeddings.position_embeddings", 2),
+    ),
+    "modernbert_decoder": Plan(
+        attention=separate(*(f"attn.{x}_proj" for x in "qkv")), out="attn.Wo", mlp=gate_up("mlp.Wi", "mlp.Wo"),
+        norms=("attn_norm", "mlp_norm"), layer_norm=True, final=None, embed="model.embeddings.tok_embeddings",
+        unembed="decoder",
+    ),
+    "deepseek_v2": Plan(mlp=mixture(shared="shared_experts")),
+    "mamba": Plan(layers="backbone.layers.{}.", final="backbone.norm_f", embed="backbone.embeddings"),
+}  # fmt: skip
+LLAMAS = ("llama", "llama_bias", "mistral", "qwen2", "qwen3", "granite", "smollm3", "seed_oss", "ernie4_5", "hunyuan_dense", "ministral3")
+PLANS |= {name: Plan() for name in LLAMAS}
+
+
+def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effective:
+    """The effective weights of `zoo.ZOO[name]`; `fold=False` leaves every norm out (the papers' raw reading)."""
+    plan = PLANS[name]
+    state = {key: value.detach().double() for key, value in hf_model.state_dict().items()}
+    config = hf_model.config
+    n_layers, n_heads = config.num_hidden_layers, getattr(config, "num_attention_heads", 0)
+
+    def norm(prefix: str, norm_name: str | None) -> Norm | None:
+        if norm_name is None or not fold:
+            return None
+        if name == "modernbert_decoder" and prefix + norm_name == "model.layers.0.attn_norm":
+            return None  # an Identity: the first layer reads the embedding norm's output as it is
+        return Norm(prefix + norm_name, plan.layer_norm, plan.offset)
+
+    def read(weight: Tensor, place: Norm | None) -> Tensor:
+        return weight if place is None else place.read(weight, state)
+
+    def write(weight: Tensor, place: Norm | None) -> Tensor:
+        return weight if place is None else place.write(weight, state)
+
+    position = None
+    if plan.position is not None:
+        table, before = plan.position
+        position = state[f"{table}.weight"][before:]
+    found = Effective(
+        W_E=state[f"{plan.embed}.weight"],
+        W_U=read(state[f"{plan.unembed}.weight"].T, norm("", plan.final)),
+        W_pos=position,
+        layer_norm=plan.layer_norm,
+    )
+    for layer in range(n_layers):
+        prefix = plan.layers.format(layer)
+        (before_attention, before_mlp), (after_attention, after_mlp) = (
+            [norm(prefix, norm_name) for norm_name in names] for names in (plan.norms, plan.post)
+        )
+        if f"{prefix}{plan.out}.weight" in state and name != "deepseek_v2":
+            q, k, v = plan.attention(state, prefix, n_heads)
+            out = state[f"{prefix}{plan.out}.weight"]
+            out = out if plan.transposed_out else out.T  # [n_heads * d_head, d_model]
+            found.attention[layer] = {
+                "W_Q": read(q, before_attention),
+                "W_K": read(_expand(k, n_heads), before_attention),
+                "W_V": read(_expand(v, n_heads), before_attention),
+                "W_O": write(torch.stack(out.chunk(n_heads)), after_attention),
+            }
+        if name != "mamba":
+            found.mlp[layer] = {
+                expert: {
+                    which: write(weight, after_mlp) if which == "W_out" else read(weight, before_mlp)
+                    for which, weight in weights.items()
+                }
+                for expert, weights in plan.mlp(state, prefix).items()
+            }
+    return found

@@ -1,0 +1,343 @@
+"""Tiny random models of many architectures, made offline from configurations.
+
+`ZOO[name]()` gives a Hugging Face model (d_model 32, vocabulary 97), `boot` puts it into a TransformerBridge and `compat` turns compatibility
+mode on. `HT_ZOO[name]()` gives a HookedTransformer where the installed TransformerLens has one (3.9). Every weight, bias and norm gain is
+random: a reading that forgets one of them is wrong by much. `UNAVAILABLE[name]` says why an architecture cannot be built or booted here.
+"""
+
+import os
+import re
+import zlib
+from collections.abc import Callable
+from functools import partial
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+try:  # `hasattr` will not do: transformer_lens 4 raises ImportError from its module __getattr__
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+except ImportError:
+    HookedTransformer = HookedTransformerConfig = None
+
+D_MODEL, D_VOCAB, D_MLP, N_CTX, N_LAYERS, N_HEADS = 32, 97, 48, 24, 2, 4
+
+# Norms whose effective gain is 1 + weight: read off the modelling code of transformers, one by one.
+OFFSET_NORMS = re.compile(r"^(Gemma|Gemma2|Gemma3|VaultGemma|RecurrentGemma|Qwen3Next)RMSNorm$|^NemotronLayerNorm1P$")
+
+# Not the name of a dictionary but of the thing: where a llama-like configuration says what.
+LLAMA = dict(
+    vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
+    num_key_value_heads=2, max_position_embeddings=N_CTX, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+)  # fmt: skip
+MHA = LLAMA | dict(num_key_value_heads=N_HEADS)
+GPT = dict(vocab_size=D_VOCAB, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS, n_positions=N_CTX, bos_token_id=1, eos_token_id=2)
+OPT = dict(
+    vocab_size=D_VOCAB, hidden_size=D_MODEL, ffn_dim=D_MLP, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
+    max_position_embeddings=N_CTX, word_embed_proj_dim=D_MODEL, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+FALCON = dict(
+    vocab_size=D_VOCAB, hidden_size=D_MODEL, ffn_hidden_size=D_MLP, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
+    max_position_embeddings=N_CTX, bos_token_id=1, eos_token_id=2, attention_dropout=0.0, hidden_dropout=0.0,
+)  # fmt: skip
+BERT = dict(
+    vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
+    max_position_embeddings=N_CTX, pad_token_id=0,
+)  # fmt: skip
+EXPERTS = dict(num_experts=3, num_experts_per_tok=2)
+
+
+def _randomise(model: torch.nn.Module, seed: int) -> None:
+    """Make every parameter random, norm gains around their identity."""
+    generator = torch.Generator().manual_seed(seed)
+    names = {id(p): n for n, p in model.named_parameters()}
+    gains = {}  # id -> identity value of the gain
+    for module in model.modules():
+        if "Norm" in type(module).__name__ and getattr(module, "weight", None) is not None:
+            gains[id(module.weight)] = 0.0 if OFFSET_NORMS.match(type(module).__name__) else 1.0
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if id(parameter) in gains:
+                parameter.copy_(gains[id(parameter)] + 0.3 * noise)
+            elif names[id(parameter)].endswith(("A_log", "dt_bias", ".D")):
+                parameter.add_(0.1 * noise)
+            else:
+                parameter.copy_(0.2 * noise)
+
+
+def _build(name: str, config: str, model: str, kwargs: dict, edit: Callable | None = None) -> torch.nn.Module:
+    settings = getattr(transformers, config)(**kwargs)
+    seed = zlib.crc32(name.encode())
+    torch.manual_seed(seed)
+    hf_model = getattr(transformers, model)(settings).eval()
+    hf_model.config.architectures = [model]  # from-config models have None, and only a few model types boot without
+    _randomise(hf_model, seed)
+    if edit is not None:
+        edit(hf_model)
+    return hf_model
+
+
+_TABLE = {
+    # GPT-2 and its family: LayerNorm, learned or rotary or ALiBi positions
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", GPT | dict(n_inner=D_MLP)),
+    "openai_gpt": ("OpenAIGPTConfig", "OpenAIGPTLMHeadModel", GPT),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        "GPTNeoForCausalLM",
+        dict(
+            vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_layers=2, num_heads=N_HEADS, window_size=8,
+            attention_types=[[["global", "local"], 1]], max_position_embeddings=N_CTX, bos_token_id=1, eos_token_id=2,
+        ),
+    ),
+    "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", MHA | dict(use_parallel_residual=True)),
+    "gpt_neox_sequential": ("GPTNeoXConfig", "GPTNeoXForCausalLM", MHA | dict(use_parallel_residual=False)),
+    "gptj": ("GPTJConfig", "GPTJForCausalLM", GPT | dict(n_inner=D_MLP, rotary_dim=4)),
+    "codegen": ("CodeGenConfig", "CodeGenForCausalLM", GPT | dict(n_inner=D_MLP, rotary_dim=4, n_head=8)),
+    "gpt_bigcode": ("GPTBigCodeConfig", "GPTBigCodeForCausalLM", GPT | dict(n_inner=D_MLP, multi_query=True)),
+    "gpt_bigcode_mha": ("GPTBigCodeConfig", "GPTBigCodeForCausalLM", GPT | dict(n_inner=D_MLP, multi_query=False)),
+    "opt": ("OPTConfig", "OPTForCausalLM", OPT),
+    "opt_post_norm": ("OPTConfig", "OPTForCausalLM", OPT | dict(do_layer_norm_before=False)),
+    "opt_350m": ("OPTConfig", "OPTForCausalLM", OPT | dict(do_layer_norm_before=False, word_embed_proj_dim=16)),
+    "bloom": ("BloomConfig", "BloomForCausalLM", dict(vocab_size=D_VOCAB, hidden_size=D_MODEL, n_layer=2, n_head=N_HEADS)),
+    "mpt": (
+        "MptConfig",
+        "MptForCausalLM",
+        dict(vocab_size=D_VOCAB, d_model=D_MODEL, n_heads=N_HEADS, n_layers=2, max_seq_len=N_CTX, expansion_ratio=2),
+    ),
+    "xglm": (
+        "XGLMConfig",
+        "XGLMForCausalLM",
+        dict(
+            vocab_size=D_VOCAB, d_model=D_MODEL, ffn_dim=D_MLP, num_layers=2, attention_heads=N_HEADS,
+            max_position_embeddings=N_CTX, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        ),
+    ),
+    # Llama and its family: RMSNorm, rotary positions, gated MLP, grouped key/value heads
+    "llama": ("LlamaConfig", "LlamaForCausalLM", LLAMA),
+    "llama_bias": ("LlamaConfig", "LlamaForCausalLM", MHA | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    "mistral": ("MistralConfig", "MistralForCausalLM", LLAMA | dict(head_dim=16)),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", LLAMA),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", LLAMA | dict(head_dim=16)),
+    "gemma": ("GemmaConfig", "GemmaForCausalLM", LLAMA | dict(num_key_value_heads=1, head_dim=8, tie_word_embeddings=True)),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", LLAMA | dict(head_dim=8, query_pre_attn_scalar=8, tie_word_embeddings=True)),
+    "gemma3_text": (
+        "Gemma3TextConfig",
+        "Gemma3ForCausalLM",
+        LLAMA | dict(head_dim=8, query_pre_attn_scalar=8, tie_word_embeddings=True),
+    ),
+    "gemma4_text": (
+        "Gemma4TextConfig",
+        "Gemma4ForCausalLM",
+        LLAMA
+        | dict(
+            head_dim=8, global_head_dim=16, num_global_key_value_heads=2, layer_types=["sliding_attention", "full_attention"],
+            vocab_size_per_layer_input=D_VOCAB, hidden_size_per_layer_input=8, num_kv_shared_layers=0, tie_word_embeddings=True,
+        ),
+    ),
+    "phi3": ("Phi3Config", "Phi3ForCausalLM", LLAMA),
+    "olmo": ("OlmoConfig", "OlmoForCausalLM", LLAMA),
+    "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", LLAMA),
+    "olmo3": ("Olmo3Config", "Olmo3ForCausalLM", LLAMA | dict(layer_types=["sliding_attention", "full_attention"])),
+    "exaone4": (
+        "Exaone4Config",
+        "Exaone4ForCausalLM",
+        LLAMA | dict(sliding_window=8, sliding_window_pattern=2, layer_types=["sliding_attention", "full_attention"]),
+    ),
+    "granite": (
+        "GraniteConfig",
+        "GraniteForCausalLM",
+        LLAMA | dict(embedding_multiplier=3.0, residual_multiplier=0.5, logits_scaling=2.0, attention_multiplier=0.3),
+    ),
+    "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", LLAMA),
+    "glm": ("GlmConfig", "GlmForCausalLM", LLAMA | dict(head_dim=8)),
+    "glm4": ("Glm4Config", "Glm4ForCausalLM", LLAMA | dict(head_dim=8)),
+    "seed_oss": ("SeedOssConfig", "SeedOssForCausalLM", LLAMA | dict(head_dim=16)),
+    "ernie4_5": ("Ernie4_5Config", "Ernie4_5ForCausalLM", LLAMA | dict(head_dim=8)),
+    "hunyuan_dense": ("HunYuanDenseV1Config", "HunYuanDenseV1ForCausalLM", LLAMA | dict(head_dim=8)),
+    "ministral3": ("Ministral3Config", "Ministral3ForCausalLM", LLAMA | dict(head_dim=8)),
+    # Neither nor: gates or RMSNorm without the other, parallel blocks, one-sided norms
+    "arcee": ("ArceeConfig", "ArceeForCausalLM", LLAMA),
+    "apertus": ("ApertusConfig", "ApertusForCausalLM", LLAMA),
+    "nemotron": ("NemotronConfig", "NemotronForCausalLM", LLAMA | dict(head_dim=8)),
+    "phi": ("PhiConfig", "PhiForCausalLM", LLAMA),
+    "starcoder2": ("Starcoder2Config", "Starcoder2ForCausalLM", LLAMA),
+    "stablelm": ("StableLmConfig", "StableLmForCausalLM", LLAMA),
+    "stablelm_parallel": (
+        "StableLmConfig",
+        "StableLmForCausalLM",
+        LLAMA | dict(use_parallel_residual=True, qk_layernorm=True, use_qkv_bias=True),
+    ),
+    "cohere": ("CohereConfig", "CohereForCausalLM", LLAMA | dict(tie_word_embeddings=True)),
+    "cohere2": ("Cohere2Config", "Cohere2ForCausalLM", LLAMA | dict(tie_word_embeddings=True)),
+    "falcon_7b": (
+        "FalconConfig",
+        "FalconForCausalLM",
+        FALCON | dict(multi_query=True, parallel_attn=True, new_decoder_architecture=False, alibi=False, bias=False),
+    ),
+    "falcon_rw": (
+        "FalconConfig",
+        "FalconForCausalLM",
+        FALCON | dict(multi_query=False, parallel_attn=False, new_decoder_architecture=False, alibi=True, bias=True),
+    ),
+    # Mixtures of experts
+    "mixtral": ("MixtralConfig", "MixtralForCausalLM", LLAMA | dict(num_local_experts=3, num_experts_per_tok=2)),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        "Qwen2MoeForCausalLM",
+        LLAMA | EXPERTS | dict(moe_intermediate_size=16, shared_expert_intermediate_size=24, mlp_only_layers=[0], decoder_sparse_step=1),
+    ),
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", LLAMA | EXPERTS | dict(head_dim=16, moe_intermediate_size=16)),
+    "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", LLAMA | dict(num_local_experts=3, num_experts_per_tok=2, head_dim=8)),
+    "olmoe": ("OlmoeConfig", "OlmoeForCausalLM", LLAMA | EXPERTS),
+    "granitemoe": (
+        "GraniteMoeConfig",
+        "GraniteMoeForCausalLM",
+        LLAMA | dict(num_local_experts=3, num_experts_per_tok=2, residual_multiplier=0.5, attention_multiplier=0.3),
+    ),
+    # Hybrids
+    "jamba": (
+        "JambaConfig",
+        "JambaForCausalLM",
+        LLAMA
+        | EXPERTS
+        | dict(
+            num_hidden_layers=4, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
+            mamba_d_state=4, mamba_d_conv=2, mamba_dt_rank=4, use_mamba_kernels=False,
+        ),
+    ),
+    "qwen3_next": (
+        "Qwen3NextConfig",
+        "Qwen3NextForCausalLM",
+        LLAMA
+        | EXPERTS
+        | dict(
+            head_dim=16, layer_types=["linear_attention", "full_attention"], linear_num_value_heads=4, linear_num_key_heads=2,
+            linear_key_head_dim=8, linear_value_head_dim=8, moe_intermediate_size=16, shared_expert_intermediate_size=24,
+            decoder_sparse_step=1, mlp_only_layers=[0],
+        ),
+    ),
+    # Encoders, and a decoder cut from one: the norms stand elsewhere
+    "bert": ("BertConfig", "BertForMaskedLM", BERT),
+    "roberta": ("RobertaConfig", "RobertaForMaskedLM", BERT | dict(pad_token_id=1, max_position_embeddings=N_CTX + 2)),
+    "modernbert_decoder": (
+        "ModernBertDecoderConfig",
+        "ModernBertDecoderForCausalLM",
+        {k: v for k, v in MHA.items() if k != "num_key_value_heads"} | dict(norm_bias=False),
+    ),
+    # Without some or all of what the package reads: to be refused, in part or whole
+    "deepseek_v2": (
+        "DeepseekV2Config",
+        "DeepseekV2ForCausalLM",
+        MHA
+        | dict(
+            q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8, n_routed_experts=3,
+            n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=16, first_k_dense_replace=1, n_group=1, topk_group=1,
+            topk_method="greedy",
+        ),
+    ),
+    "mamba": (
+        "MambaConfig",
+        "MambaForCausalLM",
+        dict(vocab_size=D_VOCAB, hidden_size=D_MODEL, num_hidden_layers=2, state_size=4, time_step_rank=4, pad_token_id=0),
+    ),
+    "falcon_40b": (
+        "FalconConfig",
+        "FalconForCausalLM",
+        FALCON | dict(multi_query=False, new_decoder_architecture=True, num_kv_heads=2, alibi=False, bias=False),
+    ),
+    "t5": (
+        "T5Config",
+        "T5ForConditionalGeneration",
+        dict(vocab_size=D_VOCAB, d_model=D_MODEL, d_kv=8, d_ff=D_MLP, num_layers=2, num_heads=N_HEADS, decoder_start_token_id=0),
+    ),
+}  # fmt: skip
+
+ZOO: dict[str, Callable[[], torch.nn.Module]] = {name: partial(_build, name, *row) for name, row in _TABLE.items()}
+
+UNAVAILABLE: dict[str, str] = {
+    name: f"transformers {transformers.__version__} has no {model}"
+    for name, (_, model, *_) in _TABLE.items()
+    if not hasattr(transformers, model)
+}
+
+
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A fresh tokenizer of 97 words without a beginning-of-sequence token (a boot changes the one it is given)."""
+    vocabulary = {"<unk>": 0, "<|endoftext|>": 1} | {f"w{i}": i for i in range(2, D_VOCAB)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<|endoftext|>", unk_token="<unk>", pad_token="<|endoftext|>"
+    )
+
+
+def boot(hf_model: torch.nn.Module) -> torch.nn.Module:
+    """A TransformerBridge around `hf_model`, which it changes in place."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers("zoo", hf_model=hf_model, tokenizer=tokenizer(), device="cpu")
+    return bridge.eval()
+
+
+def compat(bridge: torch.nn.Module) -> torch.nn.Module:
+    """The same bridge after `enable_compatibility_mode`, which rewrites its weights in place."""
+    # gpt_oss: attention sinks make the pattern's rows sum to less than 1, and folding the value biases changes the function
+    options = dict(fold_value_biases=False) if bridge.cfg.architecture == "GptOssForCausalLM" else {}
+    bridge.enable_compatibility_mode(**options)
+    return bridge
+
+
+_NATIVE = dict(d_model=D_MODEL, d_head=8, n_layers=N_LAYERS, n_ctx=N_CTX, n_heads=N_HEADS, d_vocab=D_VOCAB, d_mlp=D_MLP, seed=0)
+_NATIVE_TABLE = {
+    "native_ln": dict(act_fn="gelu", normalization_type="LN"),
+    "native_rms_gqa": dict(
+        act_fn="silu", gated_mlp=True, normalization_type="RMS", n_key_value_heads=2, positional_embedding_type="rotary", rotary_dim=8
+    ),
+    "native_no_norm": dict(act_fn="relu", normalization_type=None),
+    "native_attn_only": dict(attn_only=True, normalization_type="LN"),
+}
+
+
+def _native(name: str, settings: dict) -> torch.nn.Module:
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_native(TransformerBridgeConfig(**_NATIVE, **settings))
+    _randomise(bridge.original_model, zlib.crc32(name.encode()))
+    return bridge.eval()
+
+
+# Bridges around TransformerLens's own modules; no Hugging Face model is behind them.
+NATIVE: dict[str, Callable[[], torch.nn.Module]] = {name: partial(_native, name, row) for name, row in _NATIVE_TABLE.items()}
+
+
+_HOOKED = dict(d_model=D_MODEL, d_head=8, n_layers=N_LAYERS, n_ctx=N_CTX, n_heads=N_HEADS, d_vocab=D_VOCAB, d_mlp=D_MLP)
+_HT_TABLE = {
+    "ht_gpt2": dict(act_fn="gelu", normalization_type="LN"),
+    "ht_gqa_gated_rms": dict(
+        act_fn="silu", gated_mlp=True, normalization_type="RMS", n_key_value_heads=2, positional_embedding_type="rotary", rotary_dim=8
+    ),
+    "ht_parallel": dict(act_fn="gelu", normalization_type="LN", parallel_attn_mlp=True),
+    "ht_no_norm": dict(act_fn="relu", normalization_type=None),
+    "ht_attn_only": dict(attn_only=True, normalization_type="LN"),
+    "ht_moe": dict(act_fn="silu", gated_mlp=True, normalization_type="RMS", num_experts=3, experts_per_token=2),
+}
+
+
+def _hooked(name: str, settings: dict) -> torch.nn.Module:
+    model = HookedTransformer(HookedTransformerConfig(**_HOOKED, **settings, seed=0, device="cpu"))
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.3 * noise if parameter_name.endswith(".w") else 0.2 * noise)  # .w is a norm's gain
+    return model.eval()
+
+
+HT_ZOO: dict[str, Callable[[], torch.nn.Module]] = (
+    {} if HookedTransformer is None else {name: partial(_hooked, name, row) for name, row in _HT_TABLE.items()}
+)
