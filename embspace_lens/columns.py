@@ -26,7 +26,7 @@ GLOSSARY: dict[str, Column] = {
     "weight": Column("category", "", "Which parameter, in TransformerLens's words (W_in, W_OV …)."),
     "direction": Column("str", "", "Name of a vector that the user gave."),
     "component": Column("int64", "", "Number of a singular direction; 0 has the largest singular value."),
-    "side": Column("category", "", "read: as the component listens to it; write: as it adds it to the residual stream."),
+    "side": Column("category", "", "read or write: what the component listens to or adds; query or key: the two sides of W_QK."),
     "rank": Column("int64", "", "Place in the list; 0 is best."),
     "token_index": Column("int64", "", "Vocabulary id of the token."),
     "token_string": Column("str", "", "Exact text of the token, leading space kept."),

@@ -9,7 +9,7 @@ import torch
 
 from .columns import GLOSSARY, WEIGHTS
 
-_CATEGORIES = {"weight": WEIGHTS, "side": ("read", "write")}
+_CATEGORIES = {"weight": WEIGHTS, "side": ("read", "write", "query", "key")}
 
 
 def _cells(name: str, values: Any) -> Any:
@@ -55,7 +55,3 @@ def _joined(name: str, parts: list) -> Any:
         return pd.concat(parts, ignore_index=True).array
     return np.concatenate(parts)
 
-
-def sort_by_grain(frame: pd.DataFrame, grain: Sequence[str]) -> pd.DataFrame:
-    """The table in the order of its grain."""
-    return frame.sort_values(list(grain), kind="stable", ignore_index=True)

@@ -169,6 +169,8 @@ class Host:
             why = ": its positions are not learned embeddings" if name == "W_pos" else ""
             raise errors.EmbspaceError(f"{self.name} has no {name}{why}.")
         weight = readable(weight, name, self.name)
+        if name == "W_pos":  # some tables begin with rows that no position uses
+            weight = weight[self._unused_positions(len(weight)) :]
         width = weight.shape[0 if name == "W_U" else 1]
         if width != self.d_model:
             raise errors.unsupported(
@@ -177,9 +179,24 @@ class Host:
             )
         return weight
 
+    @property
+    def has_positions(self) -> bool:
+        """Whether positions are learned embeddings."""
+        try:
+            return self.outer("W_pos") is not None
+        except errors.EmbspaceError:
+            return False
+
+    def _unused_positions(self, n_rows: int) -> int:
+        if self.architecture == "RobertaForMaskedLM":
+            return self.from_config("pad_token_id") + 1
+        return 2 if self.architecture == "OPTForCausalLM" and n_rows > self.from_config("max_position_embeddings") else 0
+
     def attention(self, block: Block, name: str) -> Tensor:
         """W_Q, W_K, W_V `[n_heads, d_model, d_head]` or W_O `[n_heads, d_head, d_model]` as stored; W_K and W_V may have fewer heads."""
         where = f"{name} of block {block.layer}"
+        if block.attn is None:
+            raise errors.unsupported(f"{where} of {self.name}", "the block has no attention")
         if type(block.attn).__name__.startswith("MLA"):
             raise errors.unsupported(f"{where} of {self.name}", "multi-head latent attention compresses its keys and values")
         if self.architecture == "FalconForCausalLM" and self.from_config("new_decoder_architecture", False):
@@ -242,6 +259,8 @@ class Host:
     def mlp(self, block: Block, name: str, expert: int = ALWAYS) -> Tensor | None:
         """W_in, W_gate `[d_model, d_mlp]` or W_out `[d_mlp, d_model]` as stored; None for the W_gate of a plain MLP."""
         where = f"{name} of block {block.layer}"
+        if block.mlp is None:
+            raise errors.unsupported(f"{where} of {self.name}", "the block has no MLP")
         sparse = self._sparse(block)
         if sparse is not None:
             weight = sparse.matrix(name, expert)

@@ -84,17 +84,21 @@ class Vocabulary:
         raise errors.not_one_token(token, pieces, caller, next((t for t in near if t and t in self._ids), None))
 
 
+Embeddings = Callable[[], tuple[Tensor, Tensor]]
+"""Gives (W_E, W_U) to the masks that need them; most do not, and W_U behind its norm is a large new matrix."""
+
+
 @dataclass(frozen=True)
 class TokenMask:
     """A rule that chooses tokens; rules are joined with `&`.
 
     Attributes:
         name: How the rule reads in `repr(lens)`.
-        choose: From (vocabulary, W_E, W_U) to the chosen tokens, `bool [d_vocab]`.
+        choose: From the vocabulary, and a function that gives (W_E, W_U), to the chosen tokens, `bool [d_vocab]`.
     """
 
     name: str
-    choose: Callable[[Vocabulary, Tensor, Tensor], Bool[Tensor, " d_vocab"]]
+    choose: Callable[[Vocabulary, Embeddings], Bool[Tensor, " d_vocab"]]
 
     def __and__(self, other: "TokenMask") -> "TokenMask":
         return TokenMask(
@@ -103,7 +107,7 @@ class TokenMask:
 
 
 def _by_string(name: str, accept: Callable[[str], bool]) -> TokenMask:
-    return TokenMask(name, lambda vocabulary, *_: torch.tensor([accept(text) for text in vocabulary.strings]))
+    return TokenMask(name, lambda vocabulary, _: torch.tensor([accept(text) for text in vocabulary.strings]))
 
 
 def _is_word(text: str) -> bool:
@@ -121,7 +125,7 @@ whole_words = _by_string("words", _is_word)
 def seen_in(texts: Iterable[str], at_least: int = 1) -> TokenMask:
     """Tokens that occur at least `at_least` times in these texts; tokens of a special kind are not counted."""
 
-    def choose(vocabulary: Vocabulary, *_: Tensor) -> Tensor:
+    def choose(vocabulary: Vocabulary, _: Embeddings) -> Tensor:
         if vocabulary.tokenizer is None:
             raise errors.no_tokenizer(vocabulary.model, "seen_in()")
         counts: Counter[int] = Counter()
@@ -177,8 +181,8 @@ def undertraining(
     return indicator, leave_one_out.max().item()
 
 
-def _trained(vocabulary: Vocabulary, W_E: Tensor, W_U: Tensor) -> Tensor:
-    indicator, threshold = undertraining(vocabulary, W_E, W_U)
+def _trained(vocabulary: Vocabulary, embeddings: Embeddings) -> Tensor:
+    indicator, threshold = undertraining(vocabulary, *embeddings())
     return (indicator > threshold).cpu()
 
 
@@ -191,7 +195,7 @@ Chosen = None | str | TokenMask | Sequence[int] | Sequence[str] | Tensor | np.nd
 """What a lens takes as `vocabulary=`: all tokens, a named mask, a mask, or tokens (ids, strings, or `bool [d_vocab]`)."""
 
 
-def choose_tokens(vocabulary: Vocabulary, chosen: Chosen, W_E: Tensor, W_U: Tensor) -> tuple[Tensor | None, str]:
+def choose_tokens(vocabulary: Vocabulary, chosen: Chosen, embeddings: Embeddings) -> tuple[Tensor | None, str]:
     """The ids of the chosen tokens in ascending order (None for all), and the mask's name.
 
     Raises:
@@ -205,7 +209,7 @@ def choose_tokens(vocabulary: Vocabulary, chosen: Chosen, W_E: Tensor, W_U: Tens
         chosen = NAMED_MASKS[chosen]
     name = "given"
     if isinstance(chosen, TokenMask):
-        name, chosen = chosen.name, chosen.choose(vocabulary, W_E, W_U)
+        name, chosen = chosen.name, chosen.choose(vocabulary, embeddings)
     array = chosen.cpu().numpy() if isinstance(chosen, Tensor) else np.asarray(chosen)
     if array.dtype == bool:
         if array.shape != (len(vocabulary),):

@@ -1,6 +1,6 @@
 """Effective weights: what a parameter reads from the residual stream, or writes to it, once the norms are accounted for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -167,10 +167,16 @@ class Weights:
 
     # -- how
 
-    def _block(self, layer: int, kind: str) -> Block:
-        if not self.host.blocks:
+    def require(self, kind: str) -> None:
+        """Refuse a model none of whose blocks has attention, or an MLP, that can be read."""
+        if self.host.is_encoder_decoder or not self.host.blocks:
             kinds = "an encoder–decoder model" if self.host.is_encoder_decoder else "a model without blocks"
             raise errors.EmbspaceError(f"{self.name} is {kinds}: only its W_E and W_U are read.")
+        if not self.layers_with(kind):
+            raise errors.without(self.name, range(self.n_layers), {"attn": "attention", "mlp": "MLP"}[kind], [])
+
+    def _block(self, layer: int, kind: str) -> Block:
+        self.require(kind)
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.n_layers:
             raise errors.out_of_range("layer", layer, self.name, self.n_layers, "layers")
         block = self.host.blocks[layer]
@@ -223,9 +229,3 @@ class Weights:
         if not torch.isfinite(weight).all():
             raise errors.not_finite(f"{what} of {self.name}")
         return weight
-
-    def units(self, kind: str) -> Iterator[tuple[int, int | None]]:
-        """Every (layer, expert) that has an MLP, or every (layer, None) that has attention."""
-        for layer in self.layers_with(kind):
-            for expert in (self.experts(layer) or [None]) if kind == "mlp" else [None]:
-                yield layer, expert

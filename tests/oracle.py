@@ -1,7 +1,8 @@
-"""The effective weights of every model of the zoo, read a second time: slowly, in float64, from the Hugging Face model before any boot.
+"""The effective weights of every model of the zoo, read a second time: slowly, in float64, from the raw model.
 
-Nothing of TransformerLens is used here, and nothing of `embspace_lens`. Each split of a fused matrix, each norm and its place are written
-down from transformers' modelling code. `oracle(name, hf_model)` must be called before `zoo.boot`, which rewrites the model in place.
+Nothing of TransformerLens is used here, and nothing of `embspace_lens`. Each split of a fused matrix, each norm and its
+place are written down from transformers' modelling code. `oracle(name, hf_model)` must be called before `zoo.boot`,
+which rewrites the model in place.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,9 @@ class Effective:
     W_pos: Tensor | None  # [n_ctx, d_model]
     layer_norm: bool  # the norms subtract the mean: what is written along the all-ones direction is never read
     attention: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # layer -> W_Q, W_K, W_V, W_O
-    mlp: dict[int, dict[int | None, dict[str, Tensor]]] = field(default_factory=dict)  # layer -> expert -> W_in, W_gate, W_out
+    mlp: dict[int, dict[int | None, dict[str, Tensor]]] = field(
+        default_factory=dict
+    )  # layer -> expert -> W_in, W_gate, W_out
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def _expand(heads: Tensor, n_heads: int) -> Tensor:
     return torch.stack([heads[h // group] for h in range(n_heads)])
 
 
-# -- how queries, keys and values are stored; each gives W_Q, W_K, W_V as [heads, d_model, d_head] --------------------------------------
+# -- how queries, keys and values are stored; each gives W_Q, W_K, W_V as [heads, d_model, d_head]
 
 
 def separate(query: str, key: str, value: str) -> Callable[[State, str, int], Heads]:
@@ -98,7 +101,7 @@ def blocks(name: str, n_kv: int | None = None) -> Callable[[State, str, int], He
 
 
 def by_head(name: str) -> Callable[[State, str, int], Heads]:
-    """Head after head: its query, its key, its value (GPT-NeoX, BLOOM, Falcon-RW, GPT-BigCode with many heads)."""
+    """Head after head: its query, its key, its value (GPT-NeoX, BLOOM, Falcon-RW)."""
 
     def split(state: State, prefix: str, n_heads: int) -> Heads:
         matrix = state[f"{prefix}{name}.weight"]
@@ -125,7 +128,7 @@ def qwen3_next(state: State, prefix: str, n_heads: int) -> Heads:
     return doubled[..., :d_head], _heads(k, k.shape[0] // d_head), _heads(v, v.shape[0] // d_head)
 
 
-# -- how an MLP is stored; each gives {expert: {weight: tensor}} or, for a layer without, {} ---------------------------------------------
+# -- how an MLP is stored; each gives {expert: {weight: tensor}} or, for a layer without, {}
 
 
 def plain(w_in: str, w_out: str, transposed: bool = False) -> Callable[[State, str], dict]:
@@ -178,7 +181,7 @@ def mixture(mlp: str = "mlp.", shared: str | None = None, interleaved: bool = Fa
     return read
 
 
-# -- the architectures ------------------------------------------------------------------------------------------------------------------
+# -- the architectures
 
 
 @dataclass(frozen=True)
@@ -189,11 +192,16 @@ class Plan:
     attention: Callable[[State, str, int], Heads] = separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     out: str = "self_attn.o_proj"
     mlp: Callable[[State, str], dict] = gated()
-    norms: tuple[str | None, str | None] = ("input_layernorm", "post_attention_layernorm")  # in front of attention and MLP
+    norms: tuple[str | None, str | None] = (
+        "input_layernorm",
+        "post_attention_layernorm",
+    )  # in front of attention and MLP
     post: tuple[str | None, str | None] = (None, None)  # on what attention and MLP put out
     layer_norm: bool = False
     offset: float = 0.0
-    final: str | None = "model.norm"  # None: no norm, or a head (dense, activation, norm) between it and the unembedding
+    final: str | None = (
+        "model.norm"  # None: no norm, or a head (dense, activation, norm) between it and the unembedding
+    )
     embed: str = "model.embed_tokens"
     unembed: str = "lm_head"
     position: tuple[str, int] | None = None  # the table, and how many rows stand before position 0
@@ -202,7 +210,8 @@ class Plan:
 
 GPT2 = Plan(
     layers="transformer.h.{}.", attention=conv1d("attn.c_attn"), out="attn.c_proj", transposed_out=True,
-    mlp=plain("mlp.c_fc", "mlp.c_proj", transposed=True), norms=("ln_1", "ln_2"), layer_norm=True, final="transformer.ln_f",
+    mlp=plain("mlp.c_fc", "mlp.c_proj", transposed=True), norms=("ln_1", "ln_2"), layer_norm=True,
+    final="transformer.ln_f",
     embed="transformer.wte", position=("transformer.wpe", 0),
 )  # fmt: skip
 OPT = Plan(
@@ -212,21 +221,26 @@ OPT = Plan(
 )  # fmt: skip
 NEOX = Plan(
     layers="gpt_neox.layers.{}.", attention=by_head("attention.query_key_value"), out="attention.dense",
-    mlp=plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), layer_norm=True, final="gpt_neox.final_layer_norm", embed="gpt_neox.embed_in",
+    mlp=plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), layer_norm=True, final="gpt_neox.final_layer_norm",
+    embed="gpt_neox.embed_in",
 )  # fmt: skip
 FALCON = Plan(
     layers="transformer.h.{}.", attention=by_head("self_attention.query_key_value"), out="self_attention.dense",
-    mlp=plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), layer_norm=True, final="transformer.ln_f", embed="transformer.word_embeddings",
+    mlp=plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), layer_norm=True, final="transformer.ln_f",
+    embed="transformer.word_embeddings",
 )  # fmt: skip
 BERT = Plan(
-    layers="bert.encoder.layer.{}.", attention=separate("attention.self.query", "attention.self.key", "attention.self.value"),
+    layers="bert.encoder.layer.{}.",
+    attention=separate("attention.self.query", "attention.self.key", "attention.self.value"),
     out="attention.output.dense", mlp=plain("intermediate.dense", "output.dense"), norms=(None, None), layer_norm=True,
     final=None, embed="bert.embeddings.word_embeddings", unembed="cls.predictions.decoder",
     position=("bert.embeddings.position_embeddings", 0),
 )  # fmt: skip
 ONE_NORM = ("input_layernorm", "input_layernorm")  # attention and MLP in parallel, reading the same normalised vector
 GEMMA2 = Plan(
-    norms=("input_layernorm", "pre_feedforward_layernorm"), post=("post_attention_layernorm", "post_feedforward_layernorm"), offset=1.0
+    norms=("input_layernorm", "pre_feedforward_layernorm"),
+    post=("post_attention_layernorm", "post_feedforward_layernorm"),
+    offset=1.0,
 )
 OLMO2 = Plan(norms=(None, None), post=("post_attention_layernorm", "post_feedforward_layernorm"))
 
@@ -238,10 +252,12 @@ def _replace(plan: Plan, **changes) -> Plan:
 PLANS: dict[str, Plan] = {
     "gpt2": GPT2,
     "openai_gpt": _replace(
-        GPT2, norms=(None, None), final=None, embed="transformer.tokens_embed", position=("transformer.positions_embed", 0)
+        GPT2, norms=(None, None), final=None, embed="transformer.tokens_embed",
+        position=("transformer.positions_embed", 0)
     ),
     "gpt_neo": _replace(
-        GPT2, attention=separate(*(f"attn.attention.{x}_proj" for x in "qkv")), out="attn.attention.out_proj", transposed_out=False,
+        GPT2, attention=separate(*(f"attn.attention.{x}_proj" for x in "qkv")), out="attn.attention.out_proj",
+        transposed_out=False,
         mlp=plain("mlp.c_fc", "mlp.c_proj"),
     ),
     "gpt_neox": NEOX,
@@ -254,16 +270,20 @@ PLANS: dict[str, Plan] = {
         GPT2, attention=codegen, out="attn.out_proj", transposed_out=False, mlp=plain("mlp.fc_in", "mlp.fc_out"),
         norms=("ln_1", "ln_1"), position=None,
     ),
-    "gpt_bigcode": _replace(GPT2, attention=blocks("attn.c_attn", 1), transposed_out=False, mlp=plain("mlp.c_fc", "mlp.c_proj")),
-    "gpt_bigcode_mha": _replace(GPT2, attention=by_head("attn.c_attn"), transposed_out=False, mlp=plain("mlp.c_fc", "mlp.c_proj")),
+    "gpt_bigcode": _replace(
+        GPT2, attention=blocks("attn.c_attn", 1), transposed_out=False, mlp=plain("mlp.c_fc", "mlp.c_proj"),
+    ),
     "opt": OPT,
     "opt_post_norm": _replace(OPT, norms=(None, None), final=None),
     "bloom": FALCON,
     "mpt": _replace(
         GPT2, layers="transformer.blocks.{}.", attention=blocks("attn.Wqkv"), out="attn.out_proj", transposed_out=False,
-        mlp=plain("ffn.up_proj", "ffn.down_proj"), norms=("norm_1", "norm_2"), final="transformer.norm_f", position=None,
+        mlp=plain("ffn.up_proj", "ffn.down_proj"), norms=("norm_1", "norm_2"), final="transformer.norm_f",
+        position=None,
     ),
-    "xglm": _replace(OPT, layers="model.layers.{}.", final="model.layer_norm", embed="model.embed_tokens", position=None),
+    "xglm": _replace(
+        OPT, layers="model.layers.{}.", final="model.layer_norm", embed="model.embed_tokens", position=None,
+    ),
     "gemma": Plan(offset=1.0),
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA2,
@@ -274,12 +294,15 @@ PLANS: dict[str, Plan] = {
     "olmo3": OLMO2,
     "exaone4": OLMO2,
     "glm": Plan(mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj")),
-    "glm4": Plan(mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj"), post=("post_self_attn_layernorm", "post_mlp_layernorm")),
+    "glm4": Plan(
+        mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj"), post=("post_self_attn_layernorm", "post_mlp_layernorm"),
+    ),
     "arcee": Plan(mlp=plain("mlp.up_proj", "mlp.down_proj")),
     "apertus": Plan(mlp=plain("mlp.up_proj", "mlp.down_proj"), norms=("attention_layernorm", "feedforward_layernorm")),
     "nemotron": Plan(mlp=plain("mlp.up_proj", "mlp.down_proj"), layer_norm=True, offset=1.0),
     "phi": Plan(
-        out="self_attn.dense", mlp=plain("mlp.fc1", "mlp.fc2"), norms=ONE_NORM, layer_norm=True, final="model.final_layernorm"
+        out="self_attn.dense", mlp=plain("mlp.fc1", "mlp.fc2"), norms=ONE_NORM, layer_norm=True,
+        final="model.final_layernorm"
     ),
     "starcoder2": Plan(mlp=plain("mlp.c_fc", "mlp.c_proj"), layer_norm=True),
     "stablelm": Plan(layer_norm=True),
@@ -288,13 +311,16 @@ PLANS: dict[str, Plan] = {
     "cohere2": Plan(norms=ONE_NORM, layer_norm=True),
     "falcon_7b": _replace(FALCON, attention=blocks("self_attention.query_key_value", 1), norms=ONE_NORM),
     "falcon_rw": FALCON,
+    "falcon_40b": _replace(FALCON, norms=("ln_attn", "ln_mlp")),
     "mixtral": Plan(mlp=mixture()),
     "qwen2_moe": Plan(mlp=mixture(shared="shared_expert")),
     "qwen3_moe": Plan(mlp=mixture()),
     "gpt_oss": Plan(mlp=mixture(interleaved=True)),
     "olmoe": Plan(mlp=mixture()),
     "granitemoe": Plan(mlp=mixture("block_sparse_moe.")),
-    "jamba": Plan(mlp=mixture("feed_forward."), norms=("input_layernorm", "pre_ff_layernorm"), final="model.final_layernorm"),
+    "jamba": Plan(
+        mlp=mixture("feed_forward."), norms=("input_layernorm", "pre_ff_layernorm"), final="model.final_layernorm",
+    ),
     "qwen3_next": Plan(attention=qwen3_next, mlp=mixture(shared="shared_expert"), offset=1.0),
     "bert": BERT,
     "roberta": _replace(
@@ -309,8 +335,25 @@ PLANS: dict[str, Plan] = {
     "deepseek_v2": Plan(mlp=mixture(shared="shared_experts")),
     "mamba": Plan(layers="backbone.layers.{}.", final="backbone.norm_f", embed="backbone.embeddings"),
 }  # fmt: skip
-LLAMAS = ("llama", "llama_bias", "mistral", "qwen2", "qwen3", "granite", "smollm3", "seed_oss", "ernie4_5", "hunyuan_dense", "ministral3")
+LLAMAS = (
+    "llama",
+    "llama_bias",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "granite",
+    "smollm3",
+    "seed_oss",
+    "ernie4_5",
+    "hunyuan_dense",
+    "ministral3",
+)
 PLANS |= {name: Plan() for name in LLAMAS}
+
+NO_ATTENTION = (
+    "deepseek_v2",
+    "falcon_40b",
+)  # compressed keys and values; split wrongly by TransformerLens: to be refused
 
 
 def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effective:
@@ -348,7 +391,7 @@ def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effect
         (before_attention, before_mlp), (after_attention, after_mlp) = (
             [norm(prefix, norm_name) for norm_name in names] for names in (plan.norms, plan.post)
         )
-        if f"{prefix}{plan.out}.weight" in state and name != "deepseek_v2":
+        if f"{prefix}{plan.out}.weight" in state and name not in NO_ATTENTION:
             q, k, v = plan.attention(state, prefix, n_heads)
             out = state[f"{prefix}{plan.out}.weight"]
             out = out if plan.transposed_out else out.T  # [n_heads * d_head, d_model]

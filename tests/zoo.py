@@ -1,12 +1,15 @@
 """Tiny random models of many architectures, made offline from configurations.
 
-`ZOO[name]()` gives a Hugging Face model (d_model 32, vocabulary 97), `boot` puts it into a TransformerBridge and `compat` turns compatibility
-mode on. `HT_ZOO[name]()` gives a HookedTransformer where the installed TransformerLens has one (3.9). Every weight, bias and norm gain is
-random: a reading that forgets one of them is wrong by much. `UNAVAILABLE[name]` says why an architecture cannot be built or booted here.
+`ZOO[name]()` gives a Hugging Face model (d_model 32, vocabulary 97), `boot` puts it into a TransformerBridge and
+`compat` turns compatibility mode on. `NATIVE[name]()` gives a bridge around TransformerLens's own modules, and
+`HT_ZOO[name]()` a HookedTransformer where the installed TransformerLens has one (3.9). Every weight, bias and norm gain
+is random: a reading that forgets one of them is wrong by much. `UNAVAILABLE`, `NO_FORWARD` and `NO_COMPAT` say why an
+architecture cannot be had, run or processed with the installed versions.
 """
 
 import os
 import re
+import warnings
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -28,23 +31,35 @@ D_MODEL, D_VOCAB, D_MLP, N_CTX, N_LAYERS, N_HEADS = 32, 97, 48, 24, 2, 4
 # Norms whose effective gain is 1 + weight: read off the modelling code of transformers, one by one.
 OFFSET_NORMS = re.compile(r"^(Gemma|Gemma2|Gemma3|VaultGemma|RecurrentGemma|Qwen3Next)RMSNorm$|^NemotronLayerNorm1P$")
 
-# Not the name of a dictionary but of the thing: where a llama-like configuration says what.
+# What a llama-like configuration calls things, and what older families call them.
 LLAMA = dict(
-    vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
-    num_key_value_heads=2, max_position_embeddings=N_CTX, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+    vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS,
+    num_attention_heads=N_HEADS,
+    num_key_value_heads=2, max_position_embeddings=N_CTX, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    tie_word_embeddings=False,
 )  # fmt: skip
 MHA = LLAMA | dict(num_key_value_heads=N_HEADS)
-GPT = dict(vocab_size=D_VOCAB, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS, n_positions=N_CTX, bos_token_id=1, eos_token_id=2)
+GPT = dict(
+    vocab_size=D_VOCAB,
+    n_embd=D_MODEL,
+    n_layer=N_LAYERS,
+    n_head=N_HEADS,
+    n_positions=N_CTX,
+    bos_token_id=1,
+    eos_token_id=2,
+)
 OPT = dict(
     vocab_size=D_VOCAB, hidden_size=D_MODEL, ffn_dim=D_MLP, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
     max_position_embeddings=N_CTX, word_embed_proj_dim=D_MODEL, pad_token_id=0, bos_token_id=1, eos_token_id=2,
 )  # fmt: skip
 FALCON = dict(
-    vocab_size=D_VOCAB, hidden_size=D_MODEL, ffn_hidden_size=D_MLP, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
+    vocab_size=D_VOCAB, hidden_size=D_MODEL, ffn_hidden_size=D_MLP, num_hidden_layers=N_LAYERS,
+    num_attention_heads=N_HEADS,
     max_position_embeddings=N_CTX, bos_token_id=1, eos_token_id=2, attention_dropout=0.0, hidden_dropout=0.0,
 )  # fmt: skip
 BERT = dict(
-    vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
+    vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS,
+    num_attention_heads=N_HEADS,
     max_position_embeddings=N_CTX, pad_token_id=0,
 )  # fmt: skip
 EXPERTS = dict(num_experts=3, num_experts_per_tok=2)
@@ -89,7 +104,8 @@ _TABLE = {
         "GPTNeoConfig",
         "GPTNeoForCausalLM",
         dict(
-            vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_layers=2, num_heads=N_HEADS, window_size=8,
+            vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_layers=2, num_heads=N_HEADS,
+            window_size=8,
             attention_types=[[["global", "local"], 1]], max_position_embeddings=N_CTX, bos_token_id=1, eos_token_id=2,
         ),
     ),
@@ -98,11 +114,13 @@ _TABLE = {
     "gptj": ("GPTJConfig", "GPTJForCausalLM", GPT | dict(n_inner=D_MLP, rotary_dim=4)),
     "codegen": ("CodeGenConfig", "CodeGenForCausalLM", GPT | dict(n_inner=D_MLP, rotary_dim=4, n_head=8)),
     "gpt_bigcode": ("GPTBigCodeConfig", "GPTBigCodeForCausalLM", GPT | dict(n_inner=D_MLP, multi_query=True)),
-    "gpt_bigcode_mha": ("GPTBigCodeConfig", "GPTBigCodeForCausalLM", GPT | dict(n_inner=D_MLP, multi_query=False)),
     "opt": ("OPTConfig", "OPTForCausalLM", OPT),
     "opt_post_norm": ("OPTConfig", "OPTForCausalLM", OPT | dict(do_layer_norm_before=False)),
     "opt_350m": ("OPTConfig", "OPTForCausalLM", OPT | dict(do_layer_norm_before=False, word_embed_proj_dim=16)),
-    "bloom": ("BloomConfig", "BloomForCausalLM", dict(vocab_size=D_VOCAB, hidden_size=D_MODEL, n_layer=2, n_head=N_HEADS)),
+    "bloom": (
+        "BloomConfig", "BloomForCausalLM",
+        dict(vocab_size=D_VOCAB, hidden_size=D_MODEL, n_layer=2, n_head=N_HEADS),
+    ),
     "mpt": (
         "MptConfig",
         "MptForCausalLM",
@@ -118,12 +136,21 @@ _TABLE = {
     ),
     # Llama and its family: RMSNorm, rotary positions, gated MLP, grouped key/value heads
     "llama": ("LlamaConfig", "LlamaForCausalLM", LLAMA),
-    "llama_bias": ("LlamaConfig", "LlamaForCausalLM", MHA | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    "llama_bias": (
+        "LlamaConfig", "LlamaForCausalLM",
+        MHA | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    ),
     "mistral": ("MistralConfig", "MistralForCausalLM", LLAMA | dict(head_dim=16)),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", LLAMA),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", LLAMA | dict(head_dim=16)),
-    "gemma": ("GemmaConfig", "GemmaForCausalLM", LLAMA | dict(num_key_value_heads=1, head_dim=8, tie_word_embeddings=True)),
-    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", LLAMA | dict(head_dim=8, query_pre_attn_scalar=8, tie_word_embeddings=True)),
+    "gemma": (
+        "GemmaConfig", "GemmaForCausalLM",
+        LLAMA | dict(num_key_value_heads=1, head_dim=8, tie_word_embeddings=True),
+    ),
+    "gemma2": (
+        "Gemma2Config", "Gemma2ForCausalLM",
+        LLAMA | dict(head_dim=8, query_pre_attn_scalar=8, tie_word_embeddings=True),
+    ),
     "gemma3_text": (
         "Gemma3TextConfig",
         "Gemma3ForCausalLM",
@@ -134,8 +161,10 @@ _TABLE = {
         "Gemma4ForCausalLM",
         LLAMA
         | dict(
-            head_dim=8, global_head_dim=16, num_global_key_value_heads=2, layer_types=["sliding_attention", "full_attention"],
-            vocab_size_per_layer_input=D_VOCAB, hidden_size_per_layer_input=8, num_kv_shared_layers=0, tie_word_embeddings=True,
+            head_dim=8, global_head_dim=16, num_global_key_value_heads=2,
+            layer_types=["sliding_attention", "full_attention"],
+            vocab_size_per_layer_input=D_VOCAB, hidden_size_per_layer_input=8, num_kv_shared_layers=0,
+            tie_word_embeddings=True,
         ),
     ),
     "phi3": ("Phi3Config", "Phi3ForCausalLM", LLAMA),
@@ -163,7 +192,7 @@ _TABLE = {
     "arcee": ("ArceeConfig", "ArceeForCausalLM", LLAMA),
     "apertus": ("ApertusConfig", "ApertusForCausalLM", LLAMA),
     "nemotron": ("NemotronConfig", "NemotronForCausalLM", LLAMA | dict(head_dim=8)),
-    "phi": ("PhiConfig", "PhiForCausalLM", LLAMA),
+    "phi": ("PhiConfig", "PhiForCausalLM", MHA),
     "starcoder2": ("Starcoder2Config", "Starcoder2ForCausalLM", LLAMA),
     "stablelm": ("StableLmConfig", "StableLmForCausalLM", LLAMA),
     "stablelm_parallel": (
@@ -188,10 +217,18 @@ _TABLE = {
     "qwen2_moe": (
         "Qwen2MoeConfig",
         "Qwen2MoeForCausalLM",
-        LLAMA | EXPERTS | dict(moe_intermediate_size=16, shared_expert_intermediate_size=24, mlp_only_layers=[0], decoder_sparse_step=1),
+        LLAMA | EXPERTS | dict(
+            moe_intermediate_size=16, shared_expert_intermediate_size=24, mlp_only_layers=[0], decoder_sparse_step=1,
+        ),
     ),
-    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", LLAMA | EXPERTS | dict(head_dim=16, moe_intermediate_size=16)),
-    "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", LLAMA | dict(num_local_experts=3, num_experts_per_tok=2, head_dim=8)),
+    "qwen3_moe": (
+        "Qwen3MoeConfig", "Qwen3MoeForCausalLM",
+        LLAMA | EXPERTS | dict(head_dim=16, moe_intermediate_size=16),
+    ),
+    "gpt_oss": (
+        "GptOssConfig", "GptOssForCausalLM",
+        LLAMA | dict(num_local_experts=3, num_experts_per_tok=2, head_dim=8),
+    ),
     "olmoe": ("OlmoeConfig", "OlmoeForCausalLM", LLAMA | EXPERTS),
     "granitemoe": (
         "GraniteMoeConfig",
@@ -215,8 +252,10 @@ _TABLE = {
         LLAMA
         | EXPERTS
         | dict(
-            head_dim=16, layer_types=["linear_attention", "full_attention"], linear_num_value_heads=4, linear_num_key_heads=2,
-            linear_key_head_dim=8, linear_value_head_dim=8, moe_intermediate_size=16, shared_expert_intermediate_size=24,
+            head_dim=16, layer_types=["linear_attention", "full_attention"], linear_num_value_heads=4,
+            linear_num_key_heads=2,
+            linear_key_head_dim=8, linear_value_head_dim=8, moe_intermediate_size=16,
+            shared_expert_intermediate_size=24,
             decoder_sparse_step=1, mlp_only_layers=[0],
         ),
     ),
@@ -235,14 +274,18 @@ _TABLE = {
         MHA
         | dict(
             q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8, n_routed_experts=3,
-            n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=16, first_k_dense_replace=1, n_group=1, topk_group=1,
+            n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=16, first_k_dense_replace=1, n_group=1,
+            topk_group=1,
             topk_method="greedy",
         ),
     ),
     "mamba": (
         "MambaConfig",
         "MambaForCausalLM",
-        dict(vocab_size=D_VOCAB, hidden_size=D_MODEL, num_hidden_layers=2, state_size=4, time_step_rank=4, pad_token_id=0),
+        dict(
+            vocab_size=D_VOCAB, hidden_size=D_MODEL, num_hidden_layers=2, state_size=4, time_step_rank=4,
+            pad_token_id=0,
+        ),
     ),
     "falcon_40b": (
         "FalconConfig",
@@ -252,7 +295,10 @@ _TABLE = {
     "t5": (
         "T5Config",
         "T5ForConditionalGeneration",
-        dict(vocab_size=D_VOCAB, d_model=D_MODEL, d_kv=8, d_ff=D_MLP, num_layers=2, num_heads=N_HEADS, decoder_start_token_id=0),
+        dict(
+            vocab_size=D_VOCAB, d_model=D_MODEL, d_kv=8, d_ff=D_MLP, num_layers=2, num_heads=N_HEADS,
+            decoder_start_token_id=0,
+        ),
     ),
 }  # fmt: skip
 
@@ -262,6 +308,17 @@ UNAVAILABLE: dict[str, str] = {
     name: f"transformers {transformers.__version__} has no {model}"
     for name, (_, model, *_) in _TABLE.items()
     if not hasattr(transformers, model)
+}
+
+
+# Measured: what the installed TransformerLens cannot do with a model of the zoo.
+if HookedTransformer is not None:
+    UNAVAILABLE |= {"roberta": "TransformerLens 3 has no adapter for RoBERTa"}
+NO_FORWARD = {
+    name: "TransformerLens cannot run OPT with its norms behind the sublayers" for name in ("opt_post_norm", "opt_350m")
+} | {"t5": "an encoder-decoder model"}
+NO_COMPAT = {
+    "opt_post_norm": "enable_compatibility_mode fails in TransformerLens: it looks for a final norm that is not there"
 }
 
 
@@ -285,17 +342,26 @@ def boot(hf_model: torch.nn.Module) -> torch.nn.Module:
 
 def compat(bridge: torch.nn.Module) -> torch.nn.Module:
     """The same bridge after `enable_compatibility_mode`, which rewrites its weights in place."""
-    # gpt_oss: attention sinks make the pattern's rows sum to less than 1, and folding the value biases changes the function
+    # gpt_oss has attention sinks: its pattern's rows sum to less than 1, and folding value biases changes the function
     options = dict(fold_value_biases=False) if bridge.cfg.architecture == "GptOssForCausalLM" else {}
-    bridge.enable_compatibility_mode(**options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* does not support (fold_ln|center_writing_weights)")
+        bridge.enable_compatibility_mode(**options)
     return bridge
 
 
-_NATIVE = dict(d_model=D_MODEL, d_head=8, n_layers=N_LAYERS, n_ctx=N_CTX, n_heads=N_HEADS, d_vocab=D_VOCAB, d_mlp=D_MLP, seed=0)
+_NATIVE = dict(
+    d_model=D_MODEL, d_head=8, n_layers=N_LAYERS, n_ctx=N_CTX, n_heads=N_HEADS, d_vocab=D_VOCAB, d_mlp=D_MLP, seed=0
+)
 _NATIVE_TABLE = {
     "native_ln": dict(act_fn="gelu", normalization_type="LN"),
     "native_rms_gqa": dict(
-        act_fn="silu", gated_mlp=True, normalization_type="RMS", n_key_value_heads=2, positional_embedding_type="rotary", rotary_dim=8
+        act_fn="silu",
+        gated_mlp=True,
+        normalization_type="RMS",
+        n_key_value_heads=2,
+        positional_embedding_type="rotary",
+        rotary_dim=8,
     ),
     "native_no_norm": dict(act_fn="relu", normalization_type=None),
     "native_attn_only": dict(attn_only=True, normalization_type="LN"),
@@ -312,14 +378,21 @@ def _native(name: str, settings: dict) -> torch.nn.Module:
 
 
 # Bridges around TransformerLens's own modules; no Hugging Face model is behind them.
-NATIVE: dict[str, Callable[[], torch.nn.Module]] = {name: partial(_native, name, row) for name, row in _NATIVE_TABLE.items()}
+NATIVE: dict[str, Callable[[], torch.nn.Module]] = {
+    name: partial(_native, name, row) for name, row in _NATIVE_TABLE.items()
+}
 
 
 _HOOKED = dict(d_model=D_MODEL, d_head=8, n_layers=N_LAYERS, n_ctx=N_CTX, n_heads=N_HEADS, d_vocab=D_VOCAB, d_mlp=D_MLP)
 _HT_TABLE = {
     "ht_gpt2": dict(act_fn="gelu", normalization_type="LN"),
     "ht_gqa_gated_rms": dict(
-        act_fn="silu", gated_mlp=True, normalization_type="RMS", n_key_value_heads=2, positional_embedding_type="rotary", rotary_dim=8
+        act_fn="silu",
+        gated_mlp=True,
+        normalization_type="RMS",
+        n_key_value_heads=2,
+        positional_embedding_type="rotary",
+        rotary_dim=8,
     ),
     "ht_parallel": dict(act_fn="gelu", normalization_type="LN", parallel_attn_mlp=True),
     "ht_no_norm": dict(act_fn="relu", normalization_type=None),
@@ -329,7 +402,9 @@ _HT_TABLE = {
 
 
 def _hooked(name: str, settings: dict) -> torch.nn.Module:
-    model = HookedTransformer(HookedTransformerConfig(**_HOOKED, **settings, seed=0, device="cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(HookedTransformerConfig(**_HOOKED, **settings, seed=0, device="cpu"))
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():

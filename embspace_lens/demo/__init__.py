@@ -1,0 +1,83 @@
+"""Embedded models: trained on movie reviews, shipped with the package, loaded with no network."""
+
+import json
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import errors
+
+MODELS = Path(str(files(__package__) / "models"))
+
+
+def names() -> list[str]:
+    """The demo models, as `load` and `EmbeddingLens.from_pretrained` take them."""
+    return sorted(folder.parent.name for folder in MODELS.glob("*/config.json"))
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known of a demo model: its configuration, tokens seen, held-out loss.
+
+    Raises:
+        EmbspaceError: If there is no such demo model.
+    """
+    if name not in names():
+        raise errors.choice("model", name, names())
+    return json.loads((MODELS / name / "train.json").read_text())
+
+
+def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """Load a demo model into a TransformerBridge, offline.
+
+    Args:
+        name: One of `names()`.
+        device: Where to put it.
+        dtype: Its precision; stored in half precision, computed in this one.
+
+    Returns:
+        A TransformerBridge with its tokenizer.
+
+    Raises:
+        EmbspaceError: If there is no such demo model.
+    """
+    if name not in names():
+        raise errors.choice("model", name, names())
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # The models share one tokenizer, stored once beside them.
+    hf_model = AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=dtype, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "tokenizer", local_files_only=True)
+    return _bridge(name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype)
+
+
+def load_any(name: str | PathLike[str], *, device: str | None = None, dtype: torch.dtype | None = None) -> Any:
+    """Load a demo model, a local folder, or a hub model into a TransformerBridge.
+
+    Raises:
+        EmbspaceError: If it is none of them, or cannot be loaded.
+    """
+    if str(name) in names():
+        return load(str(name), device=device or "cpu", dtype=dtype or torch.float32)
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise errors.EmbspaceError(f"{folder} holds no config.json, so it is not a model's folder.")
+    if not folder.exists() and (folder.is_absolute() or str(name).startswith((".", "~"))):
+        raise errors.EmbspaceError(f"{folder} does not exist.")
+    try:
+        return _bridge(str(name), device=device, dtype=dtype or torch.float32)
+    except OSError as reason:
+        shipped = ", ".join(names())
+        raise errors.EmbspaceError(
+            f"{name} could not be loaded: it is no demo model ({shipped}), no local folder, and the hub did not give it "
+            f"({str(reason).splitlines()[0]})."
+        ) from reason
+
+
+def _bridge(name: str, **arguments: Any) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = TransformerBridge.boot_transformers(name, **arguments)
+    return model.eval()

@@ -1,0 +1,330 @@
+"""Readings: every parameter of a model as a table of tokens."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from . import errors
+from .frames import tidy
+from .select import Select, one_k, select, weight_names
+from .space import EmbeddingSpace
+from .vocabulary import Vocabulary
+from .weights import ATTENTION, MLP, Weights, side_of
+
+CIRCUITS = ("W_OV", "W_QK")
+# A singular direction's two sides: where its tokens stand in the circuit.
+CIRCUIT_SIDES = {"W_OV": (("read", "read"), ("write", "write")), "W_QK": (("query", "read"), ("key", "read"))}
+
+
+class Reader:
+    """Reads one model's weights in one space; `EmbeddingLens` is its face."""
+
+    def __init__(self, weights: Weights, space: EmbeddingSpace, vocabulary: Vocabulary) -> None:
+        self.weights, self.space, self.vocabulary = weights, space, vocabulary
+        self.expert_column = ["expert"] if weights.has_experts else []
+
+    # -- helpers
+
+    def layers(self, layer: Select, kind: str) -> list[int]:
+        """The selected blocks, each with attention or with an MLP."""
+        having = self.weights.layers_with(kind)
+        self.weights.require(kind)
+        chosen = select("layer", layer, self.weights.n_layers, self.weights.name, "layers")
+        if layer is None or isinstance(layer, slice):
+            return [number for number in chosen if number in having]
+        missing = [number for number in chosen if number not in having]
+        if missing:
+            raise errors.without(self.weights.name, missing, {"attn": "attention", "mlp": "MLP"}[kind], having)
+        return chosen
+
+    def heads(self, head: Select) -> list[int]:
+        return select("head", head, self.weights.n_heads, self.weights.name, "heads")
+
+    def mlps(self, layers: Iterable[int]) -> Iterator[tuple[int, int | None]]:
+        for layer in layers:
+            for expert in self.weights.experts(layer) or [None]:
+                yield layer, expert
+
+    def token_block(self, x: Tensor, side: str, k: int, largest: bool) -> dict[str, Any]:
+        """Best tokens of n vectors as n·k rows, the vectors' number in `row`."""
+        scores, ids = self.space.top(x, side, k, largest=largest)
+        return {
+            "row": np.repeat(np.arange(len(x)), k),
+            "rank": np.tile(np.arange(k), len(x)),
+            "token_index": (flat := ids.flatten().numpy()),
+            "token_string": self.vocabulary.strings[flat],
+            "score": scores.flatten(),
+        }
+
+    # -- tables
+
+    def neurons(self, layer: Select, neuron: Select, weight: Any, k: int, largest: bool) -> pd.DataFrame:
+        names = weight_names(weight, MLP)
+        k = one_k(k, self.space.n_tokens, "tokens that this lens reads")
+        layers = self.layers(layer, "mlp")
+        grain = ["layer", *self.expert_column, "neuron", "weight", "rank"]
+
+        def blocks() -> Iterator[dict[str, Any]]:
+            units = list(self.mlps(layers))
+            for number, expert in tqdm(units, desc="neurons", unit="layer", disable=None, leave=False):
+                gated = self.weights.is_gated(number)
+                if names == ["W_gate"] and not gated:
+                    self.weights.W_gate(number, expert)  # says that there is none
+                parts = []
+                for name in names:
+                    if name == "W_gate" and not gated:
+                        continue
+                    x = self.weights.directions(name, number, expert)
+                    chosen = select("neuron", neuron, len(x), self.weights.name, f"neurons in layer {number}")
+                    x = x if neuron is None else x[torch.tensor(chosen, dtype=torch.long, device=x.device)]
+                    block = self.token_block(x, side_of(name), k, largest)
+                    parts.append(block | {"neuron": np.asarray(chosen)[block.pop("row")], "weight": [name] * len(block["rank"])})
+                yield from _interleaved(parts, {"layer": number, "expert": -1 if expert is None else expert}, "neuron")
+
+        return tidy([*grain, "token_index", "token_string", "score"], blocks())
+
+    def subheads(self, layer: Select, head: Select, weight: Any, k: int, largest: bool) -> pd.DataFrame:
+        names = weight_names(weight, ATTENTION)
+        k = one_k(k, self.space.n_tokens, "tokens that this lens reads")
+        heads, layers = self.heads(head), self.layers(layer, "attn")
+        grain = ["layer", "head", "subhead", "weight", "rank"]
+
+        def blocks() -> Iterator[dict[str, Any]]:
+            for number in tqdm(layers, desc="subheads", unit="layer", disable=None, leave=False):
+                parts = []
+                for name in names:
+                    x = self.weights.directions(name, number)[heads]
+                    block = self.token_block(x.flatten(0, 1), side_of(name), k, largest)
+                    row = block.pop("row")
+                    keys = {"head": np.asarray(heads)[row // x.shape[1]], "subhead": row % x.shape[1]}
+                    parts.append(block | keys | {"weight": [name] * len(row)})
+                yield from _interleaved(parts, {"layer": number}, "head", "subhead")
+
+        return tidy([*grain, "token_index", "token_string", "score"], blocks())
+
+    def circuit(self, name: str, layer: Select, head: Select, k: int, largest: bool) -> pd.DataFrame:
+        """Best pairs of tokens of W_OV (source × promoted) or W_QK (query × key)."""
+        k = one_k(k, self.space.n_tokens**2, "pairs of tokens that this lens reads")
+        heads, layers = self.heads(head), self.layers(layer, "attn")
+        strings = self.vocabulary.strings
+
+        def blocks() -> Iterator[dict[str, Any]]:
+            with tqdm(total=len(layers) * len(heads), desc=name, unit="head", disable=None, leave=False) as progress:
+                for number in layers:
+                    form = getattr(self.weights, name)(number)
+                    for h in heads:
+                        sides = ("read", "write" if name == "W_OV" else "read")
+                        scores, a, b = self.space.top_pairs(form.A[h], form.B[h].T, sides, k, largest=largest)
+                        # W_OV maps a source to what is promoted; W_QK's first token is the query, which attends.
+                        src, dest = (a, b) if name == "W_OV" else (b, a)
+                        yield {
+                            "layer": number,
+                            "head": h,
+                            "weight": name,
+                            "rank": np.arange(k),
+                            "dest_token_index": dest,
+                            "dest_token_string": strings[dest.numpy()],
+                            "src_token_index": src,
+                            "src_token_string": strings[src.numpy()],
+                            "score": scores,
+                        }
+                        progress.update()
+
+        pairs = [f"{end}_token_{what}" for end in ("dest", "src") for what in ("index", "string")]
+        return tidy(["layer", "head", "weight", "rank", *pairs, "score"], blocks())
+
+    def singular(self, layer: Select, head: Select, weight: str, n_directions: int, k: int) -> pd.DataFrame:
+        (name,) = weight_names(weight, (*CIRCUITS, *ATTENTION, *MLP), default="W_OV")
+        k = one_k(k, self.space.n_tokens, "tokens that this lens reads")
+        if isinstance(n_directions, bool) or not isinstance(n_directions, int) or n_directions < 1:
+            raise errors.EmbspaceError(f"n_directions={n_directions!r} is not a positive number of directions.")
+        layers = self.layers(layer, "mlp" if name in MLP else "attn")
+        if name in MLP and head is not None:
+            raise errors.EmbspaceError(f"head={head!r} selects nothing: {name} has no heads.")
+        heads = [-1] if name in MLP else self.heads(head)
+        columns = ["layer", *self.expert_column, "head", "weight", "component", "side", "rank"]
+
+        def blocks() -> Iterator[dict[str, Any]]:
+            units = list(self.mlps(layers)) if name in MLP else [(number, None) for number in layers]
+            for number, expert in tqdm(units, desc=f"singular {name}", unit="layer", disable=None, leave=False):
+                for h, sides, values, vectors in self._decompositions(name, number, expert, heads, n_directions):
+                    sign = self._sign(vectors[-1], sides[-1][1])
+                    parts = []
+                    for (side, embedding_side), v in zip(sides, vectors):
+                        block = self.token_block(v * sign[:, None], embedding_side, k, largest=True)
+                        row = block.pop("row")
+                        parts.append(block | {"component": row, "side": [side] * len(row), "singular_value": values[row]})
+                    keys = {"layer": number, "head": h, "weight": name, "expert": -1 if expert is None else expert}
+                    yield from _interleaved(parts, keys, "component")
+
+        return tidy([*columns, "token_index", "token_string", "score", "singular_value"], blocks())
+
+    def _decompositions(
+        self, name: str, layer: int, expert: int | None, heads: Sequence[int], n: int
+    ) -> Iterator[tuple[int, tuple[tuple[str, str], ...], Tensor, list[Tensor]]]:
+        """Head, sides, singular values and the directions `[n, d_model]` of each side."""
+        if name in CIRCUITS:
+            form = getattr(self.weights, name)(layer)
+            for h in heads:
+                U, S, V = form[h].svd()
+                yield h, CIRCUIT_SIDES[name], S[:n].cpu(), [U[:, :n].T, V[:, :n].T]
+            return
+        stack = self.weights.directions(name, layer, expert)
+        for h in heads:
+            U, S, Vh = torch.linalg.svd(stack if h < 0 else stack[h], full_matrices=False)
+            yield h, ((side_of(name), side_of(name)),), S[:n].cpu(), [Vh[:n]]
+
+    def _sign(self, x: Tensor, side: str) -> Tensor:
+        """±1 for each direction, so that its strongest token scores positive: singular vectors have no sign of their own."""
+        top = [self.space.top(x, side, 1, largest=largest)[0][:, 0].abs() for largest in (True, False)]
+        return torch.where(top[0] >= top[1], 1.0, -1.0).to(x)
+
+    def directions(self, vectors: Any, names: Sequence[str] | None, side: str, k: int, largest: bool) -> pd.DataFrame:
+        x = torch.as_tensor(vectors).detach()
+        x = x[None] if x.ndim == 1 else x
+        if x.ndim != 2:
+            raise errors.EmbspaceError(f"vectors have shape {tuple(x.shape)}; give [n, d_model], one direction a row.")
+        if not x.is_floating_point():
+            x = x.float()
+        if names is None:
+            names = [str(i) for i in range(len(x))]
+        if isinstance(names, str):
+            names = [names]
+        names = [str(n) for n in names]
+        if len(names) != len(x):
+            raise errors.EmbspaceError(f"names has {len(names)} entries for {len(x)} vectors.")
+        if len(set(names)) != len(names):
+            raise errors.EmbspaceError("names holds a name twice; a row of the table is known by its direction's name.")
+        k = one_k(k, self.space.n_tokens, "tokens that this lens reads")
+        block = self.token_block(x, side, k, largest)
+        block["direction"] = np.array(names, dtype=object)[block.pop("row")]
+        return tidy(["direction", "rank", "token_index", "token_string", "score"], [block])
+
+    def search(self, token: str | int, layer: Select, weight: Any, k: int, largest: bool) -> pd.DataFrame:
+        names = weight_names(weight, (*MLP, *ATTENTION))
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise errors.EmbspaceError(f"k={k!r} is not a positive number of rows.")
+        index = self.vocabulary.index(token)
+        columns = ["layer", *self.expert_column, "head", "neuron", "subhead", "weight", "rank"]
+        columns += ["token_index", "token_string", "score"]
+        blocks = []
+        for name in tqdm(names, desc="search", unit="weight", disable=None, leave=False):
+            kind = "mlp" if name in MLP else "attn"
+            if weight is None and not self.weights.layers_with(kind):
+                continue
+            found = self._best_units(name, self.layers(layer, kind), index, int(k), largest)
+            if found is None and weight is not None:
+                self.weights.W_gate(self.layers(layer, kind)[0])  # says that there is none
+            if found is not None:
+                blocks.append(found | {"weight": name, "token_index": index, "token_string": str(self.vocabulary.strings[index])})
+        return tidy(columns, blocks)
+
+    def _best_units(self, name: str, layers: list[int], token: int, k: int, largest: bool) -> dict[str, Any] | None:
+        """The k directions of one weight, over the layers, that score the token highest (or lowest)."""
+        side = side_of(name)
+        target = self.space.of_token(token, side)
+        scores, keys = [], []
+        for layer, expert in self.mlps(layers) if name in MLP else ((number, None) for number in layers):
+            if name == "W_gate" and not self.weights.is_gated(layer):
+                continue
+            x = self.weights.directions(name, layer, expert)
+            x = x.to(target.device, target.dtype)
+            score = x @ target
+            if self.space.score == "cosine":
+                score = score / x.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny)
+            flat = score.flatten().cpu()
+            place = np.arange(len(flat))
+            in_head = name in ATTENTION
+            d_head = x.shape[-2] if in_head else 1
+            minus = np.full(len(flat), -1)
+            keys.append(
+                np.stack(
+                    [
+                        np.full(len(flat), layer),
+                        np.full(len(flat), -1 if expert is None else expert),
+                        place // d_head if in_head else minus,
+                        minus if in_head else place,
+                        place % d_head if in_head else minus,
+                    ]
+                )
+            )
+            scores.append(flat)
+        if not scores:
+            return None
+        score, key = torch.cat(scores), np.concatenate(keys, axis=1)
+        order = torch.argsort(score, descending=largest, stable=True)[:k]
+        layer, expert, head, neuron, subhead = key[:, order.numpy()]
+        return {
+            "layer": layer,
+            "expert": expert,
+            "head": head,
+            "neuron": neuron,
+            "subhead": subhead,
+            "rank": np.arange(len(order)),
+            "score": score[order],
+        }
+
+
+def _interleaved(parts: list[dict[str, Any]], keys: dict[str, Any], *units: str) -> Iterator[dict[str, Any]]:
+    """The parts (one a weight or side, equally keyed) as one block in the order of `units`, then part, then rank."""
+    if not parts or not len(parts[0]["rank"]):
+        return
+    joined = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+    place = np.concatenate([np.full(len(part["rank"]), i) for i, part in enumerate(parts)])
+    order = np.lexsort((joined["rank"], place, *(joined[unit] for unit in reversed(units))))
+    yield {name: values[order] for name, values in joined.items()} | keys
+
+
+def components(weights: Weights) -> pd.DataFrame:
+    """One row for each weight of each layer (and expert): shape, norm, what was folded, and what to mind."""
+    notes = weights.host.notes()
+    expert_column = ["expert"] if weights.has_experts else []
+    columns = ["layer", *expert_column, "weight", "rows", "columns", "n_heads", "norm", "dtype", "folded", "note"]
+
+    def row(weight: str, layer: int, expert: int | None, read: Any, stored: Any, note: str = "") -> dict[str, Any]:
+        empty = {"rows": 0, "columns": 0, "n_heads": 0, "norm": np.nan, "dtype": "", "folded": ""}
+        keys = {"layer": layer, "expert": -1 if expert is None else expert, "weight": weight}
+        try:
+            raw, effective = stored(), read()
+        except errors.EmbspaceError as reason:
+            return keys | empty | {"note": str(reason)}
+        return keys | {
+            "rows": raw.shape[-2],
+            "columns": raw.shape[-1],
+            "n_heads": len(raw) if raw.ndim == 3 else 0,
+            "norm": float(torch.linalg.vector_norm(effective)),
+            "dtype": str(raw.dtype).removeprefix("torch."),
+            "folded": weights.folded_into(weight, layer),
+            "note": note,
+        }
+
+    def rows() -> Iterator[dict[str, Any]]:
+        host = weights.host
+        for name in ("W_E", "W_U", "W_pos"):
+            if name != "W_pos" or host.has_positions:
+                yield row(name, -1, None, lambda: getattr(weights, name), lambda: host.outer(name), notes.get(name, ""))
+        for block in tqdm(host.blocks, desc="components", unit="layer", disable=None, leave=False):
+            layer = block.layer
+            for name in ATTENTION:
+                note = notes["W_QK"] if name in ("W_Q", "W_K") else ""
+                yield row(
+                    name, layer, None, lambda: getattr(weights, name)(layer), lambda: host.attention(block, name), note
+                )
+            for expert in (weights.experts(layer) or [None]) if block.mlp is not None else [None]:
+                for name in MLP:
+                    if name == "W_gate" and (block.mlp is None or not weights.is_gated(layer)):
+                        continue
+                    yield row(
+                        name,
+                        layer,
+                        expert,
+                        lambda: getattr(weights, name)(layer, expert),
+                        lambda: host.mlp(block, name, -1 if expert is None else expert),
+                    )
+
+    return tidy(columns, rows())
