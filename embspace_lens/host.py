@@ -20,7 +20,7 @@ ABSENT = (AttributeError, NotImplementedError, AssertionError, RuntimeError, Typ
 # ln1 and ln2 normalise the residual sum after the sublayer, so they are not the norm that the sublayer reads through.
 POST_NORM = {"OpenAIGPTLMHeadModel", "BertForMaskedLM", "RobertaForMaskedLM", "HookedEncoder"}
 # The norms stand behind the sublayers and before the sum; TransformerLens 3.9 calls them ln1 and ln2, 4 ln1_post and ln2_post.
-OUTPUT_NORM = {"Olmo2ForCausalLM", "Olmo3ForCausalLM", "Exaone4ForCausalLM"}
+OUTPUT_NORM = {"Olmo2ForCausalLM", "Olmo3ForCausalLM", "Exaone4ForCausalLM", "FlexOlmoForCausalLM"}
 # Norm classes whose gain is 1 + weight, for TransformerLens 3.9; 4 tells it by `uses_weight_offset`.
 OFFSET_NORMS = {
     "GemmaRMSNorm",
@@ -28,6 +28,8 @@ OFFSET_NORMS = {
     "Gemma3RMSNorm",
     "NemotronLayerNorm1P",
     "Qwen3NextRMSNorm",
+    "Qwen3_5RMSNorm",
+    "Qwen3_5MoeRMSNorm",
     "RecurrentGemmaRMSNorm",
     "VaultGemmaRMSNorm",
 }
@@ -49,11 +51,12 @@ class Norm(NamedTuple):
 
 
 class Block(NamedTuple):
-    """One block: its attention and MLP modules, and the norms around them."""
+    """One block: its attention, its MLP, an MLP beside a mixture that every token passes, and the norms around them."""
 
     layer: int
     attn: nn.Module | None
     mlp: nn.Module | None
+    shared: nn.Module | None
     before_attn: Norm
     after_attn: Norm
     before_mlp: Norm
@@ -134,14 +137,19 @@ class Host:
         modules = dict(block._modules)
         if self.architecture in OUTPUT_NORM and "ln1_post" not in modules:
             modules["ln1_post"], modules["ln2_post"] = modules.pop("ln1", None), modules.pop("ln2", None)
+        if self.architecture == "OlmoHybridForCausalLM" and "ln2" in modules and "ln1" not in modules:
+            modules["ln1_post"] = modules.pop("ln2")  # TransformerLens 3.9
         if self.is_post_norm:
             modules = {name: module for name, module in modules.items() if not name.startswith("ln")}
+        # Granite's hybrids call a mixture "moe" and set an MLP beside it.
+        mlp = next((modules[name] for name in ("mlp", "moe", "shared_mlp") if modules.get(name) is not None), None)
         # Parallel blocks without a norm of their own for the MLP feed it what attention reads.
         mlp_norm = "ln2" if "ln2" in modules or "ln2_post" in modules else "ln1"
         return Block(
             layer,
             modules.get("attn"),
-            modules.get("mlp"),
+            mlp,
+            modules.get("shared_mlp") if mlp is not modules.get("shared_mlp") else None,
             self._norm(modules, "ln1"),
             self._norm(modules, "ln1_post"),
             self._norm(modules, mlp_norm),
@@ -162,15 +170,13 @@ class Host:
     def outer(self, name: str) -> Tensor:
         """W_E `[d_vocab, d_model]`, W_U `[d_model, d_vocab]` or W_pos `[n_ctx, d_model]`, as stored."""
         try:
-            weight = getattr(self.model, name)
+            weight = self._positions() if name == "W_pos" else getattr(self.model, name)
         except ABSENT:
             weight = None
         if weight is None:
             why = ": its positions are not learned embeddings" if name == "W_pos" else ""
             raise errors.EmbspaceError(f"{self.name} has no {name}{why}.")
         weight = readable(weight, name, self.name)
-        if name == "W_pos":  # some tables begin with rows that no position uses
-            weight = weight[self._unused_positions(len(weight)) :]
         width = weight.shape[0 if name == "W_U" else 1]
         if width != self.d_model:
             raise errors.unsupported(
@@ -187,10 +193,16 @@ class Host:
         except errors.EmbspaceError:
             return False
 
-    def _unused_positions(self, n_rows: int) -> int:
-        if self.architecture == "RobertaForMaskedLM":
-            return self.from_config("pad_token_id") + 1
-        return 2 if self.architecture == "OPTForCausalLM" and n_rows > self.from_config("max_position_embeddings") else 0
+    def _positions(self) -> Tensor | None:
+        """The table of learned positions, from position 0 on; `model.W_pos` is missing in 3.9 and sliced for some in 4.3."""
+        module = self.model._modules.get("pos_embed")
+        if module is None:
+            return None
+        table = unwrap(module)
+        weight = getattr(table, "W_pos", None) if table is module else getattr(table, "weight", None)
+        if self.architecture == "OPTForCausalLM":
+            return weight[table.offset :]
+        return weight[table.padding_idx + 1 :] if self.architecture == "RobertaForMaskedLM" else weight
 
     def attention(self, block: Block, name: str) -> Tensor:
         """W_Q, W_K, W_V `[n_heads, d_model, d_head]` or W_O `[n_heads, d_head, d_model]` as stored; W_K and W_V may have fewer heads."""
@@ -219,10 +231,13 @@ class Host:
         modules = getattr(block.attn, "_modules", {})
         linear = {key: getattr(unwrap(modules[key]), "weight", None) for key in "qkvo" if modules.get(key) is not None}
         q, o, weight = linear.get("q"), linear.get("o"), linear.get(name[-1].lower())
-        # A query projection that also holds a gate is wider than the output projection's input.
-        if not all(isinstance(w, Tensor) and w.ndim == 2 for w in (q, o, weight)) or q.shape[0] != o.shape[1]:
+        if not all(isinstance(w, Tensor) and w.ndim == 2 for w in (q, o, weight)):
             return None
-        d_head = q.shape[0] // self.n_heads
+        d_head = o.shape[1] // self.n_heads
+        if q.shape[0] == 2 * o.shape[1] and name == "W_Q":  # Qwen3-Next: head by head, its query and the gate of its output
+            return weight.unflatten(0, (self.n_heads, 2, d_head))[:, 0].transpose(-1, -2)
+        if q.shape[0] not in (o.shape[1], 2 * o.shape[1]):
+            return None
         if name == "W_O":
             return weight.T.unflatten(0, (-1, d_head))
         return weight.unflatten(0, (-1, d_head)).transpose(-1, -2) if weight.shape[0] % d_head == 0 else None
@@ -234,7 +249,8 @@ class Host:
         sparse = self._sparse(block)
         if sparse is None:
             return [ALWAYS]
-        return [*([ALWAYS] if sparse.shared is not None else []), *range(sparse.count)]
+        always = sparse.shared is not None or block.shared is not None
+        return [*([ALWAYS] if always else []), *range(sparse.count)]
 
     @property
     def has_experts(self) -> bool:
@@ -242,15 +258,15 @@ class Host:
 
     def _sparse(self, block: Block) -> "Sparse | None":
         """The mixture in a block, or None for a dense MLP."""
-        if "MoE" not in type(block.mlp).__name__ or self._dense(block, "W_in") is not None:
+        if "MoE" not in type(block.mlp).__name__ or self._dense(block.mlp, "W_in", block.layer) is not None:
             return None
         return Sparse.of(block.mlp, f"the experts of block {block.layer} of {self.name}")
 
-    def _dense(self, block: Block, name: str) -> Tensor | None:
+    def _dense(self, mlp: nn.Module | None, name: str, layer: int) -> Tensor | None:
         try:
-            weight = getattr(block.mlp, name)
+            weight = getattr(mlp, name)
         except NotImplementedError as reason:
-            where = f"{name} of block {block.layer}"
+            where = f"{name} of block {layer}"
             raise errors.unreadable(where, self.name, str(reason).removeprefix("TransformerLens cannot ")) from reason
         except ABSENT:
             return None
@@ -262,13 +278,13 @@ class Host:
         if block.mlp is None:
             raise errors.unsupported(f"{where} of {self.name}", "the block has no MLP")
         sparse = self._sparse(block)
-        if sparse is not None:
+        if sparse is not None and not (expert == ALWAYS and block.shared is not None):
             weight = sparse.matrix(name, expert)
         elif self.architecture in FUSED_IN and name != "W_out":
-            fused = self._dense(block, "W_in")
+            fused = self._dense(block.mlp, "W_in", block.layer)
             weight = None if fused is None else fused.chunk(2, dim=1)[0 if name == "W_gate" else 1]
         else:
-            weight = self._dense(block, name)
+            weight = self._dense(block.mlp if sparse is None else block.shared, name, block.layer)
         if weight is None:
             if name == "W_gate":
                 return None
@@ -335,7 +351,11 @@ class Sparse(NamedTuple):
         if isinstance(self.experts, nn.ModuleList):
             return self._module(self.experts[expert], name)
         # transformers keeps all experts in one tensor and states its layout in these flags.
-        flags, parameters = vars(self.experts), self.experts._parameters
+        flags, parameters = dict(vars(self.experts)), self.experts._parameters
+        if type(self.experts).__name__ == "Llama4TextExperts":  # its own code, without flags: x @ gate_up_proj, halves
+            flags |= {"is_transposed": True, "is_concatenated": True}
+        elif "is_transposed" not in flags:
+            raise errors.unsupported(self.where, f"{type(self.experts).__name__} does not say how it stores them")
         if name == "W_out":
             weight = parameters["down_proj"]
         elif "gate_up_proj" in parameters:

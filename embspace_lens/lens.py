@@ -34,8 +34,8 @@ class EmbeddingLens:
             `"embed"` is W_E for both.
         inverse: The right inverse E' through which reading weights are projected: `"transpose"` or `"pinv"`.
         fold_ln: Multiply in the norms' gains and centre behind LayerNorms; False reads the weights as stored.
-        vocabulary: The tokens to read: None for all, `"ascii"`, `"words"` (whole words), `"trained"` (not under-trained), a
-            `TokenMask` (masks join with `&`), a boolean mask `[d_vocab]`, or tokens as ids or strings.
+        vocabulary: The tokens to read: None for all, `"ascii"`, `"words"` (whole words), `"trained"` (not under-trained),
+            several (`"words & trained"`), a `TokenMask`, a boolean mask `[d_vocab]`, or tokens as ids or strings.
         score: `"dot"`, `"centered"` (embeddings less their mean over the mask) or `"cosine"` (to centred embeddings).
 
     Attributes:
@@ -293,13 +293,13 @@ class EmbeddingLens:
 
         Args:
             vectors: `[n, d_model]` or `[d_model]`, a tensor or anything that becomes one.
-            names: A name for each; their numbers by default.
+            names: A name for each; by default their numbers, written with equally many digits so that they sort.
             side: `"write"` for what is added to the stream, `"read"` for what listens to it.
             k: How many tokens to keep for each.
             largest: The highest scores first; with False, the lowest.
 
         Returns:
-            One row per (direction, rank), with `token_index`, `token_string` and `score`, in the order given.
+            One row per (direction, rank), with `token_index`, `token_string` and `score`, sorted by name.
 
         Raises:
             EmbspaceError: If the width is not d_model, an entry is NaN, or the names do not fit.

@@ -192,7 +192,7 @@ class Reader:
         if not x.is_floating_point():
             x = x.float()
         if names is None:
-            names = [str(i) for i in range(len(x))]
+            names = [str(i).zfill(len(str(max(len(x) - 1, 0)))) for i in range(len(x))]
         if isinstance(names, str):
             names = [names]
         names = [str(n) for n in names]
@@ -201,8 +201,9 @@ class Reader:
         if len(set(names)) != len(names):
             raise errors.EmbspaceError("names holds a name twice; a row of the table is known by its direction's name.")
         k = one_k(k, self.space.n_tokens, "tokens that this lens reads")
-        block = self.token_block(x, side, k, largest)
-        block["direction"] = np.array(names, dtype=object)[block.pop("row")]
+        order = sorted(range(len(names)), key=names.__getitem__)  # tables are sorted by their grain
+        block = self.token_block(x[order], side, k, largest)
+        block["direction"] = np.array(names, dtype=object)[order][block.pop("row")]
         return tidy(["direction", "rank", "token_index", "token_string", "score"], [block])
 
     def search(self, token: str | int, layer: Select, weight: Any, k: int, largest: bool) -> pd.DataFrame:

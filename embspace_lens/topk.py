@@ -1,9 +1,10 @@
 r"""Best k of x·Eᵀ, and exact best k token pairs of low-rank A·Bᵀ, in tiles that fit memory.
 
-Both searches follow one plan. A product in low precision *screens*: what lies further below the k-th best than its proven rounding
-error cannot belong to the answer. What is left is *rescored* in float64 from the numbers that were given, and ranked, equal scores by
-index. So the answer is that of float64 brute force, and no tile size can be seen in it. Rounding errors are bounded by
-`|fl(x·y) - x·y| <= gamma_d |x||y|` (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1), whatever the order of summation.
+Both searches follow one plan. A product in low precision *screens*: what lies further below the k-th best than its
+proven rounding error cannot belong to the answer. What is left is *rescored* in float64 from the numbers that were
+given, and ranked, equal scores by index. So the answer is that of float64 brute force, and no tile size can be seen in
+it. Whatever the order of summation, `|fl(x·y) - x·y| <= gamma_d |x||y|` with gamma_d = d u / (1 - d u), u the unit
+roundoff (Higham 2002, Accuracy and Stability of Numerical Algorithms, §3.1).
 """
 
 import math
@@ -23,12 +24,14 @@ from .errors import EmbspaceError
 __all__ = ["Rows", "top_pairs", "top_tokens"]
 
 TILE_BYTES = 2**24  # of rows in d_model width, made or gathered at a time
-SCORE_BYTES = 2**25  # of scores of vectors against rows, at a time
+SCORE_BYTES = 2**23  # of scores of vectors against rows, at a time
 MAX_WIDTH = 2048  # candidates kept for each vector before the search turns exhaustive
 PAIR_TILE = (512, 2048)  # rows × columns of pairs screened at a time
 RESIDENT_BYTES = 2**27  # of coordinates of both sides; more than that is computed again when visited
 CHUNK_BYTES = 2**25  # of coordinates of one side held while the other streams past, when they are not resident
+COPIES = 2**20  # pairs of equal rows listed at a time
 UNDERFLOW = 1e-36  # no product in float32 or bfloat16 is trusted below this
+PATIENCE = 32  # tiles in which bfloat16 may fail before float32 takes its place
 POOL_BYTES = 2**26  # of float64 coordinates needed to rescore all candidate pairs at once
 
 
@@ -37,12 +40,18 @@ class Rows(Protocol):
     """A tensor, or anything that makes its rows when asked: `shape` (n, d), `device`, `rows[slice or indices]`."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the rows are made."""
+        ...
 
-    def __getitem__(self, index: slice | Tensor, /) -> Tensor: ...
+    def __getitem__(self, index: slice | Tensor, /) -> Tensor:
+        """Make these rows, [n, d]."""
+        ...
 
 
 def top_tokens(
@@ -77,7 +86,7 @@ def top_tokens(
         score = torch.zeros(len(x), k, device=x.device)
         index = torch.arange(k, device=x.device).repeat(len(x), 1)
         todo = x.any(dim=1).nonzero()[:, 0]  # a zero vector ties with everything: its answer is in place
-        width = k + k // 8 + 6
+        width = k + k // 8 + 4
         while len(todo) and (width <= max(MAX_WIDTH, 2 * k) or width >= n_rows):
             found, rows, certain = _screen_and_rescore(x[todo], embedding, k, min(width, n_rows), progress)
             score[todo[certain]], index[todo[certain]] = found[certain], rows[certain]
@@ -101,8 +110,9 @@ def top_pairs(
 
     .. math:: \operatorname{top}_k \{ A_i \, L R^\top B_j^\top : i < n, j < m \}
 
-    Rows are visited longest first, in the basis of the low-rank space that makes both sides equally long, so that the search ends
-    where :math:`|A_i L||B_j R|` falls under the k-th best score; what comes before is screened in bfloat16 where that is fast.
+    Rows are visited longest first, in the basis of the low-rank space that makes both sides equally long, so that the
+    search ends where :math:`|A_i L||B_j R|` falls under the k-th best score; what comes before is screened in bfloat16
+    where that is fast.
 
     Args:
         A: The rows of the product, n × d_a.
@@ -121,26 +131,26 @@ def top_pairs(
     n, m = A.shape[0], B.shape[0]
     _check_k(k, n * m, "pairs")
     with _plain_arithmetic(left.device):
-        left, right = _upcast(left) if largest else -_upcast(left), _upcast(right)
+        left, right = _upcast(left), _upcast(right)
         if left.any() and right.any():
             try:
-                score, key = _search_pairs(A, left, right, B, k, distinct=False)
+                score, key = _search_pairs(A, left, right, B, k, largest=largest)
             except _Crowded:
-                score, key = _search_distinct_pairs(A, left, right, B, k)
+                score, key = _search_distinct_pairs(A, left, right, B, k, largest=largest)
         else:  # everything ties
             key = torch.arange(k, device=left.device)
             score = torch.zeros_like(key)
         return _signed(score, largest), key // m, key % m
 
 
-# ---------------------------------------------------------------------------------------------------------------- vectors × rows
+# ------------------------------------------------------------------------------------------------------- vectors × rows
 
 
 def _screen_and_rescore(x, embedding, k, width, progress):
     """Best k of each vector out of its best `width` in low precision; and whether that is certain.
 
-    Any row that is not among the candidates has a screened score of at most the last candidate's, hence a true score of at most
-    that plus the rounding error. Strictly below the k-th best it can neither win nor tie.
+    Any row that is not among the candidates has a screened score of at most the last candidate's, hence a true score of
+    at most that plus the rounding error. Strictly below the k-th best it can neither win nor tie.
     """
     n, n_rows = len(x), embedding.shape[0]
     value = x.new_full((n, width), -math.inf)
@@ -148,7 +158,7 @@ def _screen_and_rescore(x, embedding, k, width, progress):
     longest = 0.0
     for rows in _tiles(n_rows, _tile_rows(embedding)):
         tile = _take(embedding, rows).to(x.dtype)
-        longest = max(longest, _length(tile).max().item())
+        longest = max(longest, _finite(_length(tile).max().item()))
         for some in _tiles(n, max(1, SCORE_BYTES // (tile.element_size() * len(tile)))):
             new_value, new_index = _best_of_each(x[some] @ tile.T, width)
             both = torch.cat([value[some], new_value], 1)
@@ -156,9 +166,8 @@ def _screen_and_rescore(x, embedding, k, width, progress):
             index[some] = torch.cat([index[some], new_index + rows.start], 1).gather(1, at)
         if progress:
             progress(rows.stop, n_rows)
-    if not math.isfinite(longest):
-        raise EmbspaceError("The embedding holds NaN or infinity, so nothing can be ranked. Is the checkpoint damaged?")
-    exact = torch.cat([_rescore(x[some], embedding, index[some]) for some in _tiles(n, _tile_rows(embedding, 2 * width))])
+    parts = _tiles(n, _tile_rows(embedding, 32 * width))  # small enough to stay in a cache
+    exact = torch.cat([_rescore(x[some], embedding, index[some]) for some in parts])
     value, (index, by_index) = _float64(value[:, -1]), index.to(exact.device).sort(dim=1)
     exact, order = exact.gather(1, by_index).sort(dim=1, descending=True, stable=True)
     error = _rounding(x.shape[1], x.dtype, x.device) * longest * _length(x) + x.shape[1] * UNDERFLOW
@@ -167,19 +176,19 @@ def _screen_and_rescore(x, embedding, k, width, progress):
 
 
 def _best_of_each(score: Float[Tensor, "n m"], width: int) -> tuple[Float[Tensor, "n w"], Int[Tensor, "n w"]]:
-    """`score.topk(width)`, several times faster when the width is small: the best lie in the columns of the best maxima."""
+    """`score.topk(width)` without order, several times as fast: the best lie where the best folded maxima do."""
     n, m = score.shape
-    fold = 32
-    if m % fold or 4 * width > m // fold:
+    fold = 8
+    if m % fold or m // fold < 6 * width:
         return score.topk(min(width, m), sorted=False)
     folded = score.view(n, fold, -1)
-    column = folded.amax(1).topk(width, sorted=False).indices
-    value, at = folded.gather(2, column[:, None].expand(-1, fold, -1)).flatten(1).topk(width, sorted=False)
+    _, column = _best_of_each(folded.amax(1), width)
+    value, at = _best_of_each(folded.gather(2, column[:, None].expand(-1, fold, -1)).flatten(1), width)
     return value, at // width * folded.shape[2] + column.gather(1, at % width)
 
 
 def _rescore(x, embedding, index):
-    """x · E[index] in float64. Multiplied and summed, not by BLAS, whose result for a row depends on its neighbours."""
+    """Products with E[index] in float64; not by BLAS, whose result for a row may depend on where it stands."""
     rows = _float64(_take(embedding, index.flatten())).view(*index.shape, -1)
     return rows.mul_(_float64(x)[:, None]).sum(-1)
 
@@ -202,7 +211,7 @@ def _search_exhaustively(x, embedding, k):
     return torch.stack([s for s, _ in found]), torch.stack([i for _, i in found])
 
 
-# ------------------------------------------------------------------------------------------------------------------ rows × rows
+# ---------------------------------------------------------------------------------------------------------- rows × rows
 
 
 class _Crowded(Exception):
@@ -212,8 +221,8 @@ class _Crowded(Exception):
 class _Side:
     """One side of a product in the balanced basis, longest rows first.
 
-    `norm` bounds the true length of each row's coordinates, `slack` how far from them computed coordinates may be, float64
-    brute force included; both sorted like `order`, with their maxima over each tile in Python numbers.
+    `norm` bounds the true length of each row's coordinates, `slack` how far from them computed coordinates may be,
+    float64 brute force included; both sorted like `order`, with their maxima over each tile in Python numbers.
     """
 
     def __init__(self, rows: Rows, basis: Float[Tensor, "d rank"], error: float, tile: int, resident: bool) -> None:
@@ -234,23 +243,26 @@ class _Side:
         self.kept = kept[self.order] if resident else None
         self.longest = self.norm[::tile].tolist()
         self.slackest = [part.max().item() for part in self.slack.split(tile)]
-        if not math.isfinite(self.longest[0]):
-            raise EmbspaceError("The rows hold NaN or infinity, so their pairs cannot be ranked. Is the checkpoint damaged?")
+        _finite(math.fsum(self.longest))
 
     def coordinates(self, start: int, stop: int) -> Float[Tensor, "n rank"]:
         if self.kept is not None:
             return self.kept[start:stop]
-        index, step = self.order[start:stop], _tile_rows(self.rows)
-        return torch.cat([(_take(self.rows, i).to(self.basis.dtype) @ self.basis).float() for i in index.split(step)])
+        index = self.order[start:stop]
+        made = torch.empty(len(index), self.basis.shape[1], device=self.basis.device)
+        for some in _tiles(len(index), _tile_rows(self.rows)):
+            made[some] = _take(self.rows, index[some]).to(self.basis.dtype) @ self.basis
+        return made
 
 
 class _Pool:
-    """The pairs that may be among the best k, each with an interval around its score; `floor` is a bound on the k-th best."""
+    """The pairs that may be among the best k, with an interval around each score; `floor` bounds the k-th best."""
 
     def __init__(self, k: int, capacity: int, rescore: Callable[[Tensor], Tensor] | None, device: torch.device) -> None:
         self.k, self.capacity, self.rescore = k, capacity, rescore
         self.floor, self.parts, self.fresh = -math.inf, [], 0
-        self.add(*torch.empty(2, 0, device=device), torch.empty(0, dtype=torch.int64, device=device))
+        nothing = torch.empty(0, device=device)
+        self.add(nothing, nothing, nothing.long())
 
     def add(self, lower: Float[Tensor, " p"], upper: Float[Tensor, " p"], key: Int[Tensor, " p"]) -> None:
         self.parts.append((lower, upper, key))
@@ -263,7 +275,7 @@ class _Pool:
             self.floor = max(self.floor, lower.topk(self.k, sorted=False).values.min().item())
 
     def compact(self) -> None:
-        """Drop what cannot win. If ties leave too much, keep the best k by their float64 scores, then by row and column."""
+        """Drop what cannot win. If ties leave too much, keep the best k by float64 score, then by row and column."""
         lower, upper, key = (torch.cat(part) for part in zip(*self.parts, strict=True))
         self.raise_floor(lower)
         alive = upper >= self.floor
@@ -278,25 +290,30 @@ class _Pool:
         self.parts, self.fresh = [(lower, upper, key)], 0
 
 
-def _search_pairs(A, left, right, B, k, *, distinct):
-    """Best k pairs: float64 scores and keys (row · m + column). Raises `_Crowded` for massive ties, unless rows are distinct."""
+def _search_pairs(A, left, right, B, k, *, largest, distinct=False):
+    """Best k pairs: float64 scores, positive for better, and keys (row · m + column).
+
+    Raises `_Crowded` when more pairs than are worth holding tie with the k-th best, unless the rows are `distinct`.
+    """
     n, m, rank = A.shape[0], B.shape[0], left.shape[1]
     left_basis, right_basis, error = _balanced_bases(A, left, right, B)
     resident = (n + m) * rank * 4 <= RESIDENT_BYTES
     high, wide = PAIR_TILE
-    a = _Side(A, left_basis, error[0], high, resident)
+    a = _Side(A, left_basis if largest else -left_basis, error[0], high, resident)
     b = _Side(B, right_basis, error[1], wide, resident)
     capacity = max(4 * k, POOL_BYTES // (16 * rank))
 
     def rescore(key: Int[Tensor, " p"]) -> Float[Tensor, " p"]:
         step = capacity if distinct else len(key)  # equal rows must meet to be seen as equal
-        return torch.cat([_rescore_pairs(A, left, right, B, part // m, part % m) for part in key.split(max(1, step))])
+        score = [_rescore_pairs(A, left, right, B, part // m, part % m) for part in key.split(max(1, step))]
+        return torch.cat(score) * (1 if largest else -1)
 
     pool = _Pool(k, capacity, rescore if distinct else None, a.order.device)
     fine = _rounding(rank + 4, torch.float32, a.order.device)
     coarse, coarse_error = _screen_dtype(a.order.device), fine
     if coarse is torch.bfloat16:
         coarse_error = (1 + 2**-8) ** 3 * (1 + 2 * fine) - 1  # two inputs and the output are rounded
+    refined = 0  # tiles in which bfloat16 could not tell the best pairs from the rest
 
     corner = max(256, math.isqrt(4 * k) + 1)  # the longest rows give the first bound
     score = a.coordinates(0, corner) @ b.coordinates(0, corner).T
@@ -308,55 +325,58 @@ def _search_pairs(A, left, right, B, k, *, distinct):
         x = a.coordinates(start, start + chunk)
         x_coarse = x.to(coarse)
         for left_edge in range(0, m, wide):
-            if a.longest[start // high] * b.longest[left_edge // wide] < pool.floor:
+            b_most = b.longest[left_edge // wide], b.slackest[left_edge // wide]
+            if a.longest[start // high] * b_most[0] < pool.floor:
                 break
             y = b.coordinates(left_edge, left_edge + wide)
             y_coarse = y.to(coarse)
             columns = slice(left_edge, left_edge + len(y))
-            b_max = b.longest[left_edge // wide], b.slackest[left_edge // wide]
             for top in range(start, min(n, start + chunk), high):
-                a_max = a.longest[top // high], a.slackest[top // high]
-                if a_max[0] * b_max[0] < pool.floor:
+                a_most = a.longest[top // high], a.slackest[top // high]
+                if a_most[0] * b_most[0] < pool.floor:
                     break
-                score = x_coarse[top - start : top - start + high] @ y_coarse.T
-                i, j = _at_least(score, pool.floor - _margin(*a_max, *b_max, coarse_error))
+                rows, here = slice(top, top + high), slice(top - start, top - start + high)
+                score = x_coarse[here] @ y_coarse.T
+                i, j = _at_least(score, pool.floor - _margin(*a_most, *b_most, coarse_error))
                 if not len(i):
                     continue
-                rows = slice(top, top + len(score))
-                x_here = x[top - start : top - start + high]
-                if len(i) * rank <= score.numel():
-                    value = (x_here[i] * y[j]).sum(-1)
-                    margin = _margin(a.norm[rows][i], a.slack[rows][i], b.norm[columns][j], b.slack[columns][j], fine)
+                if score.dtype is torch.float32 or len(i) * rank > score.numel():
+                    if score.dtype is torch.bfloat16:
+                        score, refined = x[here] @ y.T, refined + 1
+                        i, j = _at_least(score, pool.floor - _margin(*a_most, *b_most, fine))
+                    value = score[i, j]
                 else:
-                    value = x_here @ y.T
-                    margin = _margin(a.norm[rows, None], a.slack[rows, None], b.norm[columns], b.slack[columns], fine)
-                    if len(i) > pool.capacity:
-                        pool.raise_floor((value - margin).flatten())
-                    i, j = (value + margin >= pool.floor).nonzero().T
-                    value, margin = value[i, j], margin[i, j]
+                    value = (x[here][i] * y[j]).sum(-1)
+                margin = _margin(a.norm[rows][i], a.slack[rows][i], b.norm[columns][j], b.slack[columns][j], fine)
                 pool.add(value - margin, value + margin, a.order[rows][i] * m + b.order[columns][j])
+            if refined > PATIENCE and coarse is torch.bfloat16:
+                coarse, coarse_error, x_coarse = torch.float32, fine, x
     pool.compact()
-    (_, _, key), = pool.parts
+    key = pool.parts[0][2]
     return _best_by_key(rescore(key), key, k)
 
 
-def _search_distinct_pairs(A, left, right, B, k):
+def _search_distinct_pairs(A, left, right, B, k, *, largest):
     """The search among distinct rows; each of the pairs found then stands for all pairs of rows equal to its own.
 
     The first of its kind comes before its copies, so the best k pairs are copies of the best k of these.
     """
-    (first_a, group_a), (first_b, group_b) = _distinct_rows(A), _distinct_rows(B)
+    first_a, group_a = _distinct_rows(A)
+    first_b, group_b = (first_a, group_a) if B is A else _distinct_rows(B)
+    some_a = Subset(A, first_a)
+    some_b = some_a if B is A else Subset(B, first_b)
     wanted = min(k, len(first_a) * len(first_b))
-    score, key = _search_pairs(Subset(A, first_a), left, right, Subset(B, first_b), wanted, distinct=True)
+    score, key = _search_pairs(some_a, left, right, some_b, wanted, largest=largest, distinct=True)
     return _expand(score, key // len(first_b), key % len(first_b), group_a, group_b, k)
 
 
 def _balanced_bases(A, left, right, B):
     r"""Bases M = L T, N = R T⁻ᵀ in which a sample of both sides is equally long: A M (B N)ᵀ = A L Rᵀ Bᵀ.
 
-    With the Gram matrices of A L and B R factored as RₐᵀRₐ and R_bᵀR_b, and Rₐ R_bᵀ = U S Vᵀ, T is Rₐ⁻¹ U √S. Any T gives the
-    same answer, so a sample of rows is enough, and a ridge makes T invertible where the factors are not of full rank. What
-    rounding makes of `A M (B N)ᵀ` beside float64 brute force is returned as a factor on the length of the rows of each side.
+    With the Gram matrices of A L and B R factored as PᵀP and QᵀQ, and P Qᵀ = U S Vᵀ, T is P⁻¹ U √S. Any T gives the
+    same answer, so a sample of rows is enough, and a ridge makes T invertible where the factors are not of full rank.
+    How far T T⁻¹ is from one, and float64 brute force from the truth, is returned as a factor on the length of the
+    rows of each side.
     """
     rank = left.shape[1]
     roots = []
@@ -364,8 +384,8 @@ def _balanced_bases(A, left, right, B):
         index = torch.arange(min(1024, rows.shape[0]), device=rows.device) * max(1, rows.shape[0] // 1024)
         sample = _float64(_take(rows, index)) @ _float64(factor)
         gram = (sample.T @ sample).cpu()
-        ridge = 1e-8 * gram.trace() / rank
-        gram += torch.eye(rank, dtype=gram.dtype) * (ridge if ridge > 0 else 1)
+        ridge = 1e-8 * _finite(gram.trace().item()) / rank
+        gram += torch.eye(rank, dtype=gram.dtype) * (ridge or 1.0)
         roots.append(torch.linalg.cholesky(gram, upper=True))
     u, s, vh = torch.linalg.svd(roots[0] @ roots[1].T)
     change_left = torch.linalg.solve_triangular(roots[0], u * s.sqrt(), upper=True)
@@ -380,14 +400,15 @@ def _balanced_bases(A, left, right, B):
 
 
 def _margin(norm_a, slack_a, norm_b, slack_b, rounding):
-    """Bound on the error of a product of computed coordinates, from the lengths of the true ones and the errors of each."""
-    return UNDERFLOW + rounding * norm_a * norm_b + (1 + rounding) * (slack_a * norm_b + norm_a * slack_b + slack_a * slack_b)
+    """How far a product of computed coordinates may be off, by the lengths of the true ones and their errors."""
+    inexact = slack_a * norm_b + norm_a * slack_b + slack_a * slack_b
+    return UNDERFLOW + rounding * norm_a * norm_b + (1 + rounding) * inexact
 
 
 def _at_least(score: Float[Tensor, "n m"], limit: float) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
-    """Where scores reach the limit. Positive floats are ordered like their bits, and integers compare ten times as fast."""
+    """Where scores reach the limit. Positive floats are ordered like their bits, which compare ten times as fast."""
     if not 0 < limit < 1e38:
-        i, j = (score.float() >= limit).nonzero().T
+        i, j = (score >= limit).nonzero().T
         return i, j
     bits = struct.unpack("i", struct.pack("f", limit))[0]
     if score.dtype is torch.bfloat16:
@@ -400,24 +421,34 @@ def _at_least(score: Float[Tensor, "n m"], limit: float) -> tuple[Int[Tensor, " 
 
 
 def _rescore_pairs(A, left, right, B, i, j):
-    """A_i L Rᵀ B_jᵀ in float64, the same for equal rows."""
-    (a, at_a), (b, at_b) = _exact_coordinates(A, left, i), _exact_coordinates(B, right, j)
+    """A_i L Rᵀ B_jᵀ in float64, the same for equal rows, and for (i, j) and (j, i) where the product is symmetric."""
+    if A is B and torch.equal(left, right):
+        a, at = _exact_coordinates(A, left, torch.cat([i, j]))
+        b, (at_a, at_b) = a, at.chunk(2)
+    else:
+        (a, at_a), (b, at_b) = _exact_coordinates(A, left, i), _exact_coordinates(B, right, j)
     step = max(1, TILE_BYTES // (8 * a.shape[1]))
     return torch.cat([(a[p] * b[q]).sum(-1) for p, q in zip(at_a.split(step), at_b.split(step), strict=True)])
 
 
 def _exact_coordinates(rows, factor, index):
+    """Coordinates of the rows in float64, and where to find each; one computation for rows that are equal.
+
+    BLAS may add up in another order at the edge of a matrix; padding keeps the edge away from the rows that matter.
+    """
     used, at = index.unique(return_inverse=True)
     parts, prints = [], []
     for some in used.split(_tile_rows(rows, 2)):
         tile = _take(rows, some)
         prints.append(_fingerprint(tile))
-        parts.append(_float64(tile) @ _float64(factor))
+        padded = torch.nn.functional.pad(_float64(tile), (0, 0, 0, -len(tile) % 64))
+        parts.append((padded @ _float64(factor))[: len(tile)])
     first, group = _first_of_each(torch.cat(prints))
-    return torch.cat(parts)[first.to(parts[0].device)], group[at].to(parts[0].device)
+    coordinates = torch.cat(parts)
+    return coordinates[first.to(coordinates.device)], group[at].to(coordinates.device)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- equal rows
+# ----------------------------------------------------------------------------------------------------------- equal rows
 
 
 @dataclass(frozen=True)
@@ -440,7 +471,7 @@ class Subset:
 
 
 def _fingerprint(tile: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
-    """A 64-bit sum of products of each row's bits with fixed odd numbers: equal for equal rows, and in practice only for them."""
+    """Each row's bits times fixed odd numbers, summed in 64 bits: equal for equal rows, in practice only for them."""
     bits = (tile + 0.0).view(torch.int64 if tile.dtype is torch.float64 else torch.int32)  # + 0.0 makes -0 equal to 0
     odd = torch.randint(-(2**62), 2**62, (tile.shape[1],), generator=torch.Generator().manual_seed(0)) * 2 + 1
     return (bits * odd.to(tile.device)).sum(-1)
@@ -464,7 +495,7 @@ def _expand(score, row, col, group_a, group_b, k):
     """From pairs of kinds, best first, to the best k pairs of rows: scores and keys."""
     (member_a, start_a, count_a), (member_b, start_b, count_b) = _members(group_a), _members(group_b)
     best, key = score[:0], row[:0]
-    for some in torch.arange(len(score), device=row.device).split(max(1, 2**20 // k)):
+    for some in torch.arange(len(score), device=row.device).split(max(1, COPIES // k)):
         if len(best) == k and score[some[0]] < best[-1]:
             break
         size = (count_a[row[some]] * count_b[col[some]]).clamp(max=k)
@@ -488,7 +519,7 @@ def _best_by_key(score, key, k):
     return score[:k], key[order[:k].to(key.device)]
 
 
-# ------------------------------------------------------------------------------------------------------------------- arithmetic
+# ----------------------------------------------------------------------------------------------------------- arithmetic
 
 
 def _check_k(k: int, n: int, what: str) -> None:
@@ -496,12 +527,18 @@ def _check_k(k: int, n: int, what: str) -> None:
         raise EmbspaceError(f"k={k} is out of range: there are {n} {what} to choose from (k is 1 to {n}).")
 
 
+def _finite(size: float) -> float:
+    if not math.isfinite(size):
+        raise EmbspaceError("The rows hold NaN or infinity, so they cannot be ranked. Is the checkpoint damaged?")
+    return size
+
+
 def _tiles(n: int, step: int) -> Iterator[slice]:
     return (slice(start, min(n, start + step)) for start in range(0, n, step))
 
 
 def _tile_rows(rows: Rows, copies: int = 1) -> int:
-    """How many rows in float32, times `copies`, make a tile; a multiple of 32 where that matters for `_best_of_each`."""
+    """How many rows in float32, times `copies`, make a tile; if it can be, a multiple of 32, for `_best_of_each`."""
     step = max(1, TILE_BYTES // (4 * rows.shape[1] * copies))
     return step // 32 * 32 or step
 
@@ -524,18 +561,24 @@ def _signed(score: Tensor, largest: bool) -> Float[Tensor, "..."]:
 
 
 def _length(tile: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """A bound on the length of each row: its norm, plus what rounding and underflow of squares may have taken from it."""
+    """A bound on the length of each row: its norm, and what rounding and underflow of squares may have taken off."""
     d = tile.shape[1]
     return torch.linalg.vector_norm(tile, dim=1) * (1 + (d + 8) * 2**-23) + math.sqrt(d) * 2e-19
 
 
 def _rounding(d: int, dtype: torch.dtype, device: torch.device) -> float:
-    """A factor on |x||y| that bounds the error of their product over d coordinates, the device's fast modes included."""
-    unit = 2**-53 if dtype is torch.float64 else 2**-24
-    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    inputs = {"tf32": 2**-10, "bf16": 2**-8}.get(backend.matmul.fp32_precision, 0.0) if unit == 2**-24 else 0.0
+    """A factor on |x||y| that bounds the error of their product over d coordinates, fast modes included."""
+    unit, inputs = (2**-53, 0.0) if dtype is torch.float64 else (2**-24, _input_rounding(device))
     gamma = d * unit / (1 - d * unit) * (2 if inputs else 1)  # tensor cores truncate
     return ((1 + inputs) ** 2 * (1 + gamma) - 1) * 1.001
+
+
+def _input_rounding(device: torch.device) -> float:
+    """What the float32 products of a device may first take from their inputs, as the user has set it."""
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    mode = getattr(getattr(backend, "matmul", None), "fp32_precision", None)  # torch >= 2.9
+    mode = mode or {"high": "tf32", "medium": "bf16"}.get(torch.get_float32_matmul_precision())
+    return {"tf32": 2**-10, "bf16": 2**-8}.get(str(mode), 0.0)
 
 
 @cache

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,7 @@ well_trained = TokenMask("trained", _trained)
 NAMED_MASKS = {"ascii": ascii_tokens, "words": whole_words, "trained": well_trained}
 
 Chosen = None | str | TokenMask | Sequence[int] | Sequence[str] | Tensor | np.ndarray
-"""What a lens takes as `vocabulary=`: all tokens, a named mask, a mask, or tokens (ids, strings, or `bool [d_vocab]`)."""
+"""What a lens takes as `vocabulary=`: all tokens, named masks (`"words & trained"`), a mask, or tokens (ids, strings, or `bool [d_vocab]`)."""
 
 
 def choose_tokens(vocabulary: Vocabulary, chosen: Chosen, embeddings: Embeddings) -> tuple[Tensor | None, str]:
@@ -204,9 +205,11 @@ def choose_tokens(vocabulary: Vocabulary, chosen: Chosen, embeddings: Embeddings
     if chosen is None:
         return None, "all"
     if isinstance(chosen, str):
-        if chosen not in NAMED_MASKS:
-            raise errors.choice("vocabulary", chosen, NAMED_MASKS)
-        chosen = NAMED_MASKS[chosen]
+        parts = [part.strip() for part in chosen.split("&")]
+        for part in parts:
+            if part not in NAMED_MASKS:
+                raise errors.choice("vocabulary", part, NAMED_MASKS)
+        chosen = reduce(and_, [NAMED_MASKS[part] for part in parts])
     name = "given"
     if isinstance(chosen, TokenMask):
         name, chosen = chosen.name, chosen.choose(vocabulary, embeddings)

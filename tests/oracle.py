@@ -161,7 +161,9 @@ def gate_up(fused: str, out: str) -> Callable[[State, str], dict]:
     return read
 
 
-def mixture(mlp: str = "mlp.", shared: str | None = None, interleaved: bool = False) -> Callable[[State, str], dict]:
+def mixture(
+    mlp: str = "mlp.", shared: str | None = None, transposed: bool = False, interleaved: bool = False
+) -> Callable[[State, str], dict]:
     """Experts in two stacked parameters; a layer without them is dense, and always on."""
 
     def read(state: State, prefix: str) -> dict:
@@ -172,6 +174,8 @@ def mixture(mlp: str = "mlp.", shared: str | None = None, interleaved: bool = Fa
         for expert in range(fused.shape[0]):
             if interleaved:  # gpt_oss: [d_model, 2 * d_mlp], gate and up columns alternate
                 w_gate, w_in, w_out = fused[expert][:, 0::2], fused[expert][:, 1::2], down[expert]
+            elif transposed:  # Llama 4: [d_model, 2 * d_mlp], gate columns, then up columns
+                (w_gate, w_in), w_out = fused[expert].chunk(2, dim=1), down[expert]
             else:  # [2 * d_mlp, d_model], gate rows, then up rows
                 half = fused.shape[1] // 2
                 w_gate, w_in, w_out = fused[expert][:half].T, fused[expert][half:].T, down[expert].T
@@ -179,6 +183,21 @@ def mixture(mlp: str = "mlp.", shared: str | None = None, interleaved: bool = Fa
         return experts | ({-1: gated(f"{mlp}{shared}.")(state, prefix)[None]} if shared else {})
 
     return read
+
+
+def lfm2(state: State, prefix: str) -> dict:
+    """Linear layers called w1 (gate), w2 (out) and w3 (in); the later blocks of the larger models are mixtures."""
+    if f"{prefix}feed_forward.experts.down_proj" in state:
+        return mixture("feed_forward.")(state, prefix)
+    w_gate, w_out, w_in = (state[f"{prefix}feed_forward.w{i}.weight"].T for i in (1, 2, 3))
+    is_mixture = any("experts" in name for name in state)
+    return {-1 if is_mixture else None: {"W_in": w_in, "W_gate": w_gate, "W_out": w_out}}
+
+
+def granite_hybrid(state: State, prefix: str) -> dict:
+    """Experts, and one MLP beside them whose gate and up rows are fused."""
+    shared = gate_up("shared_mlp.input_linear", "shared_mlp.output_linear")(state, prefix)
+    return mixture("block_sparse_moe.")(state, prefix) | {-1: shared[None]}
 
 
 # -- the architectures
@@ -242,6 +261,12 @@ GEMMA2 = Plan(
     post=("post_attention_layernorm", "post_feedforward_layernorm"),
     offset=1.0,
 )
+LFM2 = Plan(
+    out="self_attn.out_proj", mlp=lfm2, norms=("operator_norm", "ffn_norm"), final="model.embedding_norm",
+)  # fmt: skip
+JAMBA = Plan(
+    mlp=gated("feed_forward."), norms=("input_layernorm", "pre_ff_layernorm"), final="model.final_layernorm",
+)  # fmt: skip
 OLMO2 = Plan(norms=(None, None), post=("post_attention_layernorm", "post_feedforward_layernorm"))
 
 
@@ -289,6 +314,10 @@ PLANS: dict[str, Plan] = {
     "gemma3_text": GEMMA2,
     "gemma4_text": _replace(GEMMA2, offset=0.0),
     "phi3": Plan(attention=blocks("self_attn.qkv_proj", 2), mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj")),
+    "vaultgemma": Plan(norms=("input_layernorm", "pre_feedforward_layernorm"), offset=1.0),
+    "nanochat": Plan(mlp=plain("mlp.fc1", "mlp.fc2")),  # its norms have no parameters
+    "bitnet": Plan(),
+    "jais2": Plan(mlp=plain("mlp.up_proj", "mlp.down_proj"), layer_norm=True),
     "olmo": Plan(layer_norm=True),
     "olmo2": OLMO2,
     "olmo3": OLMO2,
@@ -318,10 +347,25 @@ PLANS: dict[str, Plan] = {
     "gpt_oss": Plan(mlp=mixture(interleaved=True)),
     "olmoe": Plan(mlp=mixture()),
     "granitemoe": Plan(mlp=mixture("block_sparse_moe.")),
-    "jamba": Plan(
-        mlp=mixture("feed_forward."), norms=("input_layernorm", "pre_ff_layernorm"), final="model.final_layernorm",
-    ),
+    "granitemoehybrid": Plan(mlp=granite_hybrid),
+    "jamba": _replace(JAMBA, mlp=mixture("feed_forward.")),
     "qwen3_next": Plan(attention=qwen3_next, mlp=mixture(shared="shared_expert"), offset=1.0),
+    "qwen3_5": Plan(attention=qwen3_next, offset=1.0),
+    "qwen3_5_moe": Plan(attention=qwen3_next, mlp=mixture(shared="shared_expert"), offset=1.0),
+    "olmo_hybrid": OLMO2,  # blocks with softmax attention; those with linear attention are Llama's: see `plan_of`
+    "lfm2": LFM2,
+    "lfm2_moe": LFM2,
+    "bamba": JAMBA,
+    "falcon_h1": JAMBA,
+    "llama4_text": Plan(mlp=mixture("feed_forward.", shared="shared_expert", transposed=True)),
+    "ernie4_5_moe": Plan(mlp=mixture(shared="shared_experts")),
+    "glm4_moe": Plan(mlp=mixture(shared="shared_experts")),
+    "flex_olmo": _replace(OLMO2, mlp=mixture()),
+    "minimax_m2": Plan(mlp=mixture()),
+    "afmoe": Plan(
+        mlp=mixture(shared="shared_experts"), norms=("input_layernorm", "pre_mlp_layernorm"),
+        post=("post_attention_layernorm", "post_mlp_layernorm"),
+    ),
     "bert": BERT,
     "roberta": _replace(
         BERT, layers="roberta.encoder.layer.{}.", embed="roberta.embeddings.word_embeddings",
@@ -333,6 +377,7 @@ PLANS: dict[str, Plan] = {
         unembed="decoder",
     ),
     "deepseek_v2": Plan(mlp=mixture(shared="shared_experts")),
+    "deepseek_v3": Plan(mlp=mixture(shared="shared_experts")),
     "mamba": Plan(layers="backbone.layers.{}.", final="backbone.norm_f", embed="backbone.embeddings"),
 }  # fmt: skip
 LLAMAS = (
@@ -350,15 +395,18 @@ LLAMAS = (
 )
 PLANS |= {name: Plan() for name in LLAMAS}
 
-NO_ATTENTION = (
-    "deepseek_v2",
-    "falcon_40b",
-)  # compressed keys and values; split wrongly by TransformerLens: to be refused
+# compressed keys and values; queries, keys and values that TransformerLens splits wrongly: to be refused
+NO_ATTENTION = ("deepseek_v2", "deepseek_v3", "falcon_40b")
+
+
+def plan_of(name: str, layer: int | None = None) -> Plan:
+    """Where architecture `name` keeps what, in one of its blocks or outside of them."""
+    return Plan() if (name, layer) == ("olmo_hybrid", 0) else PLANS[name]
 
 
 def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effective:
     """The effective weights of `zoo.ZOO[name]`; `fold=False` leaves every norm out (the papers' raw reading)."""
-    plan = PLANS[name]
+    plan = plan_of(name)
     state = {key: value.detach().double() for key, value in hf_model.state_dict().items()}
     config = hf_model.config
     n_layers, n_heads = config.num_hidden_layers, getattr(config, "num_attention_heads", 0)
@@ -387,6 +435,7 @@ def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effect
         layer_norm=plan.layer_norm,
     )
     for layer in range(n_layers):
+        plan = plan_of(name, layer)
         prefix = plan.layers.format(layer)
         (before_attention, before_mlp), (after_attention, after_mlp) = (
             [norm(prefix, norm_name) for norm_name in names] for names in (plan.norms, plan.post)

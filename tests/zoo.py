@@ -29,7 +29,9 @@ except ImportError:
 D_MODEL, D_VOCAB, D_MLP, N_CTX, N_LAYERS, N_HEADS = 32, 97, 48, 24, 2, 4
 
 # Norms whose effective gain is 1 + weight: read off the modelling code of transformers, one by one.
-OFFSET_NORMS = re.compile(r"^(Gemma|Gemma2|Gemma3|VaultGemma|RecurrentGemma|Qwen3Next)RMSNorm$|^NemotronLayerNorm1P$")
+OFFSET_NORMS = re.compile(
+    r"^(Gemma|Gemma2|Gemma3|VaultGemma|RecurrentGemma|Qwen3Next|Qwen3_5|Qwen3_5Moe)RMSNorm$|^NemotronLayerNorm1P$"
+)
 
 # What a llama-like configuration calls things, and what older families call them.
 LLAMA = dict(
@@ -63,6 +65,16 @@ BERT = dict(
     max_position_embeddings=N_CTX, pad_token_id=0,
 )  # fmt: skip
 EXPERTS = dict(num_experts=3, num_experts_per_tok=2)
+LINEAR = dict(  # linear attention in block 0, softmax attention in block 1
+    layer_types=["linear_attention", "full_attention"], linear_num_value_heads=4, linear_num_key_heads=4,
+    linear_key_head_dim=8, linear_value_head_dim=8,
+)  # fmt: skip
+MAMBA2 = dict(mamba_n_heads=8, mamba_d_head=8, mamba_d_state=4, mamba_n_groups=1, mamba_d_conv=2, mamba_expand=2)
+SLIDING = dict(layer_types=["sliding_attention", "full_attention"])
+DEEPSEEK = dict(
+    q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8, n_shared_experts=1,
+    num_experts_per_tok=2, moe_intermediate_size=16, first_k_dense_replace=1, n_group=1, topk_group=1,
+)  # fmt: skip
 
 
 def _randomise(model: torch.nn.Module, seed: int) -> None:
@@ -168,9 +180,16 @@ _TABLE = {
         ),
     ),
     "phi3": ("Phi3Config", "Phi3ForCausalLM", LLAMA),
+    "vaultgemma": (
+        "VaultGemmaConfig", "VaultGemmaForCausalLM",
+        LLAMA | SLIDING | dict(head_dim=8, query_pre_attn_scalar=8, tie_word_embeddings=True),
+    ),
+    "nanochat": ("NanoChatConfig", "NanoChatForCausalLM", LLAMA),
+    "bitnet": ("BitNetConfig", "BitNetForCausalLM", LLAMA),
+    "jais2": ("Jais2Config", "Jais2ForCausalLM", LLAMA | dict(head_dim=8)),
     "olmo": ("OlmoConfig", "OlmoForCausalLM", LLAMA),
     "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", LLAMA),
-    "olmo3": ("Olmo3Config", "Olmo3ForCausalLM", LLAMA | dict(layer_types=["sliding_attention", "full_attention"])),
+    "olmo3": ("Olmo3Config", "Olmo3ForCausalLM", LLAMA | SLIDING),
     "exaone4": (
         "Exaone4Config",
         "Exaone4ForCausalLM",
@@ -235,6 +254,40 @@ _TABLE = {
         "GraniteMoeForCausalLM",
         LLAMA | dict(num_local_experts=3, num_experts_per_tok=2, residual_multiplier=0.5, attention_multiplier=0.3),
     ),
+    "llama4_text": (
+        "Llama4TextConfig", "Llama4ForCausalLM",
+        LLAMA
+        | dict(
+            head_dim=8, intermediate_size=16, intermediate_size_mlp=40, num_local_experts=3, num_experts_per_tok=1,
+            interleave_moe_layer_step=2, attention_chunk_size=8,
+        ),
+    ),
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeConfig", "Ernie4_5_MoeForCausalLM",
+        LLAMA
+        | dict(
+            moe_num_experts=3, moe_k=2, moe_num_shared_experts=1, moe_layer_start_index=1, moe_layer_interval=1,
+            moe_intermediate_size=16,
+        ),
+    ),
+    "glm4_moe": (
+        "Glm4MoeConfig", "Glm4MoeForCausalLM",
+        LLAMA
+        | dict(
+            head_dim=8, moe_intermediate_size=16, n_routed_experts=3, num_experts_per_tok=2, n_shared_experts=1,
+            first_k_dense_replace=1, n_group=1, topk_group=1, use_qk_norm=True,
+        ),
+    ),
+    "flex_olmo": ("FlexOlmoConfig", "FlexOlmoForCausalLM", LLAMA | EXPERTS),
+    "minimax_m2": (
+        "MiniMaxM2Config", "MiniMaxM2ForCausalLM",
+        LLAMA | dict(num_local_experts=3, num_experts_per_tok=2, head_dim=8, rotary_dim=8),
+    ),
+    "afmoe": (
+        "AfmoeConfig", "AfmoeForCausalLM",
+        LLAMA | EXPERTS | SLIDING
+        | dict(head_dim=8, moe_intermediate_size=16, num_shared_experts=1, num_dense_layers=1),
+    ),
     # Hybrids
     "jamba": (
         "JambaConfig",
@@ -247,18 +300,36 @@ _TABLE = {
         ),
     ),
     "qwen3_next": (
-        "Qwen3NextConfig",
-        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig", "Qwen3NextForCausalLM",
         LLAMA
         | EXPERTS
+        | LINEAR
         | dict(
-            head_dim=16, layer_types=["linear_attention", "full_attention"], linear_num_value_heads=4,
-            linear_num_key_heads=2,
-            linear_key_head_dim=8, linear_value_head_dim=8, moe_intermediate_size=16,
-            shared_expert_intermediate_size=24,
-            decoder_sparse_step=1, mlp_only_layers=[0],
+            head_dim=16, moe_intermediate_size=16, shared_expert_intermediate_size=24, decoder_sparse_step=1,
+            mlp_only_layers=[0],
         ),
     ),
+    "qwen3_5": ("Qwen3_5TextConfig", "Qwen3_5ForCausalLM", LLAMA | LINEAR | dict(head_dim=16)),
+    "qwen3_5_moe": (
+        "Qwen3_5MoeTextConfig", "Qwen3_5MoeForCausalLM",
+        LLAMA
+        | EXPERTS
+        | LINEAR
+        | dict(head_dim=16, moe_intermediate_size=16, shared_expert_intermediate_size=24),
+    ),
+    "olmo_hybrid": ("OlmoHybridConfig", "OlmoHybridForCausalLM", LLAMA | LINEAR),
+    "lfm2": (
+        "Lfm2Config", "Lfm2ForCausalLM",
+        LLAMA | dict(layer_types=["conv", "full_attention"], conv_L_cache=3, block_auto_adjust_ff_dim=False),
+    ),
+    "lfm2_moe": (
+        "Lfm2MoeConfig", "Lfm2MoeForCausalLM",
+        LLAMA
+        | EXPERTS
+        | dict(layer_types=["conv", "full_attention"], conv_L_cache=3, moe_intermediate_size=16, num_dense_layers=1),
+    ),
+    "bamba": ("BambaConfig", "BambaForCausalLM", LLAMA | MAMBA2 | dict(attn_layer_indices=[1])),
+    "falcon_h1": ("FalconH1Config", "FalconH1ForCausalLM", LLAMA | MAMBA2 | dict(head_dim=8, mamba_d_ssm=64)),
     # Encoders, and a decoder cut from one: the norms stand elsewhere
     "bert": ("BertConfig", "BertForMaskedLM", BERT),
     "roberta": ("RobertaConfig", "RobertaForMaskedLM", BERT | dict(pad_token_id=1, max_position_embeddings=N_CTX + 2)),
@@ -269,14 +340,18 @@ _TABLE = {
     ),
     # Without some or all of what the package reads: to be refused, in part or whole
     "deepseek_v2": (
-        "DeepseekV2Config",
-        "DeepseekV2ForCausalLM",
-        MHA
+        "DeepseekV2Config", "DeepseekV2ForCausalLM", MHA | DEEPSEEK | dict(n_routed_experts=3, topk_method="greedy"),
+    ),
+    "deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM", MHA | DEEPSEEK | dict(n_routed_experts=3)),
+    "jetmoe": (
+        "JetMoeConfig", "JetMoeForCausalLM", LLAMA | dict(num_local_experts=3, num_experts_per_tok=2, kv_channels=8),
+    ),
+    "granitemoehybrid": (
+        "GraniteMoeHybridConfig", "GraniteMoeHybridForCausalLM",
+        LLAMA
+        | MAMBA2
         | dict(
-            q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8, n_routed_experts=3,
-            n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=16, first_k_dense_replace=1, n_group=1,
-            topk_group=1,
-            topk_method="greedy",
+            num_local_experts=3, num_experts_per_tok=2, shared_intermediate_size=24, layer_types=["mamba", "attention"]
         ),
     ),
     "mamba": (
@@ -312,14 +387,19 @@ UNAVAILABLE: dict[str, str] = {
 
 
 # Measured: what the installed TransformerLens cannot do with a model of the zoo.
-if HookedTransformer is not None:
-    UNAVAILABLE |= {"roberta": "TransformerLens 3 has no adapter for RoBERTa"}
 NO_FORWARD = {
-    name: "TransformerLens cannot run OPT with its norms behind the sublayers" for name in ("opt_post_norm", "opt_350m")
-} | {"t5": "an encoder-decoder model"}
-NO_COMPAT = {
-    "opt_post_norm": "enable_compatibility_mode fails in TransformerLens: it looks for a final norm that is not there"
+    "opt_post_norm": "TransformerLens cannot run OPT with its norms behind the sublayers",
+    "opt_350m": "TransformerLens cannot run OPT with its norms behind the sublayers",
+    "t5": "an encoder-decoder model",
 }
+NO_COMPAT = {
+    "vaultgemma": "TransformerLens refuses it",
+    "falcon_h1": "enable_compatibility_mode fails in TransformerLens with grouped key/value heads",
+    "opt_post_norm": "enable_compatibility_mode fails in TransformerLens: it looks for a final norm that is not there",
+}
+if HookedTransformer is not None:
+    UNAVAILABLE["roberta"] = "TransformerLens 3 has no adapter for RoBERTa"
+    NO_COMPAT["ernie4_5_moe"] = "enable_compatibility_mode fails in TransformerLens 3 on its shared experts"
 
 
 def tokenizer() -> transformers.PreTrainedTokenizerFast:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from .. import errors
+from ..vocabulary import TokenMask, Vocabulary
 
 MODELS = Path(str(files(__package__) / "models"))
 
@@ -27,6 +29,23 @@ def card(name: str) -> dict[str, Any]:
     if name not in names():
         raise errors.choice("model", name, names())
     return json.loads((MODELS / name / "train.json").read_text())
+
+
+def seen(at_least: int = 200) -> TokenMask:
+    """Tokens that occur at least so often in the reviews that the demo models were trained on.
+
+    Rare words have long, barely trained embeddings, and fill the lists of a small model; what is seen often reads best.
+    """
+
+    def choose(vocabulary: Vocabulary, _: Any) -> torch.Tensor:
+        counts = load_file(MODELS / "tokenizer" / "counts.safetensors")["counts"]
+        if len(counts) != len(vocabulary):
+            raise errors.EmbspaceError(
+                f"{vocabulary.model} has {len(vocabulary)} tokens and the demo models {len(counts)}: these counts are not its own."
+            )
+        return counts >= at_least
+
+    return TokenMask(f"seen {at_least}+ times", choose)
 
 
 def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:

@@ -1,7 +1,7 @@
 """How fast the best k are found, beside the same answer by brute force.
 
-Ours and each baseline take turns, so that whatever else the machine does falls on both; a figure is the median of several turns.
-Run alone (`python tests/benchmarks/bench_topk.py [checkpoint.safetensors]`) or through `make bench`.
+Ours and each baseline take turns, so that whatever else the machine does falls on both; figures are medians of turns.
+Run through `make bench`, or alone: `PYTHONPATH=. python tests/benchmarks/bench_topk.py [model.safetensors]`.
 """
 
 import resource
@@ -19,6 +19,7 @@ from torch import Tensor
 from embspace_lens.topk import top_pairs, top_tokens
 
 REPEATS = 5
+DEMO = Path(__file__).parents[2] / "embspace_lens/demo/models/reviews-small-0/model.safetensors"
 
 
 class Row(NamedTuple):
@@ -29,7 +30,7 @@ class Row(NamedTuple):
     extra_mb: float  # peak memory of ours above what was there before
 
 
-# ------------------------------------------------------------------------------------------------------------------ baselines
+# ------------------------------------------------------------------------------------------------------------ baselines
 
 
 def tiled_product(vectors: Tensor, embedding: Tensor, tile: int = 1024) -> None:
@@ -40,7 +41,7 @@ def tiled_product(vectors: Tensor, embedding: Tensor, tile: int = 1024) -> None:
 
 
 def tiled_pairs(A: Tensor, left: Tensor, right: Tensor, B: Tensor, k: int, tile: int = 2048) -> tuple[Tensor, Tensor]:
-    """Best k pairs by brute force as one would write it with care: a product and a `topk` for each tile, and a running best."""
+    """Best k pairs by brute force, written with care: a product and a `topk` a tile, and a running best."""
     a, b = A @ left, B @ right
     best, key = torch.empty(0), torch.empty(0, dtype=torch.int64)
     for row, some in enumerate(a.split(tile)):
@@ -54,7 +55,9 @@ def tiled_pairs(A: Tensor, left: Tensor, right: Tensor, B: Tensor, k: int, tile:
     return best, key
 
 
-def filtered_pairs(A: Tensor, left: Tensor, right: Tensor, B: Tensor, k: int, tile: int = 2048) -> tuple[Tensor, Tensor]:
+def filtered_pairs(
+    A: Tensor, left: Tensor, right: Tensor, B: Tensor, k: int, tile: int = 2048
+) -> tuple[Tensor, Tensor]:
     """A harder baseline: the same, but only what exceeds the running k-th best is looked at once there is one."""
     a, b = A @ left, B @ right
     best, key = torch.empty(0), torch.empty(0, dtype=torch.int64)
@@ -81,7 +84,7 @@ def dense_pairs(A: Tensor, left: Tensor, right: Tensor, B: Tensor, k: int) -> tu
     return ((A @ left) @ (B @ right).T).flatten().topk(k)
 
 
-# ---------------------------------------------------------------------------------------------------------------- measuring
+# ------------------------------------------------------------------------------------------------------------ measuring
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -123,11 +126,11 @@ def versus(name: str, ours: Callable[[], object], baseline: Callable[[], object]
     return Row(name, mine, theirs, theirs / mine, memory)
 
 
-# --------------------------------------------------------------------------------------------------------------------- models
+# --------------------------------------------------------------------------------------------------------------- models
 
 
 def head_weights(checkpoint: Path) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], Tensor]:
-    """Token embedding, (left, right) of every head's QK and OV, and all `W_in` neurons of a GPT-2-like demo checkpoint."""
+    """Token embedding, (left, right) of every head's QK and OV, and all `W_in` neurons of a demo checkpoint."""
     from safetensors.torch import load_file
 
     state = {name.removeprefix("model."): value.float() for name, value in load_file(checkpoint).items()}
@@ -146,12 +149,14 @@ def head_weights(checkpoint: Path) -> tuple[Tensor, dict[str, tuple[Tensor, Tens
     return embedding, heads, torch.cat(neurons)
 
 
-def trained_like(embedding: Tensor, left: Tensor, right: Tensor, d_vocab: int = 50257, d_model: int = 768, d_head: int = 64):
-    """A head of GPT-2's shape that looks trained: mixtures of the demo's embeddings, and the demo's head in a wider space.
+def trained_like(
+    embedding: Tensor, left: Tensor, right: Tensor, d_vocab: int = 50257, d_model: int = 768, d_head: int = 64
+):
+    """A head of GPT-2's shape that looks trained: mixtures of the demo's embeddings, and its head in a wider space.
 
     Each new row is one of the demo's rows plus a third of another and a tenth of noise, scaled by a log-normal factor
-    (sigma 0.2), turned into d_model dimensions by a random orthogonal map; the second half of the head's spectrum continues
-    the decay of the first.
+    (sigma 0.2), turned into d_model dimensions by a random orthogonal map; the second half of the head's spectrum
+    continues the decay of the first.
     """
     generator = torch.Generator().manual_seed(0)
     n, d = embedding.shape
@@ -171,7 +176,7 @@ def trained_like(embedding: Tensor, left: Tensor, right: Tensor, d_vocab: int = 
     return rows, *wide
 
 
-# -------------------------------------------------------------------------------------------------------------------- the tables
+# ----------------------------------------------------------------------------------------------------------- the tables
 
 
 def bench_tokens(vectors: Tensor, embedding: Tensor, name: str, k: int = 10) -> list[Row]:
@@ -182,21 +187,26 @@ def bench_tokens(vectors: Tensor, embedding: Tensor, name: str, k: int = 10) -> 
     ]  # fmt: skip
 
 
-def bench_pairs(A: Tensor, left: Tensor, right: Tensor, B: Tensor, name: str, k: int = 10, repeats: int = REPEATS) -> list[Row]:
-    """Best pairs of one head: beside tiled brute force, the same with a filter, and (if it fits in 1 GB) the dense product."""
+def bench_pairs(
+    A: Tensor, left: Tensor, right: Tensor, B: Tensor, name: str, k: int = 10, repeats: int = REPEATS
+) -> list[Row]:
+    """Best pairs of one head: beside tiled brute force, the same with a filter, and (up to 1 GB) the dense product."""
     name = f"{name}: best {k} pairs of {len(A)} × {len(B)} (d_head {left.shape[1]})"
 
     def ours() -> object:
         return top_pairs(A, left, right, B, k)
 
-    baselines = {"tiled brute force": tiled_pairs, "tiled brute force, filtered": filtered_pairs, "dense product": dense_pairs}
+    baselines = {"tiled brute force": tiled_pairs, "the same, filtered": filtered_pairs, "dense product": dense_pairs}
     if len(A) * len(B) > 2**28:
         del baselines["dense product"]
-    return [versus(f"{name}, beside {other}", ours, lambda f=f: f(A, left, right, B, k), repeats) for other, f in baselines.items()]
+    table = baselines.items()
+    return [versus(f"{name}, beside {other}", ours, lambda f=f: f(A, left, right, B, k), repeats) for other, f in table]
 
 
-def rows(embedding: Tensor, heads: dict[str, tuple[Tensor, Tensor]], neurons: Tensor, *, big: bool = True) -> Iterator[Row]:
-    """Every figure of this file, from the effective weights of a demo model and from models of GPT-2's shape made here."""
+def rows(
+    embedding: Tensor, heads: dict[str, tuple[Tensor, Tensor]], neurons: Tensor, *, big: bool = True
+) -> Iterator[Row]:
+    """Every figure of this file, from the effective weights of a demo model and models of GPT-2's shape made here."""
     yield from bench_tokens(neurons, embedding, "demo neurons")
     for name, (left, right) in heads.items():
         yield from bench_pairs(embedding, left, right, embedding, f"demo {name}")
@@ -212,9 +222,9 @@ def rows(embedding: Tensor, heads: dict[str, tuple[Tensor, Tensor]], neurons: Te
     yield from bench_pairs(gaussian, left, right, gaussian, "Gaussian head", 10, repeats=1)
 
 
-def main(checkpoint: str = "/tmp/runs/reviews-small-0/checkpoint.safetensors") -> None:
+def main(checkpoint: str = str(DEMO)) -> None:
     embedding, heads, neurons = head_weights(Path(checkpoint))
-    some = {name: heads[name] for name in list(heads)[:: max(1, len(heads) // 6)]}
+    some = {name: heads[name] for name in list(heads)[:: max(1, len(heads) // 6 - 1)]}
     print(f"{'':110}{'ours':>10}{'baseline':>10}{'ratio':>8}{'+MB':>6}")
     for row in rows(embedding, some, neurons):
         print(f"{row.name:110}{row.ours:9.4f}s{row.baseline:9.4f}s{row.ratio:8.2f}{row.extra_mb:6.0f}", flush=True)

@@ -1,0 +1,171 @@
+"""Bad input gets a sentence, and nothing changes."""
+
+import numpy as np
+import pytest
+import torch
+import zoo
+
+from embspace_lens import EmbeddingLens, EmbspaceError, errors
+
+SENTENCES = [
+    (lambda lens: lens.neurons(layer=14), "layer=14 is out of range: zoo has 2 layers (0 to 1)."),
+    (lambda lens: lens.neurons(layer=-1), "layer=-1 is out of range: zoo has 2 layers (0 to 1)."),
+    (lambda lens: lens.neurons(layer=[0, 2]), "layer=2 is out of range: zoo has 2 layers (0 to 1)."),
+    (
+        lambda lens: lens.neurons(layer="3"),
+        "layer='3' does not select anything. Give an int, a range, a slice, a sequence of ints, or None for all.",
+    ),
+    (
+        lambda lens: lens.neurons(layer=True),
+        "layer=True does not select anything. Give an int, a range, a slice, a sequence of ints, or None for all.",
+    ),
+    (lambda lens: lens.ov(head=4), "head=4 is out of range: zoo has 4 heads (0 to 3)."),
+    (
+        lambda lens: lens.neurons(layer=1, neuron=48),
+        "neuron=48 is out of range: zoo has 48 neurons in layer 1 (0 to 47).",
+    ),
+    (
+        lambda lens: lens.neurons(weight="Wout"),
+        "weight='Wout' is not one of 'W_in', 'W_gate', 'W_out'. Did you mean 'W_out'?",
+    ),
+    (lambda lens: lens.subheads(weight="W_OV"), "weight='W_OV' is not one of 'W_Q', 'W_K', 'W_V', 'W_O'. Did you mean 'W_V'?"),
+    (lambda lens: lens.neurons(weight="W_gate"), "zoo's MLP in block 0 is not gated: it has no W_gate."),
+    (lambda lens: lens.search(5, weight="W_gate"), "zoo's MLP in block 0 is not gated: it has no W_gate."),
+    (lambda lens: lens.neurons(k=0), "k=0 is not between 1 and 97, the number of tokens that this lens reads."),
+    (lambda lens: lens.neurons(k=98), "k=98 is not between 1 and 97, the number of tokens that this lens reads."),
+    (lambda lens: lens.neurons(k=2.5), "k=2.5 is not between 1 and 97, the number of tokens that this lens reads."),
+    (lambda lens: lens.ov(k=9410), "k=9410 is not between 1 and 9,409, the number of pairs of tokens that this lens reads."),
+    (lambda lens: lens.search(5, k=0), "k=0 is not a positive number of rows."),
+    (lambda lens: lens.singular(n_directions=0), "n_directions=0 is not a positive number of directions."),
+    (lambda lens: lens.singular(weight="W_in", head=1), "head=1 selects nothing: W_in has no heads."),
+    (
+        lambda lens: lens.directions(torch.ones(2, 40)),
+        "vectors have width 40, but zoo's residual stream has d_model=32. Are they from another model?",
+    ),
+    (
+        lambda lens: lens.project(torch.ones(2, 40)),
+        "vectors have width 40, but zoo's residual stream has d_model=32. Are they from another model?",
+    ),
+    (
+        lambda lens: lens.directions(torch.full((2, 32), torch.nan)),
+        "The vectors given holds NaN or infinite values. Rankings would be meaningless; mend it first.",
+    ),
+    (
+        lambda lens: lens.directions(torch.ones(2, 2, 32)),
+        "vectors have shape (2, 2, 32); give [n, d_model], one direction a row.",
+    ),
+    (lambda lens: lens.directions(torch.ones(2, 32), names=["a"]), "names has 1 entries for 2 vectors."),
+    (
+        lambda lens: lens.directions(torch.ones(2, 32), names=["a", "a"]),
+        "names holds a name twice; a row of the table is known by its direction's name.",
+    ),
+    (lambda lens: lens.directions(torch.ones(32), side="wirte"), "side='wirte' is not one of 'read', 'write'. Did you mean 'write'?"),
+    (lambda lens: lens.embed(torch.ones(3)), "scores have 3 columns, but zoo has 97 tokens."),
+    (lambda lens: lens.search(97), "token=97 is out of range: zoo has 97 tokens (0 to 96)."),
+    (lambda lens: lens.search("w5 w6"), "\"w5 w6\" is 2 tokens in this vocabulary ('w5', 'w6'); search() takes one."),
+    (lambda lens: lens.search("W5"), "\"W5\" is 1 tokens in this vocabulary ('<unk>'); search() takes one. Did you mean 'w5'?"),
+    (lambda lens: lens.search(3.5), "token=3.5 is neither a text nor a token id."),
+]
+
+
+@pytest.fixture(scope="module")
+def worded():
+    return EmbeddingLens(zoo.boot(zoo.ZOO["gpt2"]()), tokenizer=zoo.tokenizer())
+
+
+@pytest.mark.parametrize(("call", "sentence"), SENTENCES, ids=[s for _, s in SENTENCES])
+def test_every_sentence_in_full(worded, call, sentence):
+    with pytest.raises(EmbspaceError) as caught:
+        call(worded)
+    assert str(caught.value) == sentence
+
+
+OPTIONS = [
+    (dict(space="unmbed"), "space='unmbed' is not one of 'circuit', 'unembed', 'embed'. Did you mean 'unembed'?"),
+    (dict(inverse="ridge"), "inverse='ridge' is not one of 'transpose', 'pinv'."),
+    (dict(score="cos"), "score='cos' is not one of 'dot', 'centered', 'cosine'. Did you mean 'cosine'?"),
+    (dict(vocabulary="word"), "vocabulary='word' is not one of 'ascii', 'words', 'trained'. Did you mean 'words'?"),
+    (dict(vocabulary=np.zeros(97, bool)), "The token mask 'given' chooses no token of zoo."),
+    (dict(vocabulary=np.ones(96, bool)), "The token mask has shape (96,), but zoo has 97 tokens."),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), OPTIONS, ids=[s for _, s in OPTIONS])
+def test_options_of_the_lens(tiny, options, sentence):
+    with pytest.raises(EmbspaceError) as caught:
+        EmbeddingLens(tiny("gpt2"), **options)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("n_options", [1, 2, 4])
+def test_choice_names_every_option(n_options):
+    options = ["alpha", "beta", "gamma", "delta"][:n_options]
+    sentence = str(errors.choice("x", "?", options))
+    assert all(repr(option) in sentence for option in options)
+
+
+def test_words_need_a_tokenizer(tiny):
+    model = zoo.boot(zoo.ZOO["gpt2"]())
+    model.tokenizer = None
+    lens = EmbeddingLens(model)
+    assert lens.neurons(layer=0, neuron=0, k=1)["token_string"].tolist() == [
+        str(i) for i in lens.neurons(layer=0, neuron=0, k=1)["token_index"]
+    ]
+    with pytest.raises(EmbspaceError, match="zoo has no tokenizer, so search\\(\\) cannot look up words. Give a token id"):
+        lens.search(" Paris")
+
+
+def test_a_word_that_the_lens_does_not_read(tiny):
+    lens = EmbeddingLens(tiny("gpt2"), vocabulary=[1, 2])
+    with pytest.raises(EmbspaceError, match="token 5 is not among the 2 tokens that this lens reads"):
+        lens.search(5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite(value):
+    model = zoo.boot(zoo.ZOO["llama"]())
+    lens = EmbeddingLens(model)
+    with torch.no_grad():
+        unwrapped = model.original_model.model.layers[1].mlp
+        next(p for n, p in unwrapped.named_parameters() if "up_proj" in n)[3, 4] = value
+    assert len(lens.neurons(layer=0))
+    with pytest.raises(EmbspaceError, match="W_in of block 1 of zoo holds NaN or infinite values"):
+        lens.neurons()
+    with torch.no_grad():
+        model.W_E[5, 5] = value
+    with pytest.raises(EmbspaceError, match="W_E of zoo holds NaN"):
+        EmbeddingLens(model)
+
+
+def test_other_things_are_not_models():
+    for thing in ("gpt2", None, torch.nn.Linear(2, 2)):
+        with pytest.raises(EmbspaceError, match="is not a TransformerLens model. Wrap it: "):
+            EmbeddingLens(thing)
+
+
+@pytest.mark.parametrize(
+    ("family", "call", "match"),
+    [
+        ("t5", lambda lens: lens.neurons(), "is an encoder–decoder model: only its W_E and W_U are read"),
+        ("mamba", lambda lens: lens.neurons(), "no MLP"),
+        ("mamba", lambda lens: lens.ov(), "no attention"),
+        ("jamba", lambda lens: lens.ov(layer=0), "block 0 has no attention. Blocks with one: 1, 3"),
+        ("deepseek_v2", lambda lens: lens.qk(), "multi-head latent attention"),
+        ("falcon_40b", lambda lens: lens.ov(), "new_decoder_architecture"),
+        ("opt_350m", lambda lens: lens.ov(), "its width is 16 and the residual stream's is 32"),
+    ],
+)
+def test_what_would_be_read_wrongly_is_refused_and_the_rest_is_read(tiny, family, call, match):
+    with pytest.raises(EmbspaceError, match=match):
+        lens = EmbeddingLens(tiny(family))
+        if family != "opt_350m":
+            assert len(lens.directions(torch.ones(32))) == 10
+            assert len(lens.components())
+        call(lens)
+
+
+def test_from_pretrained_of_nothing(tmp_path):
+    with pytest.raises(EmbspaceError, match="holds no config.json"):
+        EmbeddingLens.from_pretrained(tmp_path)
+    with pytest.raises(EmbspaceError, match="does not exist"):
+        EmbeddingLens.from_pretrained(tmp_path / "nothing")

@@ -1,0 +1,134 @@
+"""Tables are a contract: every public table, with every option, keeps the laws."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tables import check_tidy
+
+from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.columns import GLOSSARY
+from embspace_lens.frames import tidy
+
+TOKEN = ["token_index", "token_string", "score"]
+PAIR = ["dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score"]
+# name: (call, grain, further columns); an "expert" stands behind "layer" in mixtures, where the table has one.
+TABLES = {
+    "neurons": (lambda lens, **o: lens.neurons(**o), ["layer", "neuron", "weight", "rank"], TOKEN),
+    "subheads": (lambda lens, **o: lens.subheads(**o), ["layer", "head", "subhead", "weight", "rank"], TOKEN),
+    "ov": (lambda lens, **o: lens.ov(**o), ["layer", "head", "weight", "rank"], PAIR),
+    "qk": (lambda lens, **o: lens.qk(**o), ["layer", "head", "weight", "rank"], PAIR),
+    "singular": (
+        lambda lens, **o: lens.singular(n_directions=2, **o),
+        ["layer", "head", "weight", "component", "side", "rank"],
+        [*TOKEN, "singular_value"],
+    ),
+    "directions": (lambda lens, **o: lens.directions(torch.ones(3, 32), **o), ["direction", "rank"], TOKEN),
+    "search": (
+        lambda lens, **o: lens.search(5, **o),
+        ["weight", "rank"],
+        ["layer", "head", "neuron", "subhead", *TOKEN],
+    ),
+    "components": (
+        lambda lens, **o: lens.components(**o),
+        ["layer", "weight"],
+        ["rows", "columns", "n_heads", "norm", "dtype", "folded", "note"],
+    ),
+}
+OPTIONS = {
+    "neurons": [
+        {},
+        dict(layer=1),
+        dict(layer=[]),
+        dict(layer=slice(0, 1), neuron=range(3)),
+        dict(neuron=[2, 5], k=1, largest=False),
+        dict(weight="W_out"),
+        dict(weight=["W_out", "W_in"], k=3),
+    ],
+    "subheads": [{}, dict(layer=0, head=1), dict(head=[3, 0], weight="W_V"), dict(head=[]), dict(k=2, largest=False)],
+    "ov": [{}, dict(layer=1, head=0, k=7), dict(layer=[]), dict(largest=False), dict(head=slice(2))],
+    "qk": [{}, dict(layer=1, head=0, k=7), dict(head=[]), dict(largest=False)],
+    "singular": [{}, *(dict(weight=w, k=2) for w in ("W_QK", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_out")), dict(head=[1])],
+    "directions": [{}, dict(names=["c", "b", "a"]), dict(side="read", k=2, largest=False)],
+    "search": [{}, dict(layer=0), dict(weight="W_out", k=3), dict(weight=["W_Q", "W_O"], largest=False)],
+    "components": [{}],
+}
+CASES = [(name, options) for name in TABLES for options in OPTIONS[name]]
+HAS_EXPERT = {"neurons", "singular", "search", "components"}
+
+
+def columns_of(name, mixture):
+    _, grain, more = TABLES[name]
+    wanted = {*grain, *more} | ({"expert"} if mixture and name in HAS_EXPERT else set())
+    return [column for column in GLOSSARY if column in wanted]
+
+
+def grain_of(name, mixture):
+    grain = list(TABLES[name][1])
+    if mixture and name in HAS_EXPERT and name != "search":
+        grain.insert(grain.index("layer") + 1, "expert")
+    return grain
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "qwen2_moe"])
+@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))
+def test_every_table_with_every_option(tiny, family, name, options):
+    lens = EmbeddingLens(tiny(family))
+    frame = TABLES[name][0](lens, **options)
+    mixture = lens.weights.has_experts
+    check_tidy(frame, grain_of(name, mixture), columns_of(name, mixture))
+    empty = any(isinstance(value, list) and not value for value in options.values())
+    assert (len(frame) == 0) == empty
+
+
+SPACES = list(itertools.product(["circuit", "unembed", "embed"], ["transpose", "pinv"], ["dot", "centered", "cosine"]))
+
+
+@pytest.mark.parametrize(("space", "inverse", "score"), SPACES)
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_in_every_space(tiny, name, space, inverse, score):
+    lens = EmbeddingLens(
+        tiny("llama"), space=space, inverse=inverse, score=score, vocabulary=range(5, 60), fold_ln=score != "centered"
+    )
+    frame = TABLES[name][0](lens, **({} if name == "components" else dict(k=4)))
+    check_tidy(frame, grain_of(name, False), columns_of(name, False))
+    for column in [c for c in frame if c.endswith("token_index")]:
+        assert frame[column].between(5, 59).all(), "only chosen tokens are read"
+    if score == "cosine" and "token_index" in frame:
+        bound = 1 + 1e-5 if not (inverse == "pinv") else np.inf
+        assert frame["score"].abs().max() <= bound
+
+
+def test_glossary_is_real():
+    meanings = [column.meaning for column in GLOSSARY.values()]
+    assert len(set(meanings)) == len(meanings)
+    assert all(len(meaning) > 20 for meaning in meanings)
+    made = {column for name in TABLES for column in columns_of(name, True)}
+    unused = set(GLOSSARY) - made - {"similarity"}
+    assert not unused
+
+
+def test_an_empty_table_keeps_its_columns():
+    frame = tidy(["layer", "weight", "token_string", "score"], [])
+    assert frame.columns.tolist() == ["layer", "weight", "token_string", "score"]
+    assert frame["layer"].dtype == np.int64 and frame["score"].dtype == np.float32
+
+
+def test_joins_with_a_frame_of_the_hosts(lens):
+    patched = pd.DataFrame({"layer": [0, 1], "head": [1, 2], "value": [0.5, -0.5]})
+    joined = lens.ov(k=3).merge(patched, on=["layer", "head"])
+    assert joined.groupby(["layer", "head"]).size().to_dict() == {(0, 1): 3, (1, 2): 3}
+
+
+def test_directions_are_sorted_by_name_and_numbers_sort_as_numbers(lens):
+    assert lens.directions(torch.eye(32)[:3], names=["c", "a", "b"], k=1)["direction"].tolist() == ["a", "b", "c"]
+    numbered = lens.directions(torch.eye(32)[:12], k=1)
+    assert numbered["direction"].astype(int).tolist() == list(range(12))
+    check_tidy(numbered, ["direction", "rank"], ["direction", "rank", *TOKEN])
+
+
+def test_missing_expert_is_told(moe_lens):
+    with pytest.raises(EmbspaceError, match="expert=None is not an expert of block 0"):
+        moe_lens.weights.W_in(0)
