@@ -61,7 +61,9 @@ def not_finite(what: str, where: str = "") -> EmbspaceError:
 
 def unreadable(weight: str, model: str, reason: str) -> EmbspaceError:
     """Say why a weight cannot be read as a matrix."""
-    return EmbspaceError(f"{weight} of {model} cannot be read: {reason}. Load the model with real, unquantised weights.")
+    return EmbspaceError(
+        f"{weight} of {model} cannot be read: {reason}. Load the model with real, unquantised weights."
+    )
 
 
 def unsupported(what: str, reason: str) -> EmbspaceError:

@@ -48,10 +48,7 @@ def _joined(name: str, parts: list) -> Any:
     if not parts:
         return _cells(name, [])
     if GLOSSARY[name].dtype == "category":
-        return pd.Categorical.from_codes(
-            np.concatenate([part.codes for part in parts]), categories=_CATEGORIES[name]
-        )
+        return pd.Categorical.from_codes(np.concatenate([part.codes for part in parts]), categories=_CATEGORIES[name])
     if GLOSSARY[name].dtype == "str":
         return pd.concat(parts, ignore_index=True).array
     return np.concatenate(parts)
-

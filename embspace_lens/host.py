@@ -8,7 +8,6 @@ architecture, with the modelling code's names.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from transformer_lens.utilities.quantization import unreadable_weight_reason
 
@@ -210,7 +209,9 @@ class Host:
         if block.attn is None:
             raise errors.unsupported(f"{where} of {self.name}", "the block has no attention")
         if type(block.attn).__name__.startswith("MLA"):
-            raise errors.unsupported(f"{where} of {self.name}", "multi-head latent attention compresses its keys and values")
+            raise errors.unsupported(
+                f"{where} of {self.name}", "multi-head latent attention compresses its keys and values"
+            )
         if self.architecture == "FalconForCausalLM" and self.from_config("new_decoder_architecture", False):
             raise errors.unsupported(f"{where} of {self.name}", MISREAD)
         try:
@@ -222,8 +223,14 @@ class Host:
         if weight is None:
             raise errors.unsupported(f"{where} of {self.name}", f"{type(block.attn).__name__} does not serve it")
         weight = readable(weight, where, self.name)
-        if weight.ndim != 3 or weight.shape[2 if name == "W_O" else 1] != self.d_model or self.n_heads % weight.shape[0]:
-            raise errors.unsupported(f"{where} of {self.name}", f"it comes as {tuple(weight.shape)}, not split into heads")
+        if (
+            weight.ndim != 3
+            or weight.shape[2 if name == "W_O" else 1] != self.d_model
+            or self.n_heads % weight.shape[0]
+        ):
+            raise errors.unsupported(
+                f"{where} of {self.name}", f"it comes as {tuple(weight.shape)}, not split into heads"
+            )
         return weight
 
     def _per_layer_heads(self, block: Block, name: str) -> Tensor | None:
@@ -234,7 +241,9 @@ class Host:
         if not all(isinstance(w, Tensor) and w.ndim == 2 for w in (q, o, weight)):
             return None
         d_head = o.shape[1] // self.n_heads
-        if q.shape[0] == 2 * o.shape[1] and name == "W_Q":  # Qwen3-Next: head by head, its query and the gate of its output
+        if (
+            q.shape[0] == 2 * o.shape[1] and name == "W_Q"
+        ):  # Qwen3-Next: head by head, its query and the gate of its output
             return weight.unflatten(0, (self.n_heads, 2, d_head))[:, 0].transpose(-1, -2)
         if q.shape[0] not in (o.shape[1], 2 * o.shape[1]):
             return None
@@ -298,7 +307,10 @@ class Host:
         """What lies between a weight and what the model does with it, by weight."""
         notes: dict[str, list[str]] = {"W_E": [], "W_U": [], "W_QK": []}
         width = self.d_model**0.5
-        if self.is_bridge and (self.architecture.startswith(SCALED_BY_WIDTH) or (self.architecture == "XGLMForCausalLM" and self.from_config("scale_embedding", False))):
+        if self.is_bridge and (
+            self.architecture.startswith(SCALED_BY_WIDTH)
+            or (self.architecture == "XGLMForCausalLM" and self.from_config("scale_embedding", False))
+        ):
             notes["W_E"].append(f"x {width:.4g} (square root of d_model) where the stream begins")
         multiplier = self.from_config("embedding_multiplier")
         if multiplier not in (None, 1, 1.0):
@@ -306,12 +318,17 @@ class Host:
         if "embed_ln" in self.model._modules:
             notes["W_E"].append("a norm follows the embedding")
         if self.head_before_unembed:
-            notes["W_U"].append(f"{self.head_before_unembed} (a dense layer, an activation and a norm) stands before it")
+            notes["W_U"].append(
+                f"{self.head_before_unembed} (a dense layer, an activation and a norm) stands before it"
+            )
         if self.from_config("logit_scale") not in (None, 1, 1.0):
             notes["W_U"].append(f"logits x {self.from_config('logit_scale'):.4g}")
         if self.from_config("logits_scaling") not in (None, 1, 1.0):
             notes["W_U"].append(f"logits / {self.from_config('logits_scaling'):.4g}")
-        for field, weight, what in (("output_logits_soft_cap", "W_U", "logits"), ("attn_scores_soft_cap", "W_QK", "scores")):
+        for field, weight, what in (
+            ("output_logits_soft_cap", "W_U", "logits"),
+            ("attn_scores_soft_cap", "W_QK", "scores"),
+        ):
             cap = getattr(self.cfg, field, -1)
             if cap is not None and cap > 0:
                 notes[weight].append(f"{what} soft-capped at {cap:g}")
@@ -335,7 +352,9 @@ class Sparse(NamedTuple):
         inner = unwrap(mlp)
         modules = inner._modules
         experts = unwrap(modules["experts"]) if "experts" in modules else inner
-        shared = next((modules[n] for n in ("shared_expert", "shared_experts", "shared_mlp") if modules.get(n) is not None), None)
+        shared = next(
+            (modules[n] for n in ("shared_expert", "shared_experts", "shared_mlp") if modules.get(n) is not None), None
+        )
         if isinstance(experts, nn.ModuleList):
             count = len(experts)
         elif "down_proj" in experts._parameters:
@@ -373,7 +392,11 @@ class Sparse(NamedTuple):
 
     def _module(self, module: nn.Module | None, name: str) -> Tensor | None:
         """A whole MLP as a module: HookedTransformer's names, or Hugging Face's."""
-        leaves = {"W_in": ("W_in", "up_proj", "w3"), "W_gate": ("W_gate", "gate_proj", "w1"), "W_out": ("W_out", "down_proj", "w2")}
+        leaves = {
+            "W_in": ("W_in", "up_proj", "w3"),
+            "W_gate": ("W_gate", "gate_proj", "w1"),
+            "W_out": ("W_out", "down_proj", "w2"),
+        }
         inner = unwrap(module) if module is not None else None
         for leaf in leaves[name]:
             part = getattr(inner, leaf, None)

@@ -90,7 +90,9 @@ class EmbeddingLens:
             object.__setattr__(self, field, value)
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], *, device: str | None = None, dtype: Any = None, **options: Any) -> "EmbeddingLens":
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], *, device: str | None = None, dtype: Any = None, **options: Any
+    ) -> "EmbeddingLens":
         """Load a model and read it.
 
         Args:
@@ -120,7 +122,9 @@ class EmbeddingLens:
         reads += " (pinv)" if s.inverse == "pinv" else ""
         more = "" if s.score == "dot" else f"; {s.score}"
         folded = "norms folded" if w.fold_ln else "as stored"
-        return f"EmbeddingLens({self.name}: {', '.join([*shape, tokens])}; reads {reads}, writes {writes}{more}; {folded})"
+        return (
+            f"EmbeddingLens({self.name}: {', '.join([*shape, tokens])}; reads {reads}, writes {writes}{more}; {folded})"
+        )
 
     def _d_mlp(self) -> int:
         """The neurons of the first MLP that can be read; 0 if there is none."""

@@ -83,7 +83,9 @@ class Reader:
                     chosen = select("neuron", neuron, len(x), self.weights.name, f"neurons in layer {number}")
                     x = x if neuron is None else x[torch.tensor(chosen, dtype=torch.long, device=x.device)]
                     block = self.token_block(x, side_of(name), k, largest)
-                    parts.append(block | {"neuron": np.asarray(chosen)[block.pop("row")], "weight": [name] * len(block["rank"])})
+                    parts.append(
+                        block | {"neuron": np.asarray(chosen)[block.pop("row")], "weight": [name] * len(block["rank"])}
+                    )
                 yield from _interleaved(parts, {"layer": number, "expert": -1 if expert is None else expert}, "neuron")
 
         return tidy([*grain, "token_index", "token_string", "score"], blocks())
@@ -158,7 +160,9 @@ class Reader:
                     for (side, embedding_side), v in zip(sides, vectors):
                         block = self.token_block(v * sign[:, None], embedding_side, k, largest=True)
                         row = block.pop("row")
-                        parts.append(block | {"component": row, "side": [side] * len(row), "singular_value": values[row]})
+                        parts.append(
+                            block | {"component": row, "side": [side] * len(row), "singular_value": values[row]}
+                        )
                     keys = {"layer": number, "head": h, "weight": name, "expert": -1 if expert is None else expert}
                     yield from _interleaved(parts, keys, "component")
 
@@ -222,7 +226,9 @@ class Reader:
             if found is None and weight is not None:
                 self.weights.W_gate(self.layers(layer, kind)[0])  # says that there is none
             if found is not None:
-                blocks.append(found | {"weight": name, "token_index": index, "token_string": str(self.vocabulary.strings[index])})
+                blocks.append(
+                    found | {"weight": name, "token_index": index, "token_string": str(self.vocabulary.strings[index])}
+                )
         return tidy(columns, blocks)
 
     def _best_units(self, name: str, layers: list[int], token: int, k: int, largest: bool) -> dict[str, Any] | None:
@@ -283,49 +289,48 @@ def _interleaved(parts: list[dict[str, Any]], keys: dict[str, Any], *units: str)
 
 def components(weights: Weights) -> pd.DataFrame:
     """One row for each weight of each layer (and expert): shape, norm, what was folded, and what to mind."""
-    notes = weights.host.notes()
+    host = weights.host
+    notes = host.notes()
+    notes["W_Q"] = notes["W_K"] = notes.pop("W_QK")
     expert_column = ["expert"] if weights.has_experts else []
     columns = ["layer", *expert_column, "weight", "rows", "columns", "n_heads", "norm", "dtype", "folded", "note"]
 
-    def row(weight: str, layer: int, expert: int | None, read: Any, stored: Any, note: str = "") -> dict[str, Any]:
-        empty = {"rows": 0, "columns": 0, "n_heads": 0, "norm": np.nan, "dtype": "", "folded": ""}
-        keys = {"layer": layer, "expert": -1 if expert is None else expert, "weight": weight}
+    def parts(weight: str, layer: int, expert: int) -> tuple[Tensor, Tensor]:
+        """The weight as stored, and as it takes effect."""
+        if layer < 0:
+            return host.outer(weight), getattr(weights, weight)
+        block = host.blocks[layer]
+        if weight in ATTENTION:
+            return host.attention(block, weight), getattr(weights, weight)(layer)
+        stored = host.mlp(block, weight, expert)
+        return stored, getattr(weights, weight)(layer, expert if weights.experts(layer) else None)
+
+    def row(weight: str, layer: int, expert: int = -1) -> dict[str, Any]:
+        keys = {"layer": layer, "expert": expert, "weight": weight}
         try:
-            raw, effective = stored(), read()
+            stored, effective = parts(weight, layer, expert)
         except errors.EmbspaceError as reason:
+            empty = {"rows": 0, "columns": 0, "n_heads": 0, "norm": np.nan, "dtype": "", "folded": ""}
             return keys | empty | {"note": str(reason)}
         return keys | {
-            "rows": raw.shape[-2],
-            "columns": raw.shape[-1],
-            "n_heads": len(raw) if raw.ndim == 3 else 0,
+            "rows": stored.shape[-2],
+            "columns": stored.shape[-1],
+            "n_heads": len(stored) if stored.ndim == 3 else 0,
             "norm": float(torch.linalg.vector_norm(effective)),
-            "dtype": str(raw.dtype).removeprefix("torch."),
+            "dtype": str(stored.dtype).removeprefix("torch."),
             "folded": weights.folded_into(weight, layer),
-            "note": note,
+            "note": notes.get(weight, ""),
         }
 
     def rows() -> Iterator[dict[str, Any]]:
-        host = weights.host
-        for name in ("W_E", "W_U", "W_pos"):
-            if name != "W_pos" or host.has_positions:
-                yield row(name, -1, None, lambda: getattr(weights, name), lambda: host.outer(name), notes.get(name, ""))
+        yield from (row(name, -1) for name in ("W_E", "W_U"))
+        if host.has_positions:
+            yield row("W_pos", -1)
         for block in tqdm(host.blocks, desc="components", unit="layer", disable=None, leave=False):
-            layer = block.layer
-            for name in ATTENTION:
-                note = notes["W_QK"] if name in ("W_Q", "W_K") else ""
-                yield row(
-                    name, layer, None, lambda: getattr(weights, name)(layer), lambda: host.attention(block, name), note
-                )
-            for expert in (weights.experts(layer) or [None]) if block.mlp is not None else [None]:
-                for name in MLP:
-                    if name == "W_gate" and (block.mlp is None or not weights.is_gated(layer)):
-                        continue
-                    yield row(
-                        name,
-                        layer,
-                        expert,
-                        lambda: getattr(weights, name)(layer, expert),
-                        lambda: host.mlp(block, name, -1 if expert is None else expert),
-                    )
+            for expert in (weights.experts(block.layer) or [-1]) if block.mlp is not None else [-1]:
+                gated = block.mlp is not None and weights.is_gated(block.layer)
+                yield from (row(name, block.layer, expert) for name in MLP if name != "W_gate" or gated)
+            yield from (row(name, block.layer) for name in ATTENTION)
 
-    return tidy(columns, rows())
+    frame = tidy(columns, rows())
+    return frame.sort_values(["layer", *expert_column, "weight"], kind="stable", ignore_index=True)

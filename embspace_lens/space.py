@@ -18,6 +18,7 @@ INVERSES = ("transpose", "pinv")
 SCORES = ("dot", "centered", "cosine")
 SIDES = ("read", "write")
 Side = Literal["read", "write"]
+NO_NORM = Norm()
 TILE = 8192  # rows of an embedding made at a time, so that no copy of it is ever whole
 
 
@@ -33,7 +34,7 @@ class Embedding:
     less the mean row and divided by its length. The stored matrix is never copied.
     """
 
-    def __init__(self, matrix: Tensor, norm: Norm = Norm(), ids: Tensor | None = None, score: str = "dot") -> None:
+    def __init__(self, matrix: Tensor, norm: Norm = NO_NORM, ids: Tensor | None = None, score: str = "dot") -> None:
         self._matrix = matrix
         self._norm = norm
         self._score = score
@@ -127,19 +128,24 @@ class EmbeddingSpace:
         score: str = "dot",
         ids: Int[Tensor, " n_tokens"] | None = None,
     ) -> None:
-        for name, value, options in (("space", space, SPACES), ("inverse", inverse, INVERSES), ("score", score, SCORES)):
+        for name, value, options in (
+            ("space", space, SPACES),
+            ("inverse", inverse, INVERSES),
+            ("score", score, SCORES),
+        ):
             if value not in options:
                 raise errors.choice(name, value, options)
         self.kind, self.inverse, self.score, self.ids = space, inverse, score, ids
         self.name, self.d_model, self.d_vocab = weights.name, weights.d_model, weights.d_vocab
         unembed, norm = weights.unembedding
         unembedding = Embedding(unembed.T, norm, ids, score)
-        embedding = Embedding(weights.W_E, Norm(), ids, score)
+        embedding = Embedding(weights.W_E, NO_NORM, ids, score)
         self.read = unembedding if space == "unembed" else embedding
         self.write = embedding if space == "embed" else unembedding
         if len(self.read) != len(self.write):
             raise errors.unsupported(
-                f"{self.name} in this space", f"W_E has {len(self.read)} tokens and W_U {len(self.write)}; choose tokens of both"
+                f"{self.name} in this space",
+                f"W_E has {len(self.read)} tokens and W_U {len(self.write)}; choose tokens of both",
             )
         for side, used in ((self.read, "W_E" if self.read is embedding else "W_U"), (self.write, "W_U")):
             side.check(f"{used} of {self.name}")
@@ -187,8 +193,12 @@ class EmbeddingSpace:
         """
         rows = self.rows(side)
         if scores.shape[-1] != self.d_vocab:
-            raise errors.EmbspaceError(f"scores have {scores.shape[-1]} columns, but {self.name} has {self.d_vocab} tokens.")
-        flat = scores.reshape(-1, self.d_vocab).to(device=rows.device, dtype=torch.promote_types(rows.dtype, full(scores.dtype)))
+            raise errors.EmbspaceError(
+                f"scores have {scores.shape[-1]} columns, but {self.name} has {self.d_vocab} tokens."
+            )
+        flat = scores.reshape(-1, self.d_vocab).to(
+            device=rows.device, dtype=torch.promote_types(rows.dtype, full(scores.dtype))
+        )
         flat = flat if self.ids is None else flat[:, self.ids.to(flat.device)]
         vectors = rows.combine(flat)
         if self.inverse == "pinv" and side == "write":
@@ -225,7 +235,9 @@ class EmbeddingSpace:
         if self.ids is not None:
             place = torch.nonzero(self.ids == token)[:, 0]
             if len(place) == 0:
-                raise errors.EmbspaceError(f"token {token} is not among the {self.n_tokens} tokens that this lens reads.")
+                raise errors.EmbspaceError(
+                    f"token {token} is not among the {self.n_tokens} tokens that this lens reads."
+                )
         return self._inverted(rows[place.to(rows.device)], side)[0]
 
     def _token_ids(self, index: Tensor) -> Tensor:

@@ -102,9 +102,7 @@ class TokenMask:
     choose: Callable[[Vocabulary, Embeddings], Bool[Tensor, " d_vocab"]]
 
     def __and__(self, other: "TokenMask") -> "TokenMask":
-        return TokenMask(
-            f"{self.name} & {other.name}", lambda *args: self.choose(*args) & other.choose(*args)
-        )
+        return TokenMask(f"{self.name} & {other.name}", lambda *args: self.choose(*args) & other.choose(*args))
 
 
 def _by_string(name: str, accept: Callable[[str], bool]) -> TokenMask:
@@ -221,7 +219,9 @@ def choose_tokens(vocabulary: Vocabulary, chosen: Chosen, embeddings: Embeddings
             )
         ids = torch.from_numpy(np.flatnonzero(array))
     else:
-        ids = torch.tensor(sorted({vocabulary.index(t, "vocabulary=") for t in array.ravel().tolist()}), dtype=torch.long)
+        ids = torch.tensor(
+            sorted({vocabulary.index(t, "vocabulary=") for t in array.ravel().tolist()}), dtype=torch.long
+        )
     if len(ids) == 0:
         raise errors.EmbspaceError(f"The token mask {name!r} chooses no token of {vocabulary.model}.")
     return ids, name

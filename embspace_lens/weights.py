@@ -190,7 +190,9 @@ class Weights:
             return ALWAYS
         if expert is None or expert not in (experts or [ALWAYS]):
             numbers = ", ".join(map(str, experts)) or "none"
-            raise errors.EmbspaceError(f"expert={expert!r} is not an expert of block {block.layer} of {self.name}: {numbers}.")
+            raise errors.EmbspaceError(
+                f"expert={expert!r} is not an expert of block {block.layer} of {self.name}: {numbers}."
+            )
         return expert
 
     def _reading_heads(self, layer: int, name: str) -> Tensor:

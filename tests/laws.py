@@ -11,7 +11,9 @@ def same_tokens(a: pd.DataFrame, b: pd.DataFrame, tolerance: float = 1e-4) -> No
     pd.testing.assert_frame_equal(a[keys], b[keys])
     scale = a["score"].abs().max()
     assert (a["score"] - b["score"]).abs().max() <= tolerance * scale
-    differ = (a[[c for c in a if c.endswith("token_index")]] != b[[c for c in b if c.endswith("token_index")]]).any(axis=1)
+    differ = (a[[c for c in a if c.endswith("token_index")]] != b[[c for c in b if c.endswith("token_index")]]).any(
+        axis=1
+    )
     assert differ.mean() < 0.02, "lists differ by more than near ties"
 
 
@@ -23,7 +25,10 @@ def rotate_residual_stream(hf_llama: torch.nn.Module, Q: torch.Tensor) -> None:
     """Turn the residual stream of a Hugging Face Llama in place; norm gains must be 1."""
     with torch.no_grad():
         for name, parameter in hf_llama.named_parameters():
-            if any(part in name for part in ("embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")):
+            if any(
+                part in name
+                for part in ("embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+            ):
                 if name.endswith("weight"):
                     parameter.copy_(parameter @ Q)
             elif name.endswith(("o_proj.weight", "down_proj.weight")):

@@ -208,9 +208,9 @@ class Plan:
     """Where one architecture keeps what. The defaults are Llama's."""
 
     layers: str = "model.layers.{}."
-    attention: Callable[[State, str, int], Heads] = separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    attention: Callable[[State, str, int], Heads] = separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")  # noqa: RUF009 (a pure function)
     out: str = "self_attn.o_proj"
-    mlp: Callable[[State, str], dict] = gated()
+    mlp: Callable[[State, str], dict] = gated()  # noqa: RUF009
     norms: tuple[str | None, str | None] = (
         "input_layernorm",
         "post_attention_layernorm",

@@ -92,7 +92,8 @@ def test_help_loads_no_model_library():
 import sys, types
 from pathlib import Path
 import embspace_lens.errors as errors
-for name in [n for n in sys.modules if n.split(".")[0] in ("torch", "transformers", "pandas", "plotly", "embspace_lens")]:
+roots = ("torch", "transformers", "pandas", "plotly", "embspace_lens")
+for name in [name for name in sys.modules if name.split(".")[0] in roots]:
     del sys.modules[name]
 package = types.ModuleType("embspace_lens")
 package.__path__ = [str(Path(errors.__file__).parent)]
@@ -355,3 +356,23 @@ def test_as_a_program_says_sentences(folder):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "layer=7 is out of range: tiny has 3 layers (0 to 2).\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals on this system")
+def test_on_a_terminal_long_tables_are_cut(folder):
+    ours, theirs = os.openpty()
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "embspace_lens", "neurons", "--model", folder, "--vocabulary", "words", "-k", "2"]
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment) as program:
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 4096):
+                shown += piece
+        except OSError:  # how Linux says that the other end was closed
+            pass
+        program.communicate()
+    os.close(ours)
+    text = shown.decode("utf-8")
+    assert f"… {3 * 128 * 2 - 40} more of {3 * 128 * 2}" in text
+    assert "\x1b[2m␣\x1b[22m" in text

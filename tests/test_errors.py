@@ -28,13 +28,19 @@ SENTENCES = [
         lambda lens: lens.neurons(weight="Wout"),
         "weight='Wout' is not one of 'W_in', 'W_gate', 'W_out'. Did you mean 'W_out'?",
     ),
-    (lambda lens: lens.subheads(weight="W_OV"), "weight='W_OV' is not one of 'W_Q', 'W_K', 'W_V', 'W_O'. Did you mean 'W_V'?"),
+    (
+        lambda lens: lens.subheads(weight="W_OV"),
+        "weight='W_OV' is not one of 'W_Q', 'W_K', 'W_V', 'W_O'. Did you mean 'W_V'?",
+    ),
     (lambda lens: lens.neurons(weight="W_gate"), "zoo's MLP in block 0 is not gated: it has no W_gate."),
     (lambda lens: lens.search(5, weight="W_gate"), "zoo's MLP in block 0 is not gated: it has no W_gate."),
     (lambda lens: lens.neurons(k=0), "k=0 is not between 1 and 97, the number of tokens that this lens reads."),
     (lambda lens: lens.neurons(k=98), "k=98 is not between 1 and 97, the number of tokens that this lens reads."),
     (lambda lens: lens.neurons(k=2.5), "k=2.5 is not between 1 and 97, the number of tokens that this lens reads."),
-    (lambda lens: lens.ov(k=9410), "k=9410 is not between 1 and 9,409, the number of pairs of tokens that this lens reads."),
+    (
+        lambda lens: lens.ov(k=9410),
+        "k=9410 is not between 1 and 9,409, the number of pairs of tokens that this lens reads.",
+    ),
     (lambda lens: lens.search(5, k=0), "k=0 is not a positive number of rows."),
     (lambda lens: lens.singular(n_directions=0), "n_directions=0 is not a positive number of directions."),
     (lambda lens: lens.singular(weight="W_in", head=1), "head=1 selects nothing: W_in has no heads."),
@@ -59,11 +65,17 @@ SENTENCES = [
         lambda lens: lens.directions(torch.ones(2, 32), names=["a", "a"]),
         "names holds a name twice; a row of the table is known by its direction's name.",
     ),
-    (lambda lens: lens.directions(torch.ones(32), side="wirte"), "side='wirte' is not one of 'read', 'write'. Did you mean 'write'?"),
+    (
+        lambda lens: lens.directions(torch.ones(32), side="wirte"),
+        "side='wirte' is not one of 'read', 'write'. Did you mean 'write'?",
+    ),
     (lambda lens: lens.embed(torch.ones(3)), "scores have 3 columns, but zoo has 97 tokens."),
     (lambda lens: lens.search(97), "token=97 is out of range: zoo has 97 tokens (0 to 96)."),
     (lambda lens: lens.search("w5 w6"), "\"w5 w6\" is 2 tokens in this vocabulary ('w5', 'w6'); search() takes one."),
-    (lambda lens: lens.search("W5"), "\"W5\" is 1 tokens in this vocabulary ('<unk>'); search() takes one. Did you mean 'w5'?"),
+    (
+        lambda lens: lens.search("W5"),
+        "\"W5\" is 1 tokens in this vocabulary ('<unk>'); search() takes one. Did you mean 'w5'?",
+    ),
     (lambda lens: lens.search(3.5), "token=3.5 is neither a text nor a token id."),
 ]
 
@@ -111,7 +123,9 @@ def test_words_need_a_tokenizer(tiny):
     assert lens.neurons(layer=0, neuron=0, k=1)["token_string"].tolist() == [
         str(i) for i in lens.neurons(layer=0, neuron=0, k=1)["token_index"]
     ]
-    with pytest.raises(EmbspaceError, match="zoo has no tokenizer, so search\\(\\) cannot look up words. Give a token id"):
+    with pytest.raises(
+        EmbspaceError, match="zoo has no tokenizer, so search\\(\\) cannot look up words. Give a token id"
+    ):
         lens.search(" Paris")
 
 

@@ -30,7 +30,9 @@ def plain_llama():
     return model
 
 
-@pytest.mark.parametrize("options", [{}, dict(inverse="pinv"), dict(score="cosine"), dict(score="centered", space="unembed")])
+@pytest.mark.parametrize(
+    "options", [{}, dict(inverse="pinv"), dict(score="cosine"), dict(score="centered", space="unembed")]
+)
 @pytest.mark.parametrize("name", READINGS)
 def test_turning_the_residual_stream_changes_no_table(name, options):
     turned = plain_llama()
@@ -74,11 +76,19 @@ def test_scores_equal_slow_loops(tiny, family):
     for row in lens.neurons(k=2).itertuples():
         expert = getattr(row, "expert", None)
         matrix = getattr(w, row.weight)(row.layer, expert).double()
-        expected = matrix[row.neuron] @ U[:, row.token_index] if row.weight == "W_out" else E[row.token_index] @ matrix[:, row.neuron]
+        expected = (
+            matrix[row.neuron] @ U[:, row.token_index]
+            if row.weight == "W_out"
+            else E[row.token_index] @ matrix[:, row.neuron]
+        )
         assert row.score == pytest.approx(expected.item(), abs=1e-5)
     for row in lens.subheads(k=1).itertuples():
         matrix = getattr(w, row.weight)(row.layer)[row.head].double()
-        expected = matrix[row.subhead] @ U[:, row.token_index] if row.weight == "W_O" else E[row.token_index] @ matrix[:, row.subhead]
+        expected = (
+            matrix[row.subhead] @ U[:, row.token_index]
+            if row.weight == "W_O"
+            else E[row.token_index] @ matrix[:, row.subhead]
+        )
         assert row.score == pytest.approx(expected.item(), abs=1e-5)
     for row in lens.ov(k=3).itertuples():
         form = w.W_V(row.layer)[row.head].double() @ w.W_O(row.layer)[row.head].double()
@@ -279,7 +289,10 @@ def test_grouped_heads_share_their_keys_and_values(tiny):
 
 
 def test_repr_is_a_sentence(lens, tiny):
-    assert repr(lens) == "EmbeddingLens(zoo: 2 layers, 4 heads, 48 neurons, 97 tokens; reads W_E, writes W_U; norms folded)"
+    assert (
+        repr(lens)
+        == "EmbeddingLens(zoo: 2 layers, 4 heads, 48 neurons, 97 tokens; reads W_E, writes W_U; norms folded)"
+    )
     other = EmbeddingLens(tiny("gpt2"), vocabulary=[1, 2], score="cosine", space="embed", inverse="pinv", fold_ln=False)
     assert repr(other).endswith("2 of 97 tokens (given); reads W_E (pinv), writes W_E; cosine; as stored)")
     with pytest.raises(AttributeError):

@@ -16,7 +16,9 @@ from embspace_lens import EmbeddingLens
 PACKAGE = Path(embspace_lens.__file__).parent
 FLOORS = [
     {"errors", "columns"},
-    {"topk", "pairs"},
+    {"rows"},
+    {"pairs"},
+    {"topk"},
     {"frames", "vocabulary", "select"},
     {"host"},
     {"weights"},
@@ -47,9 +49,15 @@ def test_imports_point_down():
             names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
             for name in names:
                 target = (*base, name)[0]
-                if target == parts[0] or (parts[0], target) in LATE or not (PACKAGE / f"{target}.py").exists() and not (PACKAGE / target).is_dir():
+                if (
+                    target == parts[0]
+                    or (parts[0], target) in LATE
+                    or (not (PACKAGE / f"{target}.py").exists() and not (PACKAGE / target).is_dir())
+                ):
                     continue
-                assert floor_of(target) < floor_of(parts[0]), f"{'/'.join(parts)} imports {target}, which is not below it"
+                assert floor_of(target) < floor_of(parts[0]), (
+                    f"{'/'.join(parts)} imports {target}, which is not below it"
+                )
 
 
 def test_only_the_host_module_knows_the_host():
@@ -57,7 +65,9 @@ def test_only_the_host_module_knows_the_host():
         path.name
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transformer_lens") and path.parent == PACKAGE
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("transformer_lens")
+        and path.parent == PACKAGE
     }
     assert knows <= {"host.py", "weights.py"}  # weights.py for FactoredMatrix alone
 
@@ -76,7 +86,9 @@ def test_all_is_what_is_visible():
 
 
 def test_shared_arguments_share_defaults():
-    methods = [getattr(EmbeddingLens, n) for n in ("neurons", "subheads", "ov", "qk", "singular", "directions", "search")]
+    methods = [
+        getattr(EmbeddingLens, n) for n in ("neurons", "subheads", "ov", "qk", "singular", "directions", "search")
+    ]
     defaults = {"layer": None, "head": None, "neuron": None, "k": 10, "largest": True}
     for method in methods:
         for name, parameter in inspect.signature(method).parameters.items():

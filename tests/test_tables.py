@@ -50,7 +50,11 @@ OPTIONS = {
     "subheads": [{}, dict(layer=0, head=1), dict(head=[3, 0], weight="W_V"), dict(head=[]), dict(k=2, largest=False)],
     "ov": [{}, dict(layer=1, head=0, k=7), dict(layer=[]), dict(largest=False), dict(head=slice(2))],
     "qk": [{}, dict(layer=1, head=0, k=7), dict(head=[]), dict(largest=False)],
-    "singular": [{}, *(dict(weight=w, k=2) for w in ("W_QK", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_out")), dict(head=[1])],
+    "singular": [
+        {},
+        *(dict(weight=w, k=2) for w in ("W_QK", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_out")),
+        dict(head=[1]),
+    ],
     "directions": [{}, dict(names=["c", "b", "a"]), dict(side="read", k=2, largest=False)],
     "search": [{}, dict(layer=0), dict(weight="W_out", k=3), dict(weight=["W_Q", "W_O"], largest=False)],
     "components": [{}],

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import brute_top_pairs, brute_top_tokens
 
-from embspace_lens import topk
+from embspace_lens import pairs, topk
+from embspace_lens import rows as rows_module
 from embspace_lens.errors import EmbspaceError
 from embspace_lens.topk import top_pairs, top_tokens
 
@@ -23,7 +24,7 @@ def device(request):
 def screen(request, monkeypatch):
     """Both screens, whatever this processor is good at."""
     dtype = torch.bfloat16 if request.param == "screened in bfloat16" else torch.float32
-    monkeypatch.setattr(topk, "_screen_dtype", lambda device: dtype)
+    monkeypatch.setattr(pairs, "_screen_dtype", lambda device: dtype)
 
 
 @pytest.fixture
@@ -31,7 +32,8 @@ def small_tiles(monkeypatch):
     """Several tiles of everything, and no side of the pairs held whole."""
     sizes = dict(TILE_BYTES=2**10, SCORE_BYTES=2**10, PAIR_TILE=(7, 12), RESIDENT_BYTES=0, CHUNK_BYTES=2**8)
     for name, size in sizes.items():
-        monkeypatch.setattr(topk, name, size)
+        owner = next(module for module in (rows_module, topk, pairs) if hasattr(module, name))
+        monkeypatch.setattr(owner, name, size)
 
 
 class Lazy:
@@ -151,7 +153,7 @@ def test_rows_that_nearly_cancel(largest, device):
 def test_bounds_on_coordinates_hold(device):
     """The two promises that the screen of pairs rests on, and their maxima by tile."""
     A, basis = torch.randn(100, 300, device=device), torch.randn(300, 8, device=device)
-    side = topk._Side(A, basis, 0.0, 7, resident=True)
+    side = pairs._Side(A, basis, 0.0, 7, resident=True)
     truth = (A.double() @ basis.double())[side.order]
     assert (truth.norm(dim=1) <= side.norm).all()
     assert ((side.coordinates(0, 100) - truth).norm(dim=1) <= side.slack).all()
@@ -241,14 +243,14 @@ def test_ties_between_rows_that_differ(monkeypatch, device):
     """A crowd that no grouping of equal rows thins out: kept in bounds by ranking it exactly, time and again."""
     A = torch.randint(-1, 2, (300, 12), device=device).float()
     first = torch.eye(12, device=device)[:, :2]
-    monkeypatch.setattr(topk, "POOL_BYTES", 0)
-    compact, kept = topk._Pool.compact, []
+    monkeypatch.setattr(pairs, "POOL_BYTES", 0)
+    compact, kept = pairs._Pool.compact, []
 
     def spy(pool):
         compact(pool)
         kept.append(len(pool.parts[0][2]) / pool.capacity)
 
-    monkeypatch.setattr(topk._Pool, "compact", spy)
+    monkeypatch.setattr(pairs._Pool, "compact", spy)
     for k in (5, 400):
         agree(top_pairs(A, first, first, A, k), brute_top_pairs(A[:, :2], first[:2], first[:2], A[:, :2], k))
     assert max(kept) <= 1
@@ -256,8 +258,8 @@ def test_ties_between_rows_that_differ(monkeypatch, device):
 
 @pytest.mark.parametrize("copies", [1, 2**20])
 def test_ties_between_copies_of_rows_that_differ(copies, monkeypatch, device):
-    monkeypatch.setattr(topk, "POOL_BYTES", 0)
-    monkeypatch.setattr(topk, "COPIES", copies)
+    monkeypatch.setattr(pairs, "POOL_BYTES", 0)
+    monkeypatch.setattr(rows_module, "COPIES", copies)
     A = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-0.0, 1.0]], device=device).repeat(60, 1)
     B = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], device=device).repeat(60, 1)
     eye = torch.eye(2, device=device)
@@ -268,10 +270,10 @@ def test_ties_between_copies_of_rows_that_differ(copies, monkeypatch, device):
 def test_equal_rows_are_known_by_their_bits(device):
     rows = torch.tensor([[0.0, 1.0], [2.0, 1.0], [-0.0, 1.0], [1.0, 0.0], [2.0, 1.0]], device=device)
     for dtype in (torch.float32, torch.float64):
-        first, group = topk._distinct_rows(rows.to(dtype))
+        first, group = rows_module.distinct_rows(rows.to(dtype))
         assert first.tolist() == [0, 1, 3] and group.tolist() == [0, 1, 0, 2, 1]
     index = torch.tensor([4, 0, 1, 2, 3], device=device)
-    _, at = topk._exact_coordinates(rows, torch.randn(2, 3, device=device), index)
+    _, at = pairs._exact_coordinates(rows, torch.randn(2, 3, device=device), index)
     assert at[0] == at[2] and at[1] == at[3] and len(at.unique()) == 3
 
 
@@ -280,7 +282,7 @@ def test_scores_are_compared_by_their_bits(dtype):
     score = torch.randn(40, 30).to(dtype)
     for limit in [*score[:3].flatten().tolist(), 0.0, -float("inf"), float("inf"), 1e39, 1.2345]:
         truth = (score.double() >= limit).nonzero()
-        found = torch.stack(topk._at_least(score, limit), 1)
+        found = torch.stack(pairs._at_least(score, limit), 1)
         missed = set(map(tuple, truth.tolist())) - set(map(tuple, found.tolist()))
         assert not missed and len(found) <= len(truth) + 3
 
@@ -321,7 +323,7 @@ def test_tiles_are_invisible(small_tiles, largest, device):
 
 
 def test_few_rows_are_asked_for_at_a_time(monkeypatch):
-    monkeypatch.setattr(topk, "TILE_BYTES", 2**16)
+    monkeypatch.setattr(rows_module, "TILE_BYTES", 2**16)
     A, B = Lazy(torch.randn(4000, 64).bfloat16()), Lazy(torch.randn(3000, 64))
     left, right = torch.randn(64, 8), torch.randn(64, 8)
     found = top_pairs(A, left, right, B, 10)
@@ -334,7 +336,7 @@ def test_few_rows_are_asked_for_at_a_time(monkeypatch):
     assert B.most <= 256 and B.made < 1.5 * 3000
     assert seen[-1] == (3000, 3000) and len(seen) == 12
     for size in (2**20, 2**27):  # coordinates computed again when visited, or held
-        monkeypatch.setattr(topk, "RESIDENT_BYTES", size)
+        monkeypatch.setattr(pairs, "RESIDENT_BYTES", size)
         agree(top_pairs(A, left, right, B, 10), found)
 
 
@@ -359,8 +361,8 @@ def test_fast_products_of_float32_stay_exact(precision):
         agree(top_tokens(vectors, embedding, 5), tokens)
         agree(top_pairs(embedding, left, right, embedding, 50), pairs)
         inputs = {"high": 2**-11, "medium": 2**-9}[precision]  # not every processor does what it is allowed to
-        assert topk._rounding(64, torch.float32, torch.device("cpu")) > 2 * inputs
-        assert topk._rounding(64, torch.float64, torch.device("cpu")) < 2**-40
+        assert rows_module.rounding(64, torch.float32, torch.device("cpu")) > 2 * inputs
+        assert rows_module.rounding(64, torch.float64, torch.device("cpu")) < 2**-40
     finally:
         torch.set_float32_matmul_precision(before)
 

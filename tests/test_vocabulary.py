@@ -14,7 +14,9 @@ def byte_level():
     """Every byte as a token, then a few words, as GPT-2's tokenizer writes them."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: i for i, piece in enumerate([*alphabet, "Ġc", "Ġca", "Ġcat", "ca", "cat", "Ġé"])}
-    bpe = Tokenizer(models.BPE(vocab={**vocabulary, "Ã©": len(vocabulary)}, merges=[("Ġ", "c"), ("Ġc", "a"), ("Ġca", "t")]))
+    bpe = Tokenizer(
+        models.BPE(vocab={**vocabulary, "Ã©": len(vocabulary)}, merges=[("Ġ", "c"), ("Ġc", "a"), ("Ġca", "t")])
+    )
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=bpe)
@@ -51,7 +53,10 @@ def test_one_token():
     assert vocabulary.index(7) == 7
     with pytest.raises(EmbspaceError) as caught:
         vocabulary.index("  cat")
-    assert str(caught.value) == "\"  cat\" is 2 tokens in this vocabulary (' ', ' cat'); search() takes one. Did you mean ' cat'?"
+    assert (
+        str(caught.value)
+        == "\"  cat\" is 2 tokens in this vocabulary (' ', ' cat'); search() takes one. Did you mean ' cat'?"
+    )
 
 
 def test_masks_join(tiny):

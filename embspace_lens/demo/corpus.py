@@ -41,7 +41,9 @@ def read_texts(path: str | Path, *, column: str = "text", where: str | None = No
             else pd.read_json(path, lines=True)
         )
         if column not in frame.columns:
-            raise EmbspaceError(f"{path} has no column {column!r}; its columns are {', '.join(map(repr, frame.columns))}.")
+            raise EmbspaceError(
+                f"{path} has no column {column!r}; its columns are {', '.join(map(repr, frame.columns))}."
+            )
         texts = (frame.query(where) if where else frame)[column].dropna().astype(str).tolist()
     else:
         if where is not None:

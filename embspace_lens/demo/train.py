@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -39,6 +40,7 @@ class TrainConfig:
 
 
 def build(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    """A GPT-2 with fresh weights, decided by the seed."""
     torch.manual_seed(config.seed)
     return GPT2LMHeadModel(
         GPT2Config(
@@ -65,6 +67,7 @@ def learning_rate(step: int, n_steps: int, config: TrainConfig) -> float:
 
 
 def save_checkpoint(folder: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write weights, optimizer state and step as one safetensors file, complete or not at all."""
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
@@ -75,6 +78,7 @@ def save_checkpoint(folder: Path, model: GPT2LMHeadModel, optimizer: torch.optim
 
 
 def load_checkpoint(folder: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer) -> None:
+    """Put back what `save_checkpoint` wrote."""
     tensors = load_file(folder / "checkpoint.safetensors")
     parameters = dict(model.named_parameters())
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -91,8 +95,6 @@ def load_checkpoint(folder: Path, model: GPT2LMHeadModel, optimizer: torch.optim
 
 def checkpoint_step(folder: Path) -> int:
     """The step to go on from: that of the checkpoint, or 0."""
-    from safetensors import safe_open
-
     file = folder / "checkpoint.safetensors"
     if not file.exists():
         return 0
@@ -204,7 +206,9 @@ def main(
     column: Annotated[str, typer.Option(help="The table's column of texts.")] = "text",
     where: Annotated[str | None, typer.Option(help="Rows to train on, as in DataFrame.query.")] = None,
     held_out: Annotated[str | None, typer.Option(help="Rows to evaluate on; without it, 2 % of the rows.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="A folder with a tokenizer; without it, one is learned.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A folder with a tokenizer; without it, one is learned.")
+    ] = None,
     corpus: Annotated[str, typer.Option(help="What the card says of the data.")] = "",
     seed: int = 0,
     d_model: int = 192,

@@ -51,17 +51,16 @@ def stylesheet() -> Any:
     )
 
 
-def strengths(scores: pd.Series) -> list[float]:
+def strengths(scores: list[float]) -> list[float]:
     """How strong each score is beside the strongest, cubed: lists fall slowly, and small steps are not seen."""
-    size = scores.abs()
-    return [float(value) ** 3 for value in size / max(float(size.max()), 1e-30)]
+    best = max(map(abs, scores), default=0.0) or 1.0
+    return [abs(score / best) ** 3 for score in scores]
 
 
 def chips(rows: pd.DataFrame, k: int | None = None) -> Any:
     """A unit's first k tokens, or pairs, as chips."""
     rows = rows.iloc[:k]
-    scores: pd.Series = rows["score"]
-    tints = strengths(scores)
+    tints = strengths(rows["score"].tolist())
     if "token_string" in rows.columns:
         cells = zip(rows["token_string"], rows["token_index"], rows["score"], tints, strict=True)
         return safe(" ".join(chip(*cell) for cell in cells))
