@@ -251,6 +251,8 @@ def main(
     )
     model.half().save_pretrained(folder)
     learned.save_pretrained(folder)
+    counts = np.bincount(rows[:, 1:].ravel(), minlength=len(learned)).astype(np.int32)
+    save_file({"counts": torch.from_numpy(counts)}, folder / "counts.safetensors")
     settings.write_text(json.dumps({"config": asdict(config), **facts}, indent=1) + "\n")
     (folder / "README.md").write_text(card(folder.name, corpus or texts.name, config, facts))
     (folder / "checkpoint.safetensors").unlink()
@@ -258,4 +260,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except EmbspaceError as sentence:
+        raise SystemExit(str(sentence)) from None

@@ -66,7 +66,7 @@ def report_html(found: Findings) -> str:
     }
     return (
         environment()
-        .get_template("report.html")
+        .get_template("page.html")
         .render(
             css=stylesheet(),
             mono=safe(look.MONO),

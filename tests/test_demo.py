@@ -1,0 +1,97 @@
+"""The embedded models: offline, legible, and what their cards say."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from embspace_lens import EmbeddingLens, EmbspaceError, demo, whole_words
+from embspace_lens.vocabulary import undertraining
+
+MODELS = demo.names()
+
+
+def test_two_seeds_of_one_shape_and_a_wider_deeper_one():
+    cards = {name: demo.card(name)["config"] for name in MODELS}
+    a, b, c = cards["reviews-small-0"], cards["reviews-small-1"], cards["reviews-medium-0"]
+    assert {**a, "seed": None} == {**b, "seed": None} and a["seed"] != b["seed"]
+    assert c["d_model"] > a["d_model"] and c["n_layers"] > a["n_layers"]
+
+
+def test_the_package_stays_light():
+    assert sum(path.stat().st_size for path in demo.MODELS.rglob("*") if path.is_file()) <= 26e6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cards_say_what_was_done(name):
+    facts = demo.card(name)
+    card = (demo.MODELS / name / "README.md").read_text()
+    assert f"Held-out loss: {facts['held_out_loss']:.3f} nats" in card and f"{facts['tokens_seen']:,}" in card
+    assert facts["tokens_seen"] >= 0.99 * facts["tokens_in_corpus"], "at least one pass, but for the last batch"
+    weights = load_file(demo.MODELS / name / "model.safetensors")
+    assert {w.dtype for w in weights.values() if w.is_floating_point()} == {torch.float16}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_model_predicts_what_its_lens_reads(name):
+    """It is a trained model: after praise it expects praise, by far more than before training."""
+    model = demo.load(name)
+    logits = model(model.to_tokens("This was the worst movie I have ever"))[0, -1]
+    assert model.to_string(logits.argmax()).strip() in {"seen", "watched", "saw"}
+    assert repr(EmbeddingLens(model)).startswith(f"EmbeddingLens({name}: ")
+
+
+@pytest.mark.parametrize(("first", "second"), [("W_in", "W_out"), ("W_V", "W_O")])
+@pytest.mark.parametrize("name", MODELS)
+def test_keys_and_values_share_tokens(name, first, second):
+    """Dar et al. 2023, §4.1: top tokens of paired parameters overlap, above a shuffle within the layer."""
+    lens = EmbeddingLens(demo.load(name), vocabulary="words", score="cosine")
+
+    def top(weight, layer):
+        x = lens.weights.directions(weight, layer).flatten(0, -2)
+        scores = lens.project(x, "write" if weight in ("W_O", "W_out") else "read").nan_to_num().abs()
+        return torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, scores.topk(100).indices, True)
+
+    def jaccard(a, b):
+        shared = (a & b).sum(1)
+        return (shared / (200 - shared)).mean().item()
+
+    aligned, shuffled = [], []
+    for layer in lens.weights.layers_with("mlp"):
+        a, b = top(first, layer), top(second, layer)
+        aligned.append(jaccard(a, b))
+        shuffled += [jaccard(a, b[torch.randperm(len(b))]) for _ in range(3)]
+    assert np.mean(aligned) >= 1.5 * np.mean(shuffled)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tokens_that_training_never_saw_are_found_without_the_texts(name):
+    lens = EmbeddingLens(demo.load(name))
+    indicator, threshold = undertraining(lens.vocabulary, lens.weights.W_E, lens.weights.W_U)
+    counts = load_file(demo.MODELS / "tokenizer" / "counts.safetensors")["counts"]
+    flagged = indicator <= threshold
+    assert flagged[counts == 0].float().mean() > 0.8
+    assert flagged[counts >= 10].float().mean() < 0.001
+
+
+def test_counts_belong_to_the_demo_models_alone(tiny):
+    with pytest.raises(EmbspaceError, match="these counts are not its own"):
+        EmbeddingLens(tiny("gpt2"), vocabulary=demo.seen(5))
+    lens = EmbeddingLens(demo.load("reviews-small-0"), vocabulary=whole_words & demo.seen(200))
+    assert "of 7168 tokens (words & seen 200+ times)" in repr(lens)
+
+
+def test_a_local_folder_is_read_through_the_bridge(tmp_path):
+    for part in ("tokenizer", "reviews-small-0"):
+        for path in (demo.MODELS / part).iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    lens = EmbeddingLens.from_pretrained(tmp_path, vocabulary="words")
+    shipped = EmbeddingLens.from_pretrained("reviews-small-0", vocabulary="words")
+    assert lens.name == tmp_path.name
+    a, b = (each.neurons(layer=3, neuron=range(20), k=3) for each in (lens, shipped))
+    assert a.equals(b)
+
+
+def test_there_is_no_other_demo_model():
+    with pytest.raises(EmbspaceError, match="model='reviews-smal-0' is not one of .* Did you mean 'reviews-small-0'"):
+        demo.load("reviews-smal-0")

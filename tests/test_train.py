@@ -1,0 +1,110 @@
+"""The script that trains the demo models: any texts, checkpoints, the same end after an interruption."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.demo import train as training
+from embspace_lens.demo.corpus import END_OF_TEXT, pack, read_texts, train_tokenizer
+
+WORDS = "the film was good bad long short and but very not an actor played his role well plot story ending".split()
+
+
+def texts(n=60):
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, size=40)) + "." for _ in range(n)]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "parquet", "jsonl", "jsonl.bz2", "csv"])
+def test_texts_of_any_file(tmp_path, suffix):
+    path = tmp_path / f"reviews.{suffix}"
+    frame = pd.DataFrame({"text": ["one two", "three", "  "], "split": ["train", "test", "train"]})
+    if suffix == "txt":
+        path.write_text("one two\n\nthree\n \n  \n")
+    elif suffix == "parquet":
+        frame.to_parquet(path)
+    elif suffix == "csv":
+        frame.to_csv(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    assert read_texts(path) == ["one two", "three"]
+    if suffix != "txt":
+        assert read_texts(path, where="split == 'test'") == ["three"]
+        with pytest.raises(EmbspaceError, match="has no column 'body'; its columns are"):
+            read_texts(path, column="body")
+        with pytest.raises(EmbspaceError, match="holds no text where split == 'dev'"):
+            read_texts(path, where="split == 'dev'")
+    else:
+        with pytest.raises(EmbspaceError, match="needs a table"):
+            read_texts(path, where="split == 'test'")
+    with pytest.raises(EmbspaceError, match="is not a file"):
+        read_texts(tmp_path / "nothing.txt")
+
+
+def test_rows_are_packed_whole_and_begin_with_end_of_text():
+    tokenizer = train_tokenizer(texts(), 300)
+    rows = pack(["a b", "c"], tokenizer, 2)
+    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    stream = [*tokenizer.encode("a b"), end, *tokenizer.encode("c"), end]
+    assert (rows[:, 0] == end).all()
+    assert rows[:, 1:].ravel().tolist() == stream[: len(stream) // 2 * 2]
+    with pytest.raises(EmbspaceError, match="fewer than one row of 500"):
+        pack(["a b"], tokenizer, 500)
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
+    tokenizer = train_tokenizer(texts(), 300)
+    rows = pack(texts(), tokenizer, 16)
+    config = training.TrainConfig(d_model=16, n_layers=1, n_heads=2, d_vocab=300, n_ctx=16, batch_size=8, passes=2)
+
+    def run(folder, **options):
+        folder.mkdir(exist_ok=True)
+        return training.train(rows, rows[:4], tokenizer, folder, config, **options)
+
+    unbroken, facts = run(tmp_path / "unbroken")
+    assert facts["tokens_seen"] == len(rows) // 8 * 8 * 2 * 16
+    assert facts["held_out_loss"] < np.log(300), "it has learned something"
+
+    saved = training.save_checkpoint
+
+    def interrupt(folder, model, optimizer, step):
+        saved(folder, model, optimizer, step)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", checkpoint_seconds=-1)
+    monkeypatch.setattr(training, "save_checkpoint", saved)
+    assert training.checkpoint_step(tmp_path / "broken") == 5
+    resumed, _ = run(tmp_path / "broken")
+    for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    fresh = training.build(config, tokenizer)
+    assert not torch.equal(next(fresh.parameters()), next(unbroken.parameters()))
+
+
+def test_the_whole_script_makes_a_model_that_the_lens_reads(tmp_path):
+    source, folder = tmp_path / "reviews.txt", tmp_path / "little"
+    source.write_text("\n\n".join(texts(120)))
+    command = [sys.executable, "-m", "embspace_lens.demo.train", source, folder, "--d-model", "16", "--n-layers", "1"]
+    command += ["--n-heads", "2", "--d-vocab", "300", "--n-ctx", "16", "--batch-size", "8"]
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "train.json"} <= {p.name for p in folder.iterdir()}
+    assert not (folder / "checkpoint.safetensors").exists()
+    facts = json.loads((folder / "train.json").read_text())
+    assert f"{facts['held_out_loss']:.3f}" in (folder / "README.md").read_text()
+    assert load_file(folder / "counts.safetensors")["counts"].sum() == facts["tokens_in_corpus"]
+    lens = EmbeddingLens.from_pretrained(folder)
+    assert lens.name == "little" and len(lens.vocabulary) == len(AutoTokenizer.from_pretrained(folder))
+    assert len(lens.neurons(k=2)) == 64 * 2 * 2
+    again = subprocess.run([*map(str, command), "--seed", "1"], capture_output=True, text=True)
+    assert again.returncode == 1 and "holds a run with other settings" in again.stderr and "Traceback" not in again.stderr
