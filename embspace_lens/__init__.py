@@ -1,9 +1,13 @@
 """embspace_lens: a transformer's weights as tidy tables of tokens, with no forward pass."""
 
-from .errors import EmbspaceError
-from .lens import EmbeddingLens
-from .vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
-from .weights import Weights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import EmbspaceError
+    from .lens import EmbeddingLens
+    from .vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
+    from .weights import Weights
 
 __version__ = "0.1.0"
 
@@ -18,3 +22,20 @@ __all__ = [
     "well_trained",
     "whole_words",
 ]
+
+# Names are loaded when first asked for, so that `embspace-lens --help` need not wait for torch.
+_HOME = {"EmbspaceError": "errors", "EmbeddingLens": "lens", "Weights": "weights"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME.get(name, 'vocabulary')}", __name__), name)
+    if name == "EmbeddingLens":
+        import_module(".show.accessor", __name__)  # who has a lens has `frame.embspace`
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -51,6 +51,7 @@ GLOSSARY: dict[str, Column] = {
     "norm": Column("float32", "", "Frobenius norm of the effective weight, all heads together."),
     "dtype": Column("str", "", "Precision in which the model stores the weight."),
     "folded": Column("str", "", "Which norm's gain the lens multiplied in, and whether it centred; empty for none."),
+    "label": Column("str", "", "A unit's best tokens as displayed, best first, for reading rather than computing."),
     "note": Column(
         "str", "", "What lies between the weight and the residual stream that no weight holds: caps, scales."
     ),

@@ -6,7 +6,7 @@ architecture, with the modelling code's names.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from transformer_lens.utilities.quantization import unreadable_weight_reason
@@ -92,14 +92,15 @@ class Host:
             )
         self.model = model
         self.is_bridge = "adapter" in model.__dict__
-        cfg = self.cfg = model.cfg
+        cfg: Any = model.cfg
+        self.cfg = cfg
         self.architecture = str((cfg.architecture if self.is_bridge else None) or type(model).__name__)
         self.hf_config = getattr(model.original_model, "config", None) if self.is_bridge else None
         name = str(getattr(cfg, "model_name", None) or self.architecture)
         self.name = Path(name).name if Path(name).is_absolute() else name
         self.n_heads = int(cfg.n_heads)
         self.d_model = int(cfg.d_model)
-        self.blocks = [self._block(i, block) for i, block in enumerate(model._modules.get("blocks") or [])]
+        self.blocks = [self._block(i, block) for i, block in enumerate(cast(Any, model._modules.get("blocks")) or [])]
 
     def from_config(self, name: str, default: Any = None) -> Any:
         """A field of the Hugging Face configuration, or of the host's own."""
@@ -197,8 +198,8 @@ class Host:
         module = self.model._modules.get("pos_embed")
         if module is None:
             return None
-        table = unwrap(module)
-        weight = getattr(table, "W_pos", None) if table is module else getattr(table, "weight", None)
+        table: Any = unwrap(module)
+        weight: Any = getattr(table, "W_pos", None) if table is module else getattr(table, "weight", None)
         if self.architecture == "OPTForCausalLM":
             return weight[table.offset :]
         return weight[table.padding_idx + 1 :] if self.architecture == "RobertaForMaskedLM" else weight
@@ -237,16 +238,15 @@ class Host:
         """Heads of a block whose geometry differs from the configuration's, from its own linear layers (Gemma 4)."""
         modules = getattr(block.attn, "_modules", {})
         linear = {key: getattr(unwrap(modules[key]), "weight", None) for key in "qkvo" if modules.get(key) is not None}
-        q, o, weight = linear.get("q"), linear.get("o"), linear.get(name[-1].lower())
-        if not all(isinstance(w, Tensor) and w.ndim == 2 for w in (q, o, weight)):
+        q, o, weight = (linear.get(key) for key in ("q", "o", name[-1].lower()))
+        if not (isinstance(q, Tensor) and isinstance(o, Tensor) and isinstance(weight, Tensor)) or weight.ndim != 2:
             return None
         d_head = o.shape[1] // self.n_heads
-        if (
-            q.shape[0] == 2 * o.shape[1] and name == "W_Q"
-        ):  # Qwen3-Next: head by head, its query and the gate of its output
-            return weight.unflatten(0, (self.n_heads, 2, d_head))[:, 0].transpose(-1, -2)
-        if q.shape[0] not in (o.shape[1], 2 * o.shape[1]):
+        doubled = q.shape[0] == 2 * o.shape[1]  # Qwen3-Next: head by head, its query and then the gate of its output
+        if q.shape[0] != o.shape[1] and not doubled:
             return None
+        if name == "W_Q" and doubled:
+            return weight.unflatten(0, (self.n_heads, 2, d_head))[:, 0].transpose(-1, -2)
         if name == "W_O":
             return weight.T.unflatten(0, (-1, d_head))
         return weight.unflatten(0, (-1, d_head)).transpose(-1, -2) if weight.shape[0] % d_head == 0 else None
@@ -259,7 +259,7 @@ class Host:
         if sparse is None:
             return [ALWAYS]
         always = sparse.shared is not None or block.shared is not None
-        return [*([ALWAYS] if always else []), *range(sparse.count)]
+        return [*([ALWAYS] if always else []), *range(sparse.n_experts)]
 
     @property
     def has_experts(self) -> bool:
@@ -269,7 +269,7 @@ class Host:
         """The mixture in a block, or None for a dense MLP."""
         if "MoE" not in type(block.mlp).__name__ or self._dense(block.mlp, "W_in", block.layer) is not None:
             return None
-        return Sparse.of(block.mlp, f"the experts of block {block.layer} of {self.name}")
+        return Sparse.of(cast(nn.Module, block.mlp), f"the experts of block {block.layer} of {self.name}")
 
     def _dense(self, mlp: nn.Module | None, name: str, layer: int) -> Tensor | None:
         try:
@@ -343,14 +343,14 @@ class Sparse(NamedTuple):
     """The experts of one block: batched tensors, or a list of modules; and the expert that every token passes."""
 
     experts: nn.Module
-    count: int
+    n_experts: int
     shared: nn.Module | None
     where: str
 
     @classmethod
     def of(cls, mlp: nn.Module, where: str) -> "Sparse":
         inner = unwrap(mlp)
-        modules = inner._modules
+        modules: dict[str, Any] = inner._modules
         experts = unwrap(modules["experts"]) if "experts" in modules else inner
         shared = next(
             (modules[n] for n in ("shared_expert", "shared_experts", "shared_mlp") if modules.get(n) is not None), None
@@ -358,7 +358,7 @@ class Sparse(NamedTuple):
         if isinstance(experts, nn.ModuleList):
             count = len(experts)
         elif "down_proj" in experts._parameters:
-            count = len(experts._parameters["down_proj"])
+            count = cast(Tensor, experts._parameters["down_proj"]).shape[0]
         else:
             raise errors.unsupported(where, f"{type(experts).__name__} stores them in a way that is not known here")
         return cls(experts, count, None if shared is None else unwrap(shared), where)

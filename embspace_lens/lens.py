@@ -43,6 +43,7 @@ class EmbeddingLens:
         weights: Its effective weights, `weights.W_Q(layer)` … `weights.W_OV(layer)`.
         space: The embedding space, for tensors rather than tables.
         vocabulary: Its tokens as strings.
+        mask: The name of the tokens that are read, `all` by default.
 
     Raises:
         EmbspaceError: If the model cannot be read, or an option is unknown.
@@ -61,7 +62,7 @@ class EmbeddingLens:
     weights: Weights
     space: EmbeddingSpace
     vocabulary: Vocabulary
-    _mask: str
+    mask: str
     _reader: readings.Reader
 
     def __init__(
@@ -84,7 +85,7 @@ class EmbeddingLens:
             ("weights", weights),
             ("space", embedding_space),
             ("vocabulary", tokens),
-            ("_mask", mask),
+            ("mask", mask),
             ("_reader", readings.Reader(weights, embedding_space, tokens)),
         ):
             object.__setattr__(self, field, value)
@@ -116,7 +117,7 @@ class EmbeddingLens:
         w, s = self.weights, self.space
         d_mlp = self._d_mlp()
         shape = [f"{w.n_layers} layers", f"{w.n_heads} heads"] + ([f"{d_mlp} neurons"] if d_mlp else [])
-        tokens = f"{s.n_tokens} tokens" if self._mask == "all" else f"{s.n_tokens} of {s.d_vocab} tokens ({self._mask})"
+        tokens = f"{s.n_tokens} tokens" if self.mask == "all" else f"{s.n_tokens} of {s.d_vocab} tokens ({self.mask})"
         reads = {"circuit": "W_E", "unembed": "W_U", "embed": "W_E"}[s.kind]
         writes = {"circuit": "W_U", "unembed": "W_U", "embed": "W_E"}[s.kind]
         reads += " (pinv)" if s.inverse == "pinv" else ""

@@ -303,6 +303,7 @@ def components(weights: Weights) -> pd.DataFrame:
         if weight in ATTENTION:
             return host.attention(block, weight), getattr(weights, weight)(layer)
         stored = host.mlp(block, weight, expert)
+        assert stored is not None, "only gated blocks are asked for W_gate"
         return stored, getattr(weights, weight)(layer, expert if weights.experts(layer) else None)
 
     def row(weight: str, layer: int, expert: int = -1) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Embedding:
 
     @cached_property
     def _mean(self) -> Tensor:
-        total = sum(self._folded(tile).sum(dim=0, dtype=torch.float64) for tile in self._tiles())
+        total = torch.stack([self._folded(tile).sum(dim=0, dtype=torch.float64) for tile in self._tiles()]).sum(0)
         return (total / len(self)).to(self.dtype)
 
     def __getitem__(self, index: slice | Tensor) -> Float[Tensor, "n d_model"]:

@@ -156,9 +156,9 @@ def undertraining(
     direction (first principal component). Where no token is known to be untrained, $I_v = \lVert W_E[v] \rVert$.
 
     Returns:
-        The indicator (low: under-trained) and the threshold below which tokens are taken for under-trained: the largest
-        value that a known untrained token takes against the rest of them; or for the norm, 5 robust deviations of its
-        logarithm under the median.
+        The indicator (low: under-trained) and the threshold below which tokens are taken for under-trained: half-way, on a
+        logarithmic scale, between the largest value that a known untrained token takes against the rest of them and the
+        median token's; or for the norm, 5 robust deviations of its logarithm under the median.
 
     References:
         Land & Bartolo (2024), Fishing for Magikarp, §3. https://arxiv.org/abs/2405.05417
@@ -177,7 +177,7 @@ def undertraining(
     total = reference.sum(0) - (reference.sum(0) @ common) * common
     indicator = 1 - torch.cosine_similarity(U, total[None], dim=1)
     leave_one_out = 1 - torch.cosine_similarity(U[known], total[None] - U[known], dim=1)
-    return indicator, leave_one_out.max().item()
+    return indicator, (leave_one_out.max() * indicator.median()).clamp_min(0).sqrt().item()
 
 
 def _trained(vocabulary: Vocabulary, embeddings: Embeddings) -> Tensor:

@@ -80,7 +80,11 @@ def test_only_frames_makes_frames():
 
 def test_all_is_what_is_visible():
     submodules = {p.stem for p in PACKAGE.glob("*.py")} | {p.name for p in PACKAGE.iterdir() if p.is_dir()}
-    visible = {name for name in vars(embspace_lens) if not name.startswith("_")} - submodules
+    visible = {name for name in dir(embspace_lens) if not name.startswith("_")} - submodules
+    visible -= {"TYPE_CHECKING", "Any", "import_module"}
+    assert all(getattr(embspace_lens, name) is not None for name in embspace_lens.__all__)
+    with pytest.raises(AttributeError):
+        getattr(embspace_lens, "nothing")  # noqa: B009 (what is tested)
     assert visible == set(embspace_lens.__all__)
     assert sorted(embspace_lens.__all__) == embspace_lens.__all__
 

@@ -98,7 +98,9 @@ def test_the_whole_script_makes_a_model_that_the_lens_reads(tmp_path):
     command = [sys.executable, "-m", "embspace_lens.demo.train", source, folder, "--d-model", "16", "--n-layers", "1"]
     command += ["--n-heads", "2", "--d-vocab", "300", "--n-ctx", "16", "--batch-size", "8"]
     subprocess.run([*map(str, command)], check=True, capture_output=True)
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "train.json"} <= {p.name for p in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "train.json"} <= {
+        p.name for p in folder.iterdir()
+    }
     assert not (folder / "checkpoint.safetensors").exists()
     facts = json.loads((folder / "train.json").read_text())
     assert f"{facts['held_out_loss']:.3f}" in (folder / "README.md").read_text()
@@ -107,4 +109,6 @@ def test_the_whole_script_makes_a_model_that_the_lens_reads(tmp_path):
     assert lens.name == "little" and len(lens.vocabulary) == len(AutoTokenizer.from_pretrained(folder))
     assert len(lens.neurons(k=2)) == 64 * 2 * 2
     again = subprocess.run([*map(str, command), "--seed", "1"], capture_output=True, text=True)
-    assert again.returncode == 1 and "holds a run with other settings" in again.stderr and "Traceback" not in again.stderr
+    assert (
+        again.returncode == 1 and "holds a run with other settings" in again.stderr and "Traceback" not in again.stderr
+    )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from .. import errors
 from ..vocabulary import TokenMask, Vocabulary
 
-MODELS = Path(str(files(__package__) / "models"))
+MODELS = Path(str(files("embspace_lens.demo") / "models"))
 
 
 def names() -> list[str]:
@@ -67,7 +67,7 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # The models share one tokenizer, stored once beside them.
-    hf_model = AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=dtype, local_files_only=True)
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=dtype, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "tokenizer", local_files_only=True)
     return _bridge(name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype)
 

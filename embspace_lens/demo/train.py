@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from ..errors import EmbspaceError
-from .corpus import pack, read_texts, train_tokenizer
+from .corpus import END_OF_TEXT, pack, read_texts, train_tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class TrainConfig:
 def build(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """A GPT-2 with fresh weights, decided by the seed."""
     torch.manual_seed(config.seed)
+    end = int(tokenizer.convert_tokens_to_ids(END_OF_TEXT))  # pyright: ignore[reportArgumentType]
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer),
@@ -52,8 +53,8 @@ def build(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHead
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=end,
+            eos_token_id=end,
         )
     )
 
@@ -131,7 +132,8 @@ def train(
     Returns:
         The model, and what a model card says of the run: tokens seen, held-out loss.
     """
-    model = build(config, tokenizer).to(device).train()
+    model = build(config, tokenizer).train()
+    torch.nn.Module.to(model, device)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -152,6 +154,7 @@ def train(
 
     compiled = torch.compile(loss_of) if compile else loss_of
     saved = time.monotonic()
+    order = np.arange(len(rows))
     progress = tqdm(range(first, n_steps), initial=first, total=n_steps, desc=folder.name, unit="step", mininterval=5)
     for step in progress:
         if step == first or step % steps_per_pass == 0:
@@ -170,6 +173,7 @@ def train(
         if time.monotonic() - saved > checkpoint_seconds:
             save_checkpoint(folder, model, optimizer, step + 1)
             saved = time.monotonic()
+    order = np.arange(len(rows))
     save_checkpoint(folder, model, optimizer, n_steps)
     facts = {
         "tokens_seen": n_steps * config.batch_size * config.n_ctx,
@@ -181,7 +185,7 @@ def train(
     return model.eval(), facts
 
 
-def card(name: str, corpus: str, config: TrainConfig, facts: dict) -> str:
+def card(name: str, config: TrainConfig, facts: dict) -> str:
     """The model card, in Markdown."""
     settings = "\n".join(f"| {key} | {value} |" for key, value in asdict(config).items())
     return f"""# {name}
@@ -189,7 +193,7 @@ def card(name: str, corpus: str, config: TrainConfig, facts: dict) -> str:
 A GPT-2-architecture language model of {facts["parameters"]:,} parameters, trained from scratch so that embspace_lens can be
 tried with no download. It is for looking into, not for writing text.
 
-- Data: {corpus}
+- Data: {facts["corpus"]}
 - Tokens seen: {facts["tokens_seen"]:,} ({facts["tokens_seen"] / facts["tokens_in_corpus"]:.2f} passes over {facts["tokens_in_corpus"]:,})
 - Held-out loss: {facts["held_out_loss"]:.3f} nats per token, over {facts["held_out_tokens"]:,} tokens
 - Every row of training text began with `<|endoftext|>`, as TransformerLens prepends it.
@@ -253,8 +257,9 @@ def main(
     learned.save_pretrained(folder)
     counts = np.bincount(rows[:, 1:].ravel(), minlength=len(learned)).astype(np.int32)
     save_file({"counts": torch.from_numpy(counts)}, folder / "counts.safetensors")
+    facts = {"corpus": corpus or texts.name, **facts}
     settings.write_text(json.dumps({"config": asdict(config), **facts}, indent=1) + "\n")
-    (folder / "README.md").write_text(card(folder.name, corpus or texts.name, config, facts))
+    (folder / "README.md").write_text(card(folder.name, config, facts))
     (folder / "checkpoint.safetensors").unlink()
     print(f"{folder}: {facts['tokens_seen']:,} tokens seen, held-out loss {facts['held_out_loss']:.3f}")
 

@@ -3,7 +3,6 @@
 import os
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -139,17 +138,17 @@ def model_lines(lens: Any) -> list[str]:
     if lens.name not in demo.names():
         return lines
     facts = demo.card(lens.name)
-    card = Path(demo.MODELS) / lens.name / "README.md"
-    told = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
-    said = [line.removeprefix("- Data: ").strip().rstrip(".") for line in told if line.startswith("- Data: ")]
-    said += [f"{facts['tokens_seen']:,} tokens seen"] if "tokens_seen" in facts else []
-    said += [f"held-out loss {facts['held_out_loss']:.2f} nats a token"] if "held_out_loss" in facts else []
+    said = [
+        facts["corpus"],
+        f"{facts['tokens_seen']:,} tokens seen",
+        f"held-out loss {facts['held_out_loss']:.2f} nats a token",
+    ]
     text = "; ".join(said)
-    return [*lines, f"{text[0].upper()}{text[1:]}."] if text else lines
+    return [*lines, f"{text[0].upper()}{text[1:]}."]
 
 
 def options(found: Findings) -> str:
     """The command line's options that make the findings' lens."""
-    mask, score = found.lens._mask, found.lens.space.score
+    mask, score = found.lens.mask, found.lens.space.score
     vocabulary = f" --vocabulary {mask}" if mask in ("ascii", "words", "trained") else ""
     return f"--model {shlex.quote(found.model)}{vocabulary}" + (f" --score {score}" if score != "dot" else "")
