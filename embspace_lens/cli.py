@@ -17,7 +17,7 @@ from .errors import EmbspaceError
 
 MODEL = "reviews-small-0"
 FORMATS = ("table", "csv", "parquet", "json")
-VOCABULARIES = ("all", "ascii", "words", "trained")
+VOCABULARIES = ("all", "ascii", "words", "trained", "frequent")
 SCORES = ("dot", "centered", "cosine")
 ON_SCREEN = 40  # neurons or heads shown on a terminal; a file or a pipe gets them all
 
@@ -88,7 +88,11 @@ Weight = Annotated[
 ]
 Vocab = Annotated[
     str,
-    typer.Option("--vocabulary", metavar="|".join(VOCABULARIES), help="Which tokens to read: words are whole words."),
+    typer.Option(
+        "--vocabulary",
+        metavar="|".join(VOCABULARIES),
+        help="Which tokens to read: words are whole words, frequent those that the demo models saw 200 times.",
+    ),
 ]
 Score = Annotated[
     str,
@@ -126,11 +130,11 @@ def open_lens(model: str, vocabulary: str, score: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            from . import demo as shipped
             from .lens import EmbeddingLens
 
-            return EmbeddingLens.from_pretrained(
-                model, vocabulary=None if vocabulary == "all" else vocabulary, score=score
-            )
+            masks = {"all": None, "frequent": shipped.frequent_words}
+            return EmbeddingLens.from_pretrained(model, vocabulary=masks.get(vocabulary, vocabulary), score=score)
     finally:
         logging.disable(logging.NOTSET)
         if bars:
@@ -233,7 +237,12 @@ def first(df: Any, *names: str) -> str:
 def demo(
     model: Model = MODEL,
     word: Annotated[str | None, typer.Option("--word", help="A word: who writes it, who reads it?")] = None,
-    vocabulary: Vocab = "words",
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            "--vocabulary", metavar="|".join(VOCABULARIES), help="By default frequent for a demo model, else words."
+        ),
+    ] = None,
     score: Score = "cosine",
     out: Annotated[Path, typer.Option("--report", "--out", metavar="PATH", help="Where the report goes.")] = Path(
         "report.html"
@@ -243,7 +252,9 @@ def demo(
     from .show.files import refuse_unwritable, write_whole
 
     refuse_unwritable(out)
-    lens = open_lens(model, vocabulary, score)
+    from . import demo as shipped
+
+    lens = open_lens(model, vocabulary or ("frequent" if model in shipped.names() else "words"), score)
     from .show.findings import find, options
     from .show.overview import overview
     from .show.report import report_html

@@ -44,5 +44,5 @@ def moe_lens(tiny):
 
 @pytest.fixture(scope="session")
 def demo_lens():
-    """The first demo model, in whole words and centred cosine, as the tutorials read it."""
-    return EmbeddingLens(demo.load("reviews-small-0"), vocabulary="words", score="cosine")
+    """The first demo model as the tutorials read it."""
+    return EmbeddingLens(demo.load("reviews-small-0"), vocabulary=demo.frequent_words, score="cosine")

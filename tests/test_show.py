@@ -523,7 +523,7 @@ def test_report_escapes_what_models_and_tokens_are_called(lens, tmp_path):
     strings = lens.vocabulary.strings.copy()
     strings[: len(NASTY)] = NASTY
     named = EmbeddingLens.__new__(EmbeddingLens)
-    for field in ("weights", "space", "_mask", "_reader"):
+    for field in ("weights", "space", "mask", "_reader"):
         object.__setattr__(named, field, getattr(lens, field))
     vocabulary = type(lens.vocabulary)(lens.vocabulary.tokenizer, len(lens.vocabulary), "x")
     vocabulary.__dict__["strings"] = strings

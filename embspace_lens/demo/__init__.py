@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from .. import errors
-from ..vocabulary import TokenMask, Vocabulary
+from ..vocabulary import TokenMask, Vocabulary, whole_words
 
 MODELS = Path(str(files("embspace_lens.demo") / "models"))
 
@@ -46,6 +46,10 @@ def seen(at_least: int = 200) -> TokenMask:
         return counts >= at_least
 
     return TokenMask(f"seen {at_least}+ times", choose)
+
+
+frequent_words = whole_words & seen(200)
+"""Whole words that the demo models saw 200 times or more: what they read best by."""
 
 
 def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:

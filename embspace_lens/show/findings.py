@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from .. import demo
 from ..errors import EmbspaceError
 from .choose import legible_heads, legible_neurons, one_neuron
 
@@ -129,8 +130,6 @@ def word_table(lens: Any, token: int, n: int = 4, *, k: int = K) -> pd.DataFrame
 
 def model_lines(lens: Any) -> list[str]:
     """A model's sizes, and for a demo model what it was trained on."""
-    from .. import demo
-
     w = lens.weights
     lines = [
         f"{w.n_layers} layers of {w.n_heads} heads, residual stream of {w.d_model:,}, {lens.space.d_vocab:,} tokens."
@@ -150,5 +149,6 @@ def model_lines(lens: Any) -> list[str]:
 def options(found: Findings) -> str:
     """The command line's options that make the findings' lens."""
     mask, score = found.lens.mask, found.lens.space.score
-    vocabulary = f" --vocabulary {mask}" if mask in ("ascii", "words", "trained") else ""
+    mask = "frequent" if mask == demo.frequent_words.name else mask
+    vocabulary = f" --vocabulary {mask}" if mask in ("ascii", "words", "trained", "frequent") else ""
     return f"--model {shlex.quote(found.model)}{vocabulary}" + (f" --score {score}" if score != "dot" else "")
