@@ -24,24 +24,30 @@ def _cells(name: str, values: Any) -> Any:
     return np.asarray(values, dtype=dtype)
 
 
-def tidy(columns: Sequence[str], blocks: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def tidy(columns: Sequence[str], blocks: Iterable[Mapping[str, Any]], strings: Any = None) -> pd.DataFrame:
     """Concatenate blocks of columns into one table with `columns`, in the glossary's order and dtypes.
 
     Args:
         columns: Names from the glossary: the table's columns, whatever the blocks hold.
         blocks: Mappings from column to a tensor, array or list; a scalar is repeated along its block.
+        strings: The vocabulary's strings as a pandas array; columns `*_string` are then looked up by their `*_index`, all
+            at once, and blocks need not hold them.
 
     Returns:
         A plain frame with a RangeIndex, its rows in the order of the blocks. No blocks: no rows, the same columns.
     """
     order = [name for name in GLOSSARY if name in columns]
-    gathered: dict[str, list] = {name: [] for name in order}
+    looked_up = [name for name in order if strings is not None and name.endswith("_string")]
+    gathered: dict[str, list] = {name: [] for name in order if name not in looked_up}
     for block in blocks:
         length = max((len(v) for v in block.values() if not np.isscalar(v)), default=1)
-        for name in order:
+        for name in gathered:
             value = block[name]
             gathered[name].append(_cells(name, [value] * length if np.isscalar(value) else value))
-    return pd.DataFrame({name: _joined(name, parts) for name, parts in gathered.items()}, columns=order)
+    cells = {name: _joined(name, parts) for name, parts in gathered.items()}
+    for name in looked_up:
+        cells[name] = strings.take(cells[name.removesuffix("string") + "index"])
+    return pd.DataFrame(cells, columns=order)
 
 
 def _joined(name: str, parts: list) -> Any:

@@ -56,8 +56,7 @@ class Reader:
         return {
             "row": np.repeat(np.arange(len(x)), k),
             "rank": np.tile(np.arange(k), len(x)),
-            "token_index": (flat := ids.flatten().numpy()),
-            "token_string": self.vocabulary.strings[flat],
+            "token_index": ids.flatten().numpy(),
             "score": scores.flatten(),
         }
 
@@ -88,7 +87,7 @@ class Reader:
                     )
                 yield from _interleaved(parts, {"layer": number, "expert": -1 if expert is None else expert}, "neuron")
 
-        return tidy([*grain, "token_index", "token_string", "score"], blocks())
+        return tidy([*grain, "token_index", "token_string", "score"], blocks(), self.vocabulary.array)
 
     def subheads(self, layer: Select, head: Select, weight: Any, k: int, largest: bool) -> pd.DataFrame:
         names = weight_names(weight, ATTENTION)
@@ -107,13 +106,12 @@ class Reader:
                     parts.append(block | keys | {"weight": [name] * len(row)})
                 yield from _interleaved(parts, {"layer": number}, "head", "subhead")
 
-        return tidy([*grain, "token_index", "token_string", "score"], blocks())
+        return tidy([*grain, "token_index", "token_string", "score"], blocks(), self.vocabulary.array)
 
     def circuit(self, name: str, layer: Select, head: Select, k: int, largest: bool) -> pd.DataFrame:
         """Best pairs of tokens of W_OV (source × promoted) or W_QK (query × key)."""
         k = one_k(k, self.space.n_tokens**2, "pairs of tokens that this lens reads")
         heads, layers = self.heads(head), self.layers(layer, "attn")
-        strings = self.vocabulary.strings
 
         def blocks() -> Iterator[dict[str, Any]]:
             with tqdm(total=len(layers) * len(heads), desc=name, unit="head", disable=None, leave=False) as progress:
@@ -130,15 +128,13 @@ class Reader:
                             "weight": name,
                             "rank": np.arange(k),
                             "dest_token_index": dest,
-                            "dest_token_string": strings[dest.numpy()],
                             "src_token_index": src,
-                            "src_token_string": strings[src.numpy()],
                             "score": scores,
                         }
                         progress.update()
 
         pairs = [f"{end}_token_{what}" for end in ("dest", "src") for what in ("index", "string")]
-        return tidy(["layer", "head", "weight", "rank", *pairs, "score"], blocks())
+        return tidy(["layer", "head", "weight", "rank", *pairs, "score"], blocks(), self.vocabulary.array)
 
     def singular(self, layer: Select, head: Select, weight: str, n_directions: int, k: int) -> pd.DataFrame:
         (name,) = weight_names(weight, (*CIRCUITS, *ATTENTION, *MLP), default="W_OV")
@@ -166,7 +162,9 @@ class Reader:
                     keys = {"layer": number, "head": h, "weight": name, "expert": -1 if expert is None else expert}
                     yield from _interleaved(parts, keys, "component")
 
-        return tidy([*columns, "token_index", "token_string", "score", "singular_value"], blocks())
+        return tidy(
+            [*columns, "token_index", "token_string", "score", "singular_value"], blocks(), self.vocabulary.array
+        )
 
     def _decompositions(
         self, name: str, layer: int, expert: int | None, heads: Sequence[int], n: int
@@ -208,7 +206,7 @@ class Reader:
         order = sorted(range(len(names)), key=names.__getitem__)  # tables are sorted by their grain
         block = self.token_block(x[order], side, k, largest)
         block["direction"] = np.array(names, dtype=object)[order][block.pop("row")]
-        return tidy(["direction", "rank", "token_index", "token_string", "score"], [block])
+        return tidy(["direction", "rank", "token_index", "token_string", "score"], [block], self.vocabulary.array)
 
     def search(self, token: str | int, layer: Select, weight: Any, k: int, largest: bool) -> pd.DataFrame:
         names = weight_names(weight, (*MLP, *ATTENTION))
@@ -226,10 +224,8 @@ class Reader:
             if found is None and weight is not None:
                 self.weights.W_gate(self.layers(layer, kind)[0])  # says that there is none
             if found is not None:
-                blocks.append(
-                    found | {"weight": name, "token_index": index, "token_string": str(self.vocabulary.strings[index])}
-                )
-        return tidy(columns, blocks)
+                blocks.append(found | {"weight": name, "token_index": index})
+        return tidy(columns, blocks, self.vocabulary.array)
 
     def _best_units(self, name: str, layers: list[int], token: int, k: int, largest: bool) -> dict[str, Any] | None:
         """The k directions of one weight, over the layers, that score the token highest (or lowest)."""

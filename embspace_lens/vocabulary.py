@@ -8,6 +8,7 @@ from operator import and_
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -58,6 +59,11 @@ class Vocabulary:
                 text = " " * n_spaces + text.lstrip(" ")
             strings[i] = piece if not text or "�" in text else text
         return strings
+
+    @cached_property
+    def array(self) -> Any:
+        """`strings` as a pandas array, for columns of tables."""
+        return pd.Series(self.strings, dtype="str").array
 
     @cached_property
     def _ids(self) -> dict[str, int]:
