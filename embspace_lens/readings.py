@@ -50,9 +50,22 @@ class Reader:
             for expert in self.weights.experts(layer) or [None]:
                 yield layer, expert
 
-    def token_block(self, x: Tensor, side: str, k: int, largest: bool) -> dict[str, Any]:
+    def bar(self, what: str, searches: int) -> tqdm:
+        """A progress bar over the tokens that so many searches go through; shown on a terminal, gone when done."""
+        total = searches * self.space.n_tokens
+        return tqdm(total=total, desc=what, unit="token", unit_scale=True, disable=None, leave=False)
+
+    def token_block(self, x: Tensor, side: str, k: int, largest: bool, bar: tqdm | None = None) -> dict[str, Any]:
         """Best tokens of n vectors as n·k rows, the vectors' number in `row`."""
-        scores, ids = self.space.top(x, side, k, largest=largest)
+        seen = 0
+
+        def forward(done: int, _: int) -> None:
+            nonlocal seen
+            if bar is not None:
+                bar.update(done - seen)
+            seen = done
+
+        scores, ids = self.space.top(x, side, k, largest=largest, progress=forward)
         return {
             "row": np.repeat(np.arange(len(x)), k),
             "rank": np.tile(np.arange(k), len(x)),
@@ -70,22 +83,23 @@ class Reader:
 
         def blocks() -> Iterator[dict[str, Any]]:
             units = list(self.mlps(layers))
-            for number, expert in tqdm(units, desc="neurons", unit="layer", disable=None, leave=False):
-                gated = self.weights.is_gated(number)
-                if names == ["W_gate"] and not gated:
-                    self.weights.W_gate(number, expert)  # says that there is none
-                parts = []
-                for name in names:
-                    if name == "W_gate" and not gated:
-                        continue
-                    x = self.weights.directions(name, number, expert)
-                    chosen = select("neuron", neuron, len(x), self.weights.name, f"neurons in layer {number}")
-                    x = x if neuron is None else x[torch.tensor(chosen, dtype=torch.long, device=x.device)]
-                    block = self.token_block(x, side_of(name), k, largest)
-                    parts.append(
-                        block | {"neuron": np.asarray(chosen)[block.pop("row")], "weight": [name] * len(block["rank"])}
-                    )
-                yield from _interleaved(parts, {"layer": number, "expert": -1 if expert is None else expert}, "neuron")
+            with self.bar("neurons", len(units) * len(names)) as bar:
+                for number, expert in units:
+                    gated = self.weights.is_gated(number)
+                    if names == ["W_gate"] and not gated:
+                        self.weights.W_gate(number, expert)  # says that there is none
+                    parts = []
+                    for name in names:
+                        if name == "W_gate" and not gated:
+                            continue
+                        x = self.weights.directions(name, number, expert)
+                        chosen = select("neuron", neuron, len(x), self.weights.name, f"neurons in layer {number}")
+                        x = x if neuron is None else x[torch.tensor(chosen, dtype=torch.long, device=x.device)]
+                        block = self.token_block(x, side_of(name), k, largest, bar)
+                        row = block.pop("row")
+                        parts.append(block | {"neuron": np.asarray(chosen)[row], "weight": [name] * len(row)})
+                    keys = {"layer": number, "expert": -1 if expert is None else expert}
+                    yield from _interleaved(parts, keys, "neuron")
 
         return tidy([*grain, "token_index", "token_string", "score"], blocks(), self.vocabulary.array)
 
@@ -96,15 +110,16 @@ class Reader:
         grain = ["layer", "head", "subhead", "weight", "rank"]
 
         def blocks() -> Iterator[dict[str, Any]]:
-            for number in tqdm(layers, desc="subheads", unit="layer", disable=None, leave=False):
-                parts = []
-                for name in names:
-                    x = self.weights.directions(name, number)[heads]
-                    block = self.token_block(x.flatten(0, 1), side_of(name), k, largest)
-                    row = block.pop("row")
-                    keys = {"head": np.asarray(heads)[row // x.shape[1]], "subhead": row % x.shape[1]}
-                    parts.append(block | keys | {"weight": [name] * len(row)})
-                yield from _interleaved(parts, {"layer": number}, "head", "subhead")
+            with self.bar("subheads", len(layers) * len(names)) as bar:
+                for number in layers:
+                    parts = []
+                    for name in names:
+                        x = self.weights.directions(name, number)[heads]
+                        block = self.token_block(x.flatten(0, 1), side_of(name), k, largest, bar)
+                        row = block.pop("row")
+                        keys = {"head": np.asarray(heads)[row // x.shape[1]], "subhead": row % x.shape[1]}
+                        parts.append(block | keys | {"weight": [name] * len(row)})
+                    yield from _interleaved(parts, {"layer": number}, "head", "subhead")
 
         return tidy([*grain, "token_index", "token_string", "score"], blocks(), self.vocabulary.array)
 
@@ -204,7 +219,8 @@ class Reader:
             raise errors.EmbspaceError("names holds a name twice; a row of the table is known by its direction's name.")
         k = one_k(k, self.space.n_tokens, "tokens that this lens reads")
         order = sorted(range(len(names)), key=names.__getitem__)  # tables are sorted by their grain
-        block = self.token_block(x[order], side, k, largest)
+        with self.bar("directions", 1) as bar:
+            block = self.token_block(x[order], side, k, largest, bar)
         block["direction"] = np.array(names, dtype=object)[order][block.pop("row")]
         return tidy(["direction", "rank", "token_index", "token_string", "score"], [block], self.vocabulary.array)
 

@@ -1,6 +1,6 @@
 """The space of vocabulary items: residual vectors as scores over tokens, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -34,12 +34,19 @@ class Embedding:
     less the mean row and divided by its length. The stored matrix is never copied.
     """
 
-    def __init__(self, matrix: Tensor, norm: Norm = NO_NORM, ids: Tensor | None = None, score: str = "dot") -> None:
+    def __init__(
+        self,
+        matrix: Tensor,
+        norm: Norm = NO_NORM,
+        ids: Tensor | None = None,
+        score: str = "dot",
+        device: torch.device | None = None,
+    ) -> None:
         self._matrix = matrix
         self._norm = norm
         self._score = score
         self.ids = ids
-        self.device = matrix.device
+        self.device = matrix.device if device is None else device  # where rows are wanted; models may be spread
         self.dtype = full(matrix.dtype)
         self.shape = (len(matrix) if ids is None else len(ids), matrix.shape[1])
 
@@ -49,7 +56,8 @@ class Embedding:
     def _folded(self, index: slice | Tensor) -> Tensor:
         if self.ids is not None:
             index = self.ids.to(self.device)[index]
-        rows = self._matrix[index].to(self.dtype)
+        index = index.to(self._matrix.device) if isinstance(index, Tensor) else index
+        rows = self._matrix[index].to(device=self.device, dtype=self.dtype)
         if self._norm.gain is not None:
             rows = rows * self._norm.gain.to(rows)
         return rows - rows.mean(dim=1, keepdim=True) if self._norm.centres else rows
@@ -138,8 +146,8 @@ class EmbeddingSpace:
         self.kind, self.inverse, self.score, self.ids = space, inverse, score, ids
         self.name, self.d_model, self.d_vocab = weights.name, weights.d_model, weights.d_vocab
         unembed, norm = weights.unembedding
-        unembedding = Embedding(unembed.T, norm, ids, score)
         embedding = Embedding(weights.W_E, NO_NORM, ids, score)
+        unembedding = Embedding(unembed.T, norm, ids, score, embedding.device)
         self.read = unembedding if space == "unembed" else embedding
         self.write = embedding if space == "embed" else unembedding
         if len(self.read) != len(self.write):
@@ -206,10 +214,16 @@ class EmbeddingSpace:
         return vectors.reshape(*scores.shape[:-1], self.d_model)
 
     def top(
-        self, x: Float[Tensor, "n d_model"], side: str, k: int, *, largest: bool = True
+        self,
+        x: Float[Tensor, "n d_model"],
+        side: str,
+        k: int,
+        *,
+        largest: bool = True,
+        progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-        """The best k tokens of every vector: scores and token ids."""
-        scores, index = top_tokens(self.vectors(x, side), self.rows(side), k, largest=largest)
+        """The best k tokens of every vector: scores and token ids. `progress` is called with (tokens done, tokens in all)."""
+        scores, index = top_tokens(self.vectors(x, side), self.rows(side), k, largest=largest, progress=progress)
         return scores.cpu(), self._token_ids(index)
 
     def top_pairs(

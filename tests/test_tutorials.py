@@ -22,7 +22,10 @@ def test_tutorial_runs(path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     kinds = {
-        kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {"text/plain": 0})
+        kind
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", {"text/plain": 0})
     }
     assert TABLE in kinds and FIGURE in kinds
 

@@ -69,9 +69,16 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     if name not in names():
         raise errors.choice("model", name, names())
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # it takes a moment
+    try:
+        hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=dtype, local_files_only=True)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     # The models share one tokenizer, stored once beside them.
-    hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=dtype, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "tokenizer", local_files_only=True)
     return _bridge(name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype)
 
