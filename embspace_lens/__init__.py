@@ -28,6 +28,8 @@ _HOME = {"EmbspaceError": "errors", "EmbeddingLens": "lens", "Weights": "weights
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("columns", "demo", "errors", "topk"):
+        return import_module(f".{name}", __name__)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOME.get(name, 'vocabulary')}", __name__), name)

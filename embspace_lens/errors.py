@@ -54,9 +54,9 @@ def bad_width(width: int, model: str, d_model: int, what: str = "vectors") -> Em
     )
 
 
-def not_finite(what: str, where: str = "") -> EmbspaceError:
+def not_finite(what: str) -> EmbspaceError:
     """Say that there are NaNs or infinities."""
-    return EmbspaceError(f"{what} holds NaN or infinite values{where}. Rankings would be meaningless; mend it first.")
+    return EmbspaceError(f"NaN or infinite values in {what}. Rankings would be meaningless; mend it first.")
 
 
 def unreadable(weight: str, model: str, reason: str) -> EmbspaceError:
@@ -74,8 +74,8 @@ def unsupported(what: str, reason: str) -> EmbspaceError:
 def not_one_token(text: str, pieces: Sequence[str], caller: str, guess: str | None) -> EmbspaceError:
     """Say that a text is several tokens, or none."""
     hint = f" Did you mean {guess!r}?" if guess is not None else ""
-    if not pieces:
-        return EmbspaceError(f'"{text}" is no token in this vocabulary; {caller} takes one.{hint}')
+    if len(pieces) < 2:
+        return EmbspaceError(f'"{text}" is not a token of this vocabulary; {caller} takes one.{hint}')
     return EmbspaceError(
         f'"{text}" is {len(pieces)} tokens in this vocabulary ({_listed(pieces)}); {caller} takes one.{hint}'
     )

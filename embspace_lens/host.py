@@ -1,4 +1,4 @@
-"""The raw parameters of any TransformerLens model, block by block. The only module that knows the host's attributes.
+"""The raw parameters of any TransformerLens model, block by block. With `raw` and `experts`, all that knows the host's attributes.
 
 A block is asked for its own tensors, never the model for its stacked copies (`model.W_Q` copies every layer, and on
 hybrid models its first index is not the block number). Facts that no attribute of the host tells are listed here by
@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
-from transformer_lens.utilities.quantization import unreadable_weight_reason
 
 from . import errors
-
-ABSENT = (AttributeError, NotImplementedError, AssertionError, RuntimeError, TypeError, ValueError, KeyError)
-"""What the host's accessors raise, by version and architecture, where there is no such weight."""
+from .experts import ALWAYS, Sparse
+from .raw import attribute, readable, unwrap
 
 # ln1 and ln2 normalise the residual sum after the sublayer, so they are not the norm that the sublayer reads through.
 POST_NORM = {"OpenAIGPTLMHeadModel", "BertForMaskedLM", "RobertaForMaskedLM", "HookedEncoder"}
@@ -36,7 +34,6 @@ OFFSET_NORMS = {
 HEADS_BEFORE_UNEMBED = ("mlm_head", "prediction_head")
 # W_in holds input and gate side by side, the activated half first, and no attribute says so.
 FUSED_IN = {"ModernBertDecoderForCausalLM"}
-ALWAYS = -1  # the number of an expert that every token passes: a shared one, or the dense layer of a mixture
 SCALED_BY_WIDTH = ("Gemma", "VaultGemma", "RecurrentGemma")
 MISREAD = "TransformerLens splits its fused query, key and value weights wrongly (new_decoder_architecture)"
 
@@ -60,21 +57,6 @@ class Block(NamedTuple):
     after_attn: Norm
     before_mlp: Norm
     after_mlp: Norm
-
-
-def readable(weight: Any, name: str, model: str) -> Tensor:
-    """The weight, detached, if it is a plain float matrix; otherwise the reason why it is not."""
-    reason = unreadable_weight_reason(weight)
-    if reason is not None:
-        raise errors.unreadable(name, model, reason)
-    return weight.detach()
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The Hugging Face module that a bridge component stands for; a HookedTransformer's module is its own."""
-    while isinstance(inner := module.__dict__.get("_modules", {}).get("_original_component"), nn.Module):
-        module = inner
-    return module
 
 
 class Host:
@@ -161,7 +143,7 @@ class Host:
         """The norm in front of W_U, where nothing else lies between them."""
         if self.head_before_unembed or self.is_post_norm:
             return Norm()
-        return self._norm(self.model._modules, "ln_final")
+        return self._norm(self.model._modules, "decoder_ln_final" if self.is_encoder_decoder else "ln_final")
 
     @property
     def head_before_unembed(self) -> str | None:
@@ -169,10 +151,7 @@ class Host:
 
     def outer(self, name: str) -> Tensor:
         """W_E `[d_vocab, d_model]`, W_U `[d_model, d_vocab]` or W_pos `[n_ctx, d_model]`, as stored."""
-        try:
-            weight = self._positions() if name == "W_pos" else getattr(self.model, name)
-        except ABSENT:
-            weight = None
+        weight = self._positions() if name == "W_pos" else attribute(self.model, name, name, self.name)
         if weight is None:
             why = ": its positions are not learned embeddings" if name == "W_pos" else ""
             raise errors.EmbspaceError(f"{self.name} has no {name}{why}.")
@@ -215,20 +194,15 @@ class Host:
             )
         if self.architecture == "FalconForCausalLM" and self.from_config("new_decoder_architecture", False):
             raise errors.unsupported(f"{where} of {self.name}", MISREAD)
-        try:
-            weight = getattr(block.attn, name)
-        except NotImplementedError as reason:
-            raise errors.unreadable(where, self.name, str(reason).removeprefix("TransformerLens cannot ")) from reason
-        except ABSENT:
+        weight = attribute(block.attn, name, where, self.name)
+        if weight is None:
             weight = self._per_layer_heads(block, name)
         if weight is None:
             raise errors.unsupported(f"{where} of {self.name}", f"{type(block.attn).__name__} does not serve it")
         weight = readable(weight, where, self.name)
-        if (
-            weight.ndim != 3
-            or weight.shape[2 if name == "W_O" else 1] != self.d_model
-            or self.n_heads % weight.shape[0]
-        ):
+        fits = weight.ndim == 3 and weight.shape[2 if name == "W_O" else 1] == self.d_model
+        grouped = name in ("W_K", "W_V")  # query heads may share them
+        if not fits or (self.n_heads % len(weight) if grouped else len(weight) != self.n_heads):
             raise errors.unsupported(
                 f"{where} of {self.name}", f"it comes as {tuple(weight.shape)}, not split into heads"
             )
@@ -265,20 +239,14 @@ class Host:
     def has_experts(self) -> bool:
         return any("MoE" in type(block.mlp).__name__ for block in self.blocks)
 
-    def _sparse(self, block: Block) -> "Sparse | None":
+    def _sparse(self, block: Block) -> Sparse | None:
         """The mixture in a block, or None for a dense MLP."""
         if "MoE" not in type(block.mlp).__name__ or self._dense(block.mlp, "W_in", block.layer) is not None:
             return None
         return Sparse.of(cast(nn.Module, block.mlp), f"the experts of block {block.layer} of {self.name}")
 
     def _dense(self, mlp: nn.Module | None, name: str, layer: int) -> Tensor | None:
-        try:
-            weight = getattr(mlp, name)
-        except NotImplementedError as reason:
-            where = f"{name} of block {layer}"
-            raise errors.unreadable(where, self.name, str(reason).removeprefix("TransformerLens cannot ")) from reason
-        except ABSENT:
-            return None
+        weight = attribute(mlp, name, f"{name} of block {layer}", self.name)
         return None if isinstance(weight, nn.Module) else weight
 
     def mlp(self, block: Block, name: str, expert: int = ALWAYS) -> Tensor | None:
@@ -321,7 +289,10 @@ class Host:
             notes["W_U"].append(
                 f"{self.head_before_unembed} (a dense layer, an activation and a norm) stands before it"
             )
-        if self.from_config("logit_scale") not in (None, 1, 1.0):
+        folded = getattr(
+            self.model, "_weights_processed", False
+        )  # Cohere's scale is then in W_U, and still in the configuration
+        if self.from_config("logit_scale") not in (None, 1, 1.0) and not folded:
             notes["W_U"].append(f"logits x {self.from_config('logit_scale'):.4g}")
         if self.from_config("logits_scaling") not in (None, 1, 1.0):
             notes["W_U"].append(f"logits / {self.from_config('logits_scaling'):.4g}")
@@ -334,77 +305,8 @@ class Host:
                 notes[weight].append(f"{what} soft-capped at {cap:g}")
         if any({"q_norm", "k_norm"} & set(block.attn._modules) for block in self.blocks if block.attn is not None):
             notes["W_QK"].append("queries and keys are normalised before they meet")
+        if self.is_encoder_decoder and self.from_config("tie_word_embeddings", False) and "T5" in self.architecture:
+            notes["W_U"].append("logits / square root of d_model")
         if self.is_encoder_decoder:
             notes["W_U"].append("encoder and decoder blocks are not read")
         return {weight: "; ".join(lines) for weight, lines in notes.items()}
-
-
-class Sparse(NamedTuple):
-    """The experts of one block: batched tensors, or a list of modules; and the expert that every token passes."""
-
-    experts: nn.Module
-    n_experts: int
-    shared: nn.Module | None
-    where: str
-
-    @classmethod
-    def of(cls, mlp: nn.Module, where: str) -> "Sparse":
-        inner = unwrap(mlp)
-        modules: dict[str, Any] = inner._modules
-        experts = unwrap(modules["experts"]) if "experts" in modules else inner
-        shared = next(
-            (modules[n] for n in ("shared_expert", "shared_experts", "shared_mlp") if modules.get(n) is not None), None
-        )
-        if isinstance(experts, nn.ModuleList):
-            count = len(experts)
-        elif "down_proj" in experts._parameters:
-            count = cast(Tensor, experts._parameters["down_proj"]).shape[0]
-        else:
-            raise errors.unsupported(where, f"{type(experts).__name__} stores them in a way that is not known here")
-        return cls(experts, count, None if shared is None else unwrap(shared), where)
-
-    def matrix(self, name: str, expert: int) -> Tensor | None:
-        """One expert's W_in, W_gate or W_out, oriented as TransformerLens orients them."""
-        if expert == ALWAYS:
-            return self._module(self.shared, name)
-        if isinstance(self.experts, nn.ModuleList):
-            return self._module(self.experts[expert], name)
-        # transformers keeps all experts in one tensor and states its layout in these flags.
-        flags, parameters = dict(vars(self.experts)), self.experts._parameters
-        if type(self.experts).__name__ == "Llama4TextExperts":  # its own code, without flags: x @ gate_up_proj, halves
-            flags |= {"is_transposed": True, "is_concatenated": True}
-        elif "is_transposed" not in flags:
-            raise errors.unsupported(self.where, f"{type(self.experts).__name__} does not say how it stores them")
-        if name == "W_out":
-            weight = parameters["down_proj"]
-        elif "gate_up_proj" in parameters:
-            weight = parameters["gate_up_proj"]
-        else:
-            weight = parameters.get("gate_proj" if name == "W_gate" else "up_proj")
-        if weight is None:
-            return None
-        weight = readable(weight, name, self.where)[expert]
-        weight = weight if flags.get("is_transposed", False) else weight.T
-        if name == "W_out" or "gate_up_proj" not in parameters:
-            return weight
-        half = 0 if name == "W_gate" else 1
-        return weight.chunk(2, dim=1)[half] if flags.get("is_concatenated", True) else weight[:, half::2]
-
-    def _module(self, module: nn.Module | None, name: str) -> Tensor | None:
-        """A whole MLP as a module: HookedTransformer's names, or Hugging Face's."""
-        leaves = {
-            "W_in": ("W_in", "up_proj", "w3"),
-            "W_gate": ("W_gate", "gate_proj", "w1"),
-            "W_out": ("W_out", "down_proj", "w2"),
-        }
-        inner = unwrap(module) if module is not None else None
-        for leaf in leaves[name]:
-            part = getattr(inner, leaf, None)
-            if isinstance(part, nn.Module):  # a linear layer, stored [out, in]
-                part = getattr(unwrap(part), "weight", None)
-                return None if part is None else readable(part, name, self.where).T
-            if isinstance(part, Tensor):
-                return part
-        if name == "W_gate":
-            return None
-        raise errors.unsupported(self.where, f"{type(inner).__name__} stores them in a way that is not known here")

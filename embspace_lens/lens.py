@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import readings
+from .errors import EmbspaceError
 from .select import Select
 from .space import EmbeddingSpace
 from .vocabulary import Chosen, Vocabulary, choose_tokens
@@ -128,10 +129,14 @@ class EmbeddingLens:
         )
 
     def _d_mlp(self) -> int:
-        """The neurons of the first MLP that can be read; 0 if there is none."""
-        for layer in self.weights.layers_with("mlp")[:1] if not self.weights.host.is_encoder_decoder else []:
-            experts = self.weights.experts(layer)
-            return self.weights.W_out(layer, experts[-1] if experts else None).shape[0]
+        """The neurons of the first MLP, of one routed expert in a mixture; 0 if there is none that can be read."""
+        host = self.weights.host
+        for block in [block for block in host.blocks if block.mlp is not None][:1]:
+            try:
+                weight = host.mlp(block, "W_out", (host.experts(block) or [-1])[-1])
+            except EmbspaceError:
+                return 0
+            return 0 if weight is None else weight.shape[0]
         return 0
 
     def neurons(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from . import errors
 from .frames import tidy
 from .select import Select, one_k, select, weight_names
-from .space import EmbeddingSpace
+from .space import Embedding, EmbeddingSpace, as_tensor, full
 from .vocabulary import Vocabulary
 from .weights import ATTENTION, MLP, Weights, side_of
 
@@ -83,6 +83,9 @@ class Reader:
 
         def blocks() -> Iterator[dict[str, Any]]:
             units = list(self.mlps(layers))
+            # Experts differ in width: a neuron must be one of the widest MLP, and is read wherever there is such a one.
+            widths = [self.weights.d_mlp(number, expert) for number, expert in units]
+            numbers = select("neuron", neuron, max(widths, default=0), self.weights.name, "neurons in its widest MLP")
             with self.bar("neurons", len(units) * len(names)) as bar:
                 for number, expert in units:
                     gated = self.weights.is_gated(number)
@@ -93,7 +96,7 @@ class Reader:
                         if name == "W_gate" and not gated:
                             continue
                         x = self.weights.directions(name, number, expert)
-                        chosen = select("neuron", neuron, len(x), self.weights.name, f"neurons in layer {number}")
+                        chosen = [n for n in numbers if n < len(x)]
                         x = x if neuron is None else x[torch.tensor(chosen, dtype=torch.long, device=x.device)]
                         block = self.token_block(x, side_of(name), k, largest, bar)
                         row = block.pop("row")
@@ -154,7 +157,7 @@ class Reader:
     def singular(self, layer: Select, head: Select, weight: str, n_directions: int, k: int) -> pd.DataFrame:
         (name,) = weight_names(weight, (*CIRCUITS, *ATTENTION, *MLP), default="W_OV")
         k = one_k(k, self.space.n_tokens, "tokens that this lens reads")
-        if isinstance(n_directions, bool) or not isinstance(n_directions, int) or n_directions < 1:
+        if isinstance(n_directions, bool) or not isinstance(n_directions, int | np.integer) or n_directions < 1:
             raise errors.EmbspaceError(f"n_directions={n_directions!r} is not a positive number of directions.")
         layers = self.layers(layer, "mlp" if name in MLP else "attn")
         if name in MLP and head is not None:
@@ -202,12 +205,10 @@ class Reader:
         return torch.where(top[0] >= top[1], 1.0, -1.0).to(x)
 
     def directions(self, vectors: Any, names: Sequence[str] | None, side: str, k: int, largest: bool) -> pd.DataFrame:
-        x = torch.as_tensor(vectors).detach()
+        x = as_tensor(vectors, "vectors")
         x = x[None] if x.ndim == 1 else x
         if x.ndim != 2:
             raise errors.EmbspaceError(f"vectors have shape {tuple(x.shape)}; give [n, d_model], one direction a row.")
-        if not x.is_floating_point():
-            x = x.float()
         if names is None:
             names = [str(i).zfill(len(str(max(len(x) - 1, 0)))) for i in range(len(x))]
         if isinstance(names, str):
@@ -299,6 +300,16 @@ def _interleaved(parts: list[dict[str, Any]], keys: dict[str, Any], *units: str)
     yield {name: values[order] for name, values in joined.items()} | keys
 
 
+def _norm_of(weight: Tensor) -> float:
+    return float(torch.linalg.vector_norm(weight, dtype=full(weight.dtype)))
+
+
+def _norm_of_W_U(weights: Weights) -> float:
+    """By the tile: behind its norm, W_U is as large a matrix again."""
+    stored, norm = weights.unembedding
+    return float(torch.stack([rows.square().sum() for rows in Embedding(stored.T, norm).tiles()]).sum().sqrt())
+
+
 def components(weights: Weights) -> pd.DataFrame:
     """One row for each weight of each layer (and expert): shape, norm, what was folded, and what to mind."""
     host = weights.host
@@ -310,7 +321,8 @@ def components(weights: Weights) -> pd.DataFrame:
     def parts(weight: str, layer: int, expert: int) -> tuple[Tensor, Tensor]:
         """The weight as stored, and as it takes effect."""
         if layer < 0:
-            return host.outer(weight), getattr(weights, weight)
+            stored = host.outer(weight)
+            return stored, stored
         block = host.blocks[layer]
         if weight in ATTENTION:
             return host.attention(block, weight), getattr(weights, weight)(layer)
@@ -329,7 +341,7 @@ def components(weights: Weights) -> pd.DataFrame:
             "rows": stored.shape[-2],
             "columns": stored.shape[-1],
             "n_heads": len(stored) if stored.ndim == 3 else 0,
-            "norm": float(torch.linalg.vector_norm(effective)),
+            "norm": _norm_of_W_U(weights) if weight == "W_U" else _norm_of(effective),
             "dtype": str(stored.dtype).removeprefix("torch."),
             "folded": weights.folded_into(weight, layer),
             "note": notes.get(weight, ""),
@@ -340,8 +352,12 @@ def components(weights: Weights) -> pd.DataFrame:
         if host.has_positions:
             yield row("W_pos", -1)
         for block in tqdm(host.blocks, desc="components", unit="layer", disable=None, leave=False):
-            for expert in (weights.experts(block.layer) or [-1]) if block.mlp is not None else [-1]:
+            try:
+                experts = weights.experts(block.layer) if block.mlp is not None else []
                 gated = block.mlp is not None and weights.is_gated(block.layer)
+            except errors.EmbspaceError:  # told again, row by row
+                experts, gated = [], True
+            for expert in experts or [-1]:
                 yield from (row(name, block.layer, expert) for name in MLP if name != "W_gate" or gated)
             yield from (row(name, block.layer) for name in ATTENTION)
 

@@ -21,13 +21,14 @@ def select(name: str, value: Any, count: int, model: str, plural: str) -> list[i
         return list(range(count))
     if isinstance(value, slice):
         return sorted(range(count)[value])
-    if isinstance(value, int | np.integer):
+    value = value.tolist() if hasattr(value, "tolist") else value  # tensors, arrays and their scalars
+    if isinstance(value, int):
         value = [value]
     elif isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
         raise errors.not_selector(name, value)
-    numbers = list(value.tolist() if hasattr(value, "tolist") else value)
+    numbers = [number.item() if hasattr(number, "item") else number for number in value]
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        if isinstance(number, bool) or not isinstance(number, int):
             raise errors.not_selector(name, number)
         if not 0 <= number < count:
             raise errors.out_of_range(name, int(number), model, count, plural)

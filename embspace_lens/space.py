@@ -1,8 +1,8 @@
 """The space of vocabulary items: residual vectors as scores over tokens, and back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import errors
 from .host import Norm
+from .rows import float64
 from .topk import top_pairs, top_tokens
 from .weights import Weights
 
@@ -25,6 +26,21 @@ TILE = 8192  # rows of an embedding made at a time, so that no copy of it is eve
 def full(dtype: torch.dtype) -> torch.dtype:
     """The precision in which weights of this dtype are multiplied."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def as_tensor(values: Any, what: str) -> Tensor:
+    """A float tensor out of a tensor, an array, or a sequence of either.
+
+    Raises:
+        EmbspaceError: If it does not become one.
+    """
+    try:
+        if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
+            values = torch.stack(list(values))
+        tensor = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as reason:
+        raise errors.EmbspaceError(f"{what} cannot be made a tensor: {reason}") from reason
+    return tensor if tensor.is_floating_point() else tensor.float()
 
 
 class Embedding:
@@ -64,8 +80,8 @@ class Embedding:
 
     @cached_property
     def _mean(self) -> Tensor:
-        total = torch.stack([self._folded(tile).sum(dim=0, dtype=torch.float64) for tile in self._tiles()]).sum(0)
-        return (total / len(self)).to(self.dtype)
+        total = torch.stack([float64(self._folded(tile)).sum(dim=0) for tile in self._tiles()]).sum(dim=0)
+        return (total / len(self)).to(device=self.device, dtype=self.dtype)
 
     def __getitem__(self, index: slice | Tensor) -> Float[Tensor, "n d_model"]:
         rows = self._folded(index)
@@ -73,6 +89,10 @@ class Embedding:
             return rows
         rows = rows - self._mean
         return rows if self._score == "centered" else torch.nn.functional.normalize(rows, dim=1)
+
+    def tiles(self) -> Iterator[Tensor]:
+        """All rows, a tile at a time."""
+        return (self[tile] for tile in self._tiles())
 
     def _tiles(self) -> Sequence[slice]:
         return [slice(start, start + TILE) for start in range(0, len(self), TILE)]
@@ -87,17 +107,20 @@ class Embedding:
 
     @cached_property
     def gram(self) -> Float[Tensor, "d_model d_model"]:
-        """Second moment of the rows, EᵀE, in float64."""
-        total = torch.zeros(self.shape[1], self.shape[1], dtype=torch.float64, device=self.device)
+        """Second moment of the rows, EᵀE, in float64 (on the CPU where the device has none)."""
+        total = torch.zeros(self.shape[1], self.shape[1], dtype=torch.float64)
         for tile in self._tiles():
-            rows = self[tile]
-            total += (rows.T @ rows).double()
+            rows = float64(self[tile])
+            total = total.to(rows.device) + rows.T @ rows
         return total
 
     @cached_property
     def inverse_gram(self) -> Float[Tensor, "d_model d_model"]:
-        """Pseudo-inverse of `gram`; directions below 1e-6 of the largest singular value of E count as absent."""
-        return torch.linalg.pinv(self.gram, hermitian=True, rtol=1e-12).to(self.dtype)
+        """Pseudo-inverse of `gram`; directions below 1e-5 of E's largest singular value are rounding, and count as absent.
+
+        A LayerNorm's centring leaves one such direction: all ones, which no token reads.
+        """
+        return torch.linalg.pinv(self.gram, hermitian=True, rtol=1e-10).to(device=self.device, dtype=self.dtype)
 
     def check(self, name: str) -> None:
         """Refuse NaN and infinite entries."""
@@ -175,7 +198,7 @@ class EmbeddingSpace:
         if x.shape[-1] != self.d_model:
             raise errors.bad_width(x.shape[-1], self.name, self.d_model)
         if not torch.isfinite(x).all():
-            raise errors.not_finite("The vectors given")
+            raise errors.not_finite("the vectors given")
         x = x.to(device=rows.device, dtype=torch.promote_types(rows.dtype, full(x.dtype)))
         if self.score == "cosine":
             x = torch.nn.functional.normalize(x, dim=-1)
@@ -184,8 +207,9 @@ class EmbeddingSpace:
     def _inverted(self, x: Tensor, side: str) -> Tensor:
         return x @ self.read.inverse_gram.to(x) if self.inverse == "pinv" and side == "read" else x
 
-    def project(self, x: Float[Tensor, "... d_model"], side: str = "write") -> Float[Tensor, "... d_vocab"]:
+    def project(self, x: Any, side: str = "write") -> Float[Tensor, "... d_vocab"]:
         """Scores of every token for residual vectors; NaN for tokens that the lens does not read."""
+        x = as_tensor(x, "vectors")
         vectors = self.vectors(x.reshape(-1, x.shape[-1]), side)
         scores = self.rows(side).scores(vectors)
         if self.ids is not None:
@@ -194,12 +218,13 @@ class EmbeddingSpace:
             scores = everywhere
         return scores.reshape(*x.shape[:-1], self.d_vocab)
 
-    def embed(self, scores: Float[Tensor, "... d_vocab"], side: str = "write") -> Float[Tensor, "... d_model"]:
+    def embed(self, scores: Any, side: str = "write") -> Float[Tensor, "... d_model"]:
         """Residual vectors from scores over tokens, through the chosen inverse; tokens that are not read count for nothing.
 
-        With `inverse="pinv"`, `embed(project(x)) == x` wherever the embeddings span the residual stream.
+        With `inverse="pinv"`, `embed(project(x)) == x` for x in the span of the embeddings: all x behind an RMSNorm,
+        centred x behind a LayerNorm.
         """
-        rows = self.rows(side)
+        rows, scores = self.rows(side), as_tensor(scores, "scores")
         if scores.shape[-1] != self.d_vocab:
             raise errors.EmbspaceError(
                 f"scores have {scores.shape[-1]} columns, but {self.name} has {self.d_vocab} tokens."

@@ -39,14 +39,12 @@ class Vocabulary:
         return f"Vocabulary({self.model}: {self.d_vocab} tokens)"
 
     @cached_property
-    def strings(self) -> np.ndarray:
-        """The exact text of every token, leading space kept: object array `[d_vocab]`.
-
-        A token that does not decode by itself (part of a multi-byte character) is shown as the tokenizer's own piece.
-        """
+    def _decoded(self) -> tuple[np.ndarray, np.ndarray]:
+        """The text of every token, and whether the token decodes by itself."""
         strings = np.array([str(i) for i in range(self.d_vocab)], dtype=object)
+        whole = np.ones(self.d_vocab, dtype=bool)
         if self.tokenizer is None:
-            return strings
+            return strings, whole
         ids = list(range(min(self.d_vocab, len(self.tokenizer))))
         texts = self.tokenizer.batch_decode(
             [[i] for i in ids], clean_up_tokenization_spaces=False, skip_special_tokens=False
@@ -57,8 +55,22 @@ class Vocabulary:
             if piece.startswith(SPACE_PIECE):  # decoding one piece alone strips the space that it stands for
                 n_spaces = len(piece) - len(piece.lstrip(SPACE_PIECE))
                 text = " " * n_spaces + text.lstrip(" ")
-            strings[i] = piece if not text or "�" in text else text
-        return strings
+            whole[i] = bool(text) and "\ufffd" not in text
+            strings[i] = text if whole[i] else piece
+        return strings, whole
+
+    @property
+    def strings(self) -> np.ndarray:
+        """The exact text of every token, leading space kept: object array `[d_vocab]`.
+
+        A token that does not decode by itself (part of a multi-byte character) is shown as the tokenizer's own piece.
+        """
+        return self._decoded[0]
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Which tokens decode by themselves, `bool [d_vocab]`; the others' strings are the tokenizer's pieces."""
+        return self._decoded[1]
 
     @cached_property
     def array(self) -> Any:
@@ -67,8 +79,8 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        """From string to id; the lowest id where several tokens share a string."""
-        return {text: i for i, text in reversed(list(enumerate(self.strings)))}
+        """From text to id, of tokens that decode; the lowest id where several share a text."""
+        return {text: i for i, text in reversed(list(enumerate(self.strings))) if self.whole[i]}
 
     def index(self, token: str | int, caller: str = "search()") -> int:
         """The id of one token, given as its exact string or as its id.
@@ -86,7 +98,8 @@ class Vocabulary:
             raise errors.no_tokenizer(self.model, caller)
         if token in self._ids:
             return self._ids[token]
-        pieces = [str(self.strings[i]) for i in self.tokenizer.encode(token, add_special_tokens=False)]
+        encoded = self.tokenizer.encode(token, add_special_tokens=False)
+        pieces = [str(self.strings[i]) if i < self.d_vocab else str(i) for i in encoded]
         near = (" " + token.strip(), token.strip(), " " + token.strip().lower(), token.strip().lower())
         raise errors.not_one_token(token, pieces, caller, next((t for t in near if t and t in self._ids), None))
 
@@ -148,7 +161,8 @@ def never_trained(vocabulary: Vocabulary) -> list[int]:
     impossible = [0xC0, 0xC1, *range(0xF5, 0x100)]
     # As SentencePiece writes a byte, and as GPT-2's byte-level BPE does: Latin-1's printable characters stand for themselves.
     names = {f"<0x{byte:02X}>" for byte in impossible} | {chr(byte) for byte in impossible}
-    return [*padding, *(i for i, text in enumerate(vocabulary.strings) if text in names)]
+    # A byte alone does not decode; "ö" merged from two bytes does, and is trained.
+    return [*padding, *(i for i, text in enumerate(vocabulary.strings) if text in names and not vocabulary.whole[i])]
 
 
 def undertraining(

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from . import errors
-from .host import ALWAYS, Block, Host, Norm
+from .experts import ALWAYS
+from .host import Block, Host, Norm
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 MLP = ("W_in", "W_gate", "W_out")
@@ -133,6 +134,13 @@ class Weights:
         """The experts of a block, none where the architecture has no mixtures; −1 is one that every token passes."""
         return self.host.experts(self._block(layer, "mlp"))
 
+    def d_mlp(self, layer: int, expert: int | None = None) -> int:
+        """How many neurons the block's MLP (or its expert) has."""
+        block = self._block(layer, "mlp")
+        weight = self.host.mlp(block, "W_out", self._expert(block, expert))
+        assert weight is not None
+        return weight.shape[0]
+
     def is_gated(self, layer: int) -> bool:
         """Whether the block's MLP has a W_gate."""
         block = self._block(layer, "mlp")
@@ -177,7 +185,7 @@ class Weights:
 
     def _block(self, layer: int, kind: str) -> Block:
         self.require(kind)
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.n_layers:
+        if isinstance(layer, bool) or not hasattr(layer, "__index__") or not 0 <= layer < self.n_layers:
             raise errors.out_of_range("layer", layer, self.name, self.n_layers, "layers")
         block = self.host.blocks[layer]
         if getattr(block, kind) is None:

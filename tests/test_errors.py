@@ -22,7 +22,7 @@ SENTENCES = [
     (lambda lens: lens.ov(head=4), "head=4 is out of range: zoo has 4 heads (0 to 3)."),
     (
         lambda lens: lens.neurons(layer=1, neuron=48),
-        "neuron=48 is out of range: zoo has 48 neurons in layer 1 (0 to 47).",
+        "neuron=48 is out of range: zoo has 48 neurons in its widest MLP (0 to 47).",
     ),
     (
         lambda lens: lens.neurons(weight="Wout"),
@@ -54,7 +54,7 @@ SENTENCES = [
     ),
     (
         lambda lens: lens.directions(torch.full((2, 32), torch.nan)),
-        "The vectors given holds NaN or infinite values. Rankings would be meaningless; mend it first.",
+        "NaN or infinite values in the vectors given. Rankings would be meaningless; mend it first.",
     ),
     (
         lambda lens: lens.directions(torch.ones(2, 2, 32)),
@@ -74,7 +74,7 @@ SENTENCES = [
     (lambda lens: lens.search("w5 w6"), "\"w5 w6\" is 2 tokens in this vocabulary ('w5', 'w6'); search() takes one."),
     (
         lambda lens: lens.search("W5"),
-        "\"W5\" is 1 tokens in this vocabulary ('<unk>'); search() takes one. Did you mean 'w5'?",
+        "\"W5\" is not a token of this vocabulary; search() takes one. Did you mean 'w5'?",
     ),
     (lambda lens: lens.search(3.5), "token=3.5 is neither a text nor a token id."),
 ]
@@ -143,11 +143,11 @@ def test_weights_that_are_not_finite(value):
         unwrapped = model.original_model.model.layers[1].mlp
         next(p for n, p in unwrapped.named_parameters() if "up_proj" in n)[3, 4] = value
     assert len(lens.neurons(layer=0))
-    with pytest.raises(EmbspaceError, match="W_in of block 1 of zoo holds NaN or infinite values"):
+    with pytest.raises(EmbspaceError, match="NaN or infinite values in W_in of block 1 of zoo"):
         lens.neurons()
     with torch.no_grad():
         model.W_E[5, 5] = value
-    with pytest.raises(EmbspaceError, match="W_E of zoo holds NaN"):
+    with pytest.raises(EmbspaceError, match="NaN or infinite values in W_E of zoo"):
         EmbeddingLens(model)
 
 
@@ -176,6 +176,46 @@ def test_what_would_be_read_wrongly_is_refused_and_the_rest_is_read(tiny, family
             assert len(lens.directions(torch.ones(32))) == 10
             assert len(lens.components())
         call(lens)
+
+
+@pytest.mark.parametrize("number", [np.int64(1), torch.tensor(1), np.array(1), np.array([1]), torch.tensor([1])])
+def test_numbers_out_of_tables_and_tensors_select(worded, number):
+    assert worded.neurons(layer=number, k=1).equals(worded.neurons(layer=1, k=1))
+    assert worded.weights.W_Q(np.int64(1)).shape == (4, 32, 8)
+
+
+def test_vectors_in_other_wrappings(worded):
+    x = torch.randn(2, 32)
+    expected = worded.directions(x, k=3)
+    for other in (x.numpy(), list(x), x.tolist(), x.double()):
+        np.testing.assert_allclose(worded.directions(other, k=3)["score"], expected["score"], rtol=1e-5)
+    assert torch.allclose(worded.project(x.numpy()), worded.project(x))
+    with pytest.raises(EmbspaceError, match="vectors cannot be made a tensor"):
+        worded.directions("word")
+
+
+def test_a_damaged_folder(tmp_path):
+    from embspace_lens import demo
+
+    for part in ("tokenizer", "reviews-small-0"):
+        for path in (demo.MODELS / part).iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(EmbspaceError, match="could not be loaded .* Is a file damaged or missing"):
+        EmbeddingLens.from_pretrained(tmp_path)
+
+
+def test_what_cannot_be_read_is_still_shown_and_listed():
+    model = zoo.boot(zoo.ZOO["llama"]())
+    mlp = model.original_model.model.layers[0].mlp
+    gate = next(module for name, module in mlp.named_modules() if name.endswith("gate_proj._original_component"))
+    gate.weight = torch.nn.Parameter(gate.weight.to(torch.int8), requires_grad=False)
+    lens = EmbeddingLens(model)
+    assert repr(lens).startswith("EmbeddingLens(zoo: 2 layers")
+    table = lens.components().set_index(["layer", "weight"])
+    assert "cannot be read" in table.loc[(0, "W_gate"), "note"] and table.loc[(0, "W_gate"), "rows"] == 0
+    assert table.loc[(1, "W_gate"), "rows"] == 32
 
 
 def test_from_pretrained_of_nothing(tmp_path):

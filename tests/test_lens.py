@@ -162,6 +162,22 @@ def test_there_and_back_through_the_exact_inverse(tiny, side, kind, n, leading):
     torch.testing.assert_close(lens.embed(lens.project(x, side), side), x, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("processed", [False, True])
+@pytest.mark.parametrize("kind", ["circuit", "unembed", "embed"])
+def test_the_exact_inverse_behind_a_layernorm(kind, processed):
+    """No token reads the direction that centring removes, so the way back ends at the centred vector."""
+    model = zoo.boot(zoo.ZOO["gpt2"]())
+    lens = EmbeddingLens(zoo.compat(model) if processed else model, inverse="pinv", space=kind)
+    x = torch.randn(5, 32)
+    x = x - x.mean(dim=1, keepdim=True)
+    for side in ("read", "write"):
+        torch.testing.assert_close(lens.embed(lens.project(x, side), side), x, atol=1e-3, rtol=1e-3)
+        rows = lens.space.rows(side)[:].double()
+        if side == "read":
+            expected = x.double() @ torch.linalg.pinv(rows, rtol=1e-5)
+            torch.testing.assert_close(lens.project(x, side).double(), expected, atol=1e-3, rtol=1e-3)
+
+
 def test_transposed_inverse_is_no_inverse(tiny):
     """The control: with Eᵀ for an inverse, the way back ends elsewhere."""
     lens, x = EmbeddingLens(tiny("llama")), torch.randn(3, 32)

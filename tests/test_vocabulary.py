@@ -42,6 +42,19 @@ def test_strings_are_exact_and_keyed_by_id():
     assert all(isinstance(text, str) and text for text in vocabulary.strings)
 
 
+def test_a_merged_character_is_neither_its_bytes_nor_untrained():
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate([*alphabet, "Ã¶"])}, merges=[("Ã", "¶")]))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
+    vocabulary = Vocabulary(tokenizer, len(tokenizer))
+    merged = tokenizer.get_vocab()["Ã¶"]
+    assert vocabulary.strings[merged] == "ö" and vocabulary.index("ö") == merged
+    assert merged not in never_trained(vocabulary) and len(never_trained(vocabulary)) == 13
+    with pytest.raises(EmbspaceError, match="is 2 tokens in this vocabulary"):
+        vocabulary.index("é")
+
+
 def test_sentencepiece_keeps_its_leading_spaces():
     strings = Vocabulary(sentencepiece_like(), 6).strings.tolist()
     assert strings == ["<unk>", " cat", "  ", "cat", "<0xE2>", " "]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .. import errors
@@ -91,18 +92,24 @@ def load_any(name: str | PathLike[str], *, device: str | None = None, dtype: tor
     """
     if str(name) in names():
         return load(str(name), device=device or "cpu", dtype=dtype or torch.float32)
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise errors.EmbspaceError(f"{folder} holds no config.json, so it is not a model's folder.")
-    if not folder.exists() and (folder.is_absolute() or str(name).startswith((".", "~"))):
+    if not folder.exists() and (folder.is_absolute() or str(name).startswith(".")):
         raise errors.EmbspaceError(f"{folder} does not exist.")
+    where = str(folder) if folder.is_dir() else str(name)
     try:
-        return _bridge(str(name), device=device, dtype=dtype or torch.float32)
-    except OSError as reason:
-        shipped = ", ".join(names())
+        return _bridge(where, device=device, dtype=dtype or torch.float32)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as reason:
+        first_line = (str(reason).splitlines() or [""])[0]
+        told = f"{type(reason).__name__}: {first_line}"
+        if folder.is_dir():
+            raise errors.EmbspaceError(
+                f"{folder} could not be loaded ({told}). Is a file damaged or missing?"
+            ) from reason
         raise errors.EmbspaceError(
-            f"{name} could not be loaded: it is no demo model ({shipped}), no local folder, and the hub did not give it "
-            f"({str(reason).splitlines()[0]})."
+            f"{name} could not be loaded: it is no demo model ({', '.join(names())}), no local folder, and the hub did not "
+            f"give it ({told})."
         ) from reason
 
 

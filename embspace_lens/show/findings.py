@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import demo
 from ..errors import EmbspaceError
+from ..frames import tidy
 from .choose import legible_heads, legible_neurons, one_neuron
 
 WORDS = (" wonderful", " film", " love", " Paris", " good", " water", " the")
@@ -72,7 +73,7 @@ def find(
     """
     token = find_word(lens, word)
     k = min(K, lens.space.n_tokens)
-    nothing = pd.DataFrame()
+    nothing = tidy(["layer"], [])
     neurons = asked = ov = qk = heads = nothing
     if lens.weights.layers_with("mlp"):
         neurons = legible_neurons(lens, n_neurons, k=k)
