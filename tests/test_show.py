@@ -526,7 +526,7 @@ def test_report_escapes_what_models_and_tokens_are_called(lens, tmp_path):
     for field in ("weights", "space", "mask", "_reader"):
         object.__setattr__(named, field, getattr(lens, field))
     vocabulary = type(lens.vocabulary)(lens.vocabulary.tokenizer, len(lens.vocabulary), "x")
-    vocabulary.__dict__["strings"] = strings
+    vocabulary.__dict__["_decoded"] = strings, lens.vocabulary.whole
     object.__setattr__(named, "vocabulary", vocabulary)
     object.__setattr__(named, "_reader", type(lens._reader)(lens.weights, lens.space, vocabulary))
     object.__setattr__(named, "name", "<script>evil</script>")

@@ -126,6 +126,21 @@ def test_joins_with_a_frame_of_the_hosts(lens):
     assert joined.groupby(["layer", "head"]).size().to_dict() == {(0, 1): 3, (1, 2): 3}
 
 
+def test_joins_with_activation_patching(tiny):
+    patching = pytest.importorskip("transformer_lens.patching")
+    if not hasattr(patching, "PatchingResult"):
+        pytest.skip("this TransformerLens has no PatchingResult")
+    model, clean, corrupted = tiny("gpt2"), torch.tensor([[1, 5, 6, 7]]), torch.tensor([[1, 9, 6, 7]])
+    _, cache = model.run_with_cache(clean)
+
+    def metric(logits):
+        return logits[:, -1, 5]
+
+    result = patching.get_act_patch_attn_head_out_all_pos(model, corrupted, cache, metric, reduce="none")
+    joined = EmbeddingLens(model).ov(k=2).merge(result.to_dataframe(), on=["layer", "head"])
+    assert len(joined) == 2 * 4 * 2 and joined["value"].notna().all()
+
+
 def test_directions_are_sorted_by_name_and_numbers_sort_as_numbers(lens):
     assert lens.directions(torch.eye(32)[:3], names=["c", "a", "b"], k=1)["direction"].tolist() == ["a", "b", "c"]
     numbered = lens.directions(torch.eye(32)[:12], k=1)
