@@ -46,6 +46,7 @@ def tidy(columns: Sequence[str], blocks: Iterable[Mapping[str, Any]], strings: A
             gathered[name].append(_cells(name, [value] * length if np.isscalar(value) else value))
     cells = {name: _joined(name, parts) for name, parts in gathered.items()}
     for name in looked_up:
+        assert strings is not None
         cells[name] = strings.take(cells[name.removesuffix("string") + "index"])
     return pd.DataFrame(cells, columns=order)
 
