@@ -3,7 +3,6 @@
 import itertools
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from tables import check_tidy
@@ -118,12 +117,6 @@ def test_an_empty_table_keeps_its_columns():
     frame = tidy(["layer", "weight", "token_string", "score"], [])
     assert frame.columns.tolist() == ["layer", "weight", "token_string", "score"]
     assert frame["layer"].dtype == np.int64 and frame["score"].dtype == np.float32
-
-
-def test_joins_with_a_frame_of_the_hosts(lens):
-    patched = pd.DataFrame({"layer": [0, 1], "head": [1, 2], "value": [0.5, -0.5]})
-    joined = lens.ov(k=3).merge(patched, on=["layer", "head"])
-    assert joined.groupby(["layer", "head"]).size().to_dict() == {(0, 1): 3, (1, 2): 3}
 
 
 def test_joins_with_activation_patching(tiny):

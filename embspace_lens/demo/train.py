@@ -148,7 +148,7 @@ def train(
         load_checkpoint(folder, model, optimizer)
 
     def loss_of(ids: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
             logits = model(ids[:, :-1], use_cache=False).logits
             return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
