@@ -1,0 +1,5 @@
+"""Two models in one space: where they meet is the tokens that both of them know."""
+
+# What is public here is imported at once, not when first asked for: some functions are named as their modules are, and the
+# import of such a module alone would put it in its function's place. The top level is what loads late.
+__all__: list[str] = []
