@@ -121,6 +121,22 @@ def test_neurons_table(run, folder):
     assert lines[-1] == f"Next: embspace-lens search ' the' --model {folder}"
 
 
+@pytest.mark.parametrize("vocabulary", ["words & trained", "ascii&words", "all & words"])
+def test_vocabularies_are_joined_as_in_python(run, folder, vocabulary):
+    python = {"all & words": "words"}.get(vocabulary, vocabulary)
+    lens = EmbeddingLens.from_pretrained(folder, vocabulary=python)
+    assert len(lens.space.ids) < len(EmbeddingLens.from_pretrained(folder, vocabulary="trained").space.ids)
+    result = run("neurons", "--layer", "0", "-k", "3", "--vocabulary", vocabulary, "--format", "csv", model=folder)
+    assert result.stdout == lens.neurons(0, k=3).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    shown = run("neurons", "--layer", "0", "--neuron", "0", "-k", "3", "--vocabulary", vocabulary, model=folder)
+    assert shown.stdout.splitlines()[-1].endswith(f"--vocabulary '{vocabulary}'")
+
+
+def test_the_demo_repeats_a_joined_vocabulary(run, folder):
+    result = run("demo", "--vocabulary", "words & ascii", model=folder)
+    assert f"--layer 0 --model {folder} --vocabulary 'words & ascii'" in result.stdout
+
+
 def test_every_option_reaches_the_lens(run, folder):
     lens = EmbeddingLens.from_pretrained(folder, vocabulary="words", score="cosine")
     result = run(
@@ -248,6 +264,7 @@ def test_format_wins_over_the_ending(run, folder, tmp_path):
         ),
         (["neurons", "-k", "0"], r"k=0 is not between 1 and \d+, the number of tokens that this lens reads\."),
         (["neurons", "--vocabulary", "word"], r"--vocabulary='word' is not one of .*Did you mean 'words'\?"),
+        (["neurons", "--vocabulary", "ascii & word"], r"--vocabulary='word' is not one of .*Did you mean 'words'\?"),
         (
             ["neurons", "--score", "cos"],
             r"--score='cos' is not one of 'dot', 'centered', 'cosine'\.( Did you mean 'cosine'\?)?",

@@ -149,7 +149,8 @@ def model_lines(lens: Any) -> list[str]:
 
 def options(found: Findings) -> str:
     """The command line's options that make the findings' lens."""
-    mask, score = found.lens.mask, found.lens.space.score
-    mask = "frequent" if mask == demo.frequent_words.name else mask
-    vocabulary = f" --vocabulary {mask}" if mask in ("ascii", "words", "trained", "frequent") else ""
+    score = found.lens.space.score
+    mask = found.lens.mask.replace(demo.frequent_words.name, "frequent")
+    named = all(part in ("ascii", "words", "trained", "frequent") for part in mask.split(" & "))
+    vocabulary = f" --vocabulary {shlex.quote(mask)}" if named else ""
     return f"--model {shlex.quote(found.model)}{vocabulary}" + (f" --score {score}" if score != "dot" else "")
