@@ -81,15 +81,25 @@ class EmbeddingLens:
         tokens = Vocabulary(tokenizer or getattr(model, "tokenizer", None), weights.d_vocab, weights.name)
         ids, mask = choose_tokens(tokens, vocabulary, lambda: (weights.W_E, weights.W_U))
         embedding_space = EmbeddingSpace(weights, space=space, inverse=inverse, score=score, ids=ids)
+        self._hold(weights, embedding_space, tokens, mask)
+
+    def _hold(self, weights: Weights, space: EmbeddingSpace, vocabulary: Vocabulary, mask: str) -> None:
         for field, value in (
             ("name", weights.name),
             ("weights", weights),
-            ("space", embedding_space),
-            ("vocabulary", tokens),
+            ("space", space),
+            ("vocabulary", vocabulary),
             ("mask", mask),
-            ("_reader", readings.Reader(weights, embedding_space, tokens)),
+            ("_reader", readings.Reader(weights, space, vocabulary)),
         ):
             object.__setattr__(self, field, value)
+
+    @classmethod
+    def _of(cls, weights: Weights, space: EmbeddingSpace, vocabulary: Vocabulary, mask: str) -> "EmbeddingLens":
+        """A lens on weights that are no model's own, such as the difference of two models."""
+        lens = cls.__new__(cls)
+        lens._hold(weights, space, vocabulary, mask)
+        return lens
 
     @classmethod
     def from_pretrained(
