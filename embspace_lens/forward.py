@@ -67,6 +67,7 @@ class _Enough(Exception):
 
 
 def device_of(model: Any) -> torch.device:
+    """Where a model is; of one that is spread, where it begins."""
     return next(model.parameters()).device
 
 

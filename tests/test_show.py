@@ -22,7 +22,7 @@ from embspace_lens.show import (
     terminal,
     write_report,
 )
-from embspace_lens.show.files import write_whole
+from embspace_lens.files import write_whole
 from embspace_lens.show.findings import find, find_word
 from embspace_lens.show.tokens import chip, display, figures, for_terminal, pad, pair, pair_chip, width
 from embspace_lens.show.units import count, head, units

@@ -16,7 +16,7 @@ from embspace_lens import EmbeddingLens
 PACKAGE = Path(embspace_lens.__file__).parent
 FLOORS = [
     {"errors", "columns"},
-    {"rows", "raw"},
+    {"rows", "raw", "files"},
     {"pairs", "experts"},
     {"topk"},
     {"frames", "vocabulary", "select"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"weights"},
     {"space"},
     {"readings"},
-    {"lens", "forward"},
+    {"lens", "forward", "pooled"},
     {"demo"},
     {"compare", "evidence", "circuits", "factors"},
     {"show"},

@@ -26,7 +26,7 @@ def demo(
     ),
 ) -> None:
     """Show what a model's weights say: neurons, heads, a word; and write it all as one HTML file."""
-    from ..show.files import refuse_unwritable, write_whole
+    from ..files import refuse_unwritable, write_whole
 
     refuse_unwritable(out)
     from .. import demo as shipped

@@ -36,7 +36,7 @@ class Output:
         if format == "parquet" and out is None:
             raise EmbspaceError("--format parquet writes binary data. Name a file for it: --out table.parquet.")
         if out is not None:
-            from ..show.files import refuse_unwritable
+            from ..files import refuse_unwritable
 
             refuse_unwritable(out)
 
@@ -50,7 +50,7 @@ class Output:
             rows = ON_SCREEN if self.out is None and sys.stdout.isatty() else None
             data = (render(df, n=rows, hint=hint if self.out is None else "") + "\n").encode("utf-8")
         if self.out is not None:
-            from ..show.files import write_whole
+            from ..files import write_whole
 
             write_whole(self.out, data)
             typer.echo(f"{self.out}: {len(df):,} rows", err=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from . import look
 from .choose import HEAD_RULE, NEURON_RULE
-from .files import refuse_unwritable, write_whole
+from ..files import refuse_unwritable, write_whole
 from .findings import Findings, K, find, model_lines, options
 from .heads import heads_grid
 from .html import chips, environment, safe, stylesheet

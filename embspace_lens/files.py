@@ -1,10 +1,14 @@
 """Files written whole or not at all."""
 
+import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ..errors import EmbspaceError
+from .errors import EmbspaceError
 
 
 def refuse_unwritable(path: str | os.PathLike[str]) -> Path:
@@ -21,8 +25,9 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file under a temporary name in its folder, then give it its own.
+@contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name in the file's folder; it becomes the file's own when the block ends well.
 
     Raises:
         EmbspaceError: If it cannot be written; what was there is then as it was.
@@ -31,10 +36,21 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         try:
-            partial.write_bytes(data)
+            yield partial
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as reason:
         raise EmbspaceError(f"{path} cannot be written: {reason.strerror or reason}. Nothing was changed.") from reason
-    return path
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a file whole or not at all (see `whole`)."""
+    with whole(path) as partial:
+        partial.write_bytes(data)
+    return refuse_unwritable(path)
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> Path:
+    """Write JSON whole or not at all."""
+    return write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
