@@ -28,7 +28,7 @@ _HOME = {"EmbspaceError": "errors", "EmbeddingLens": "lens", "Weights": "weights
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("columns", "demo", "errors", "topk"):
+    if name in ("columns", "demo", "errors", "evidence", "topk"):
         return import_module(f".{name}", __name__)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,8 @@ class Column(NamedTuple):
 WEIGHTS = ("W_in", "W_gate", "W_out", "W_Q", "W_K", "W_V", "W_O", "W_OV", "W_QK", "W_E", "W_U", "W_pos")
 
 GLOSSARY: dict[str, Column] = {
+    "target": Column("str", "", "Hidden state that is compared: layer (the output of the row's own block) or final."),
+    "source": Column("str", "", "Where vectors come from: gaussian, W_out, or the name that the user gave."),
     "layer": Column("int64", "", "Block number, as in blocks.{layer}; −1 for the embedding and unembedding."),
     "expert": Column(
         "int64", "", "Expert of a mixture; −1 for weights that every token passes (shared, or dense layer)."
@@ -26,6 +28,19 @@ GLOSSARY: dict[str, Column] = {
     "neuron": Column("int64", "", "MLP unit of the block (or of the expert), from 0."),
     "subhead": Column("int64", "", "Index within d_head: one column of W_Q, W_K or W_V, one row of W_O."),
     "weight": Column("category", "", "Which parameter, in TransformerLens's words (W_in, W_OV …)."),
+    "pair": Column("str", "", "Two weights whose units are compared one to one, such as W_in-W_out."),
+    "inverse": Column("str", "", "Right inverse of the embedding matrix: transpose or pinv."),
+    "k": Column("int64", "", "How many entries of a vector of scores are kept."),
+    "sample": Column("str", "", "The claim (paired, aligned) or its control (shuffled, permuted), which should be lower."),
+    "layer_a": Column("int64", "", "Block of the first of two models."),
+    "layer_b": Column("int64", "", "Block of the second of two models."),
+    "expert_a": Column("int64", "", "Expert of the first of two models; −1 for weights that every token passes."),
+    "neuron_a": Column("int64", "", "MLP unit of the first of two models, from 0."),
+    "match": Column(
+        "category", "", "nearest: the best partner of all; one_to_one: the best where every neuron is taken once."
+    ),
+    "expert_b": Column("int64", "", "Expert of the second of two models; −1 for weights that every token passes."),
+    "neuron_b": Column("int64", "", "MLP unit of the second of two models, from 0."),
     "direction": Column("str", "", "Name of a vector that the user gave."),
     "component": Column("int64", "", "Number of a singular direction; 0 has the largest singular value."),
     "side": Column(
@@ -45,6 +60,22 @@ GLOSSARY: dict[str, Column] = {
         "float32", "", "Singular value of the direction, with norms folded as the lens folds them."
     ),
     "similarity": Column("float32", "cosine", "Cosine of two vectors, between −1 and 1."),
+    "n_matched": Column("int64", "", "How many layers are matched with the layer of their own number."),
+    "n_layers": Column("int64", "", "How many layers both models have that hold the weight."),
+    "chance": Column("float32", "layers", "How many layers a random assignment matches with their own number, on average."),
+    "correlation": Column(
+        "float32", "", "Pearson correlation over the tokens that two models share; of layers, the mean of its size."
+    ),
+    "jaccard": Column("float32", "", "Tokens that two lists share, over the tokens of either; a mean."),
+    "recall": Column("float32", "", "Share of a hidden state's top tokens found among its parameters'; a mean."),
+    "low": Column("float32", "as the row's estimate", "Lower end of a 95 % interval of the row's estimate."),
+    "high": Column("float32", "as the row's estimate", "Upper end of a 95 % interval of the row's estimate."),
+    "n": Column("int64", "", "How many observations the row's estimate rests on."),
+    "n_vectors": Column("int64", "", "How many hidden states a fit had seen, those that the row measures included."),
+    "objective": Column("float32", "", "Half the squared residual plus l1 times the sum of codes; a mean over vectors."),
+    "explained_variance": Column("float32", "", "One less the squared residuals over the squared deviations from the mean."),
+    "n_active": Column("float32", "", "How many codes are above zero; a mean over vectors."),
+    "n_dead": Column("int64", "", "How many factors have been in no code for long."),
     "rows": Column("int64", "", "First dimension of the weight as served (heads and experts apart)."),
     "columns": Column("int64", "", "Second dimension of the weight as served (heads and experts apart)."),
     "n_heads": Column("int64", "", "How many heads the weight is split into, as stored; 0 if it is not."),
