@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compare import Alignment, align, match_neurons
     from .errors import EmbspaceError
     from .lens import EmbeddingLens
     from .vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
@@ -12,12 +13,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alignment",
     "EmbeddingLens",
     "EmbspaceError",
     "TokenMask",
     "Vocabulary",
     "Weights",
+    "align",
     "ascii_tokens",
+    "match_neurons",
     "seen_in",
     "well_trained",
     "whole_words",
@@ -25,10 +29,11 @@ __all__ = [
 
 # Names are loaded when first asked for, so that `embspace-lens --help` need not wait for torch.
 _HOME = {"EmbspaceError": "errors", "EmbeddingLens": "lens", "Weights": "weights"}
+_HOME |= dict.fromkeys(("Alignment", "align", "match_neurons"), "compare")
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("columns", "demo", "errors", "evidence", "topk"):
+    if name in ("columns", "compare", "demo", "errors", "evidence", "topk"):
         return import_module(f".{name}", __name__)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

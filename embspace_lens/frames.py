@@ -9,7 +9,11 @@ import torch
 
 from .columns import GLOSSARY, WEIGHTS
 
-_CATEGORIES = {"weight": WEIGHTS, "side": ("read", "write", "query", "key")}
+_CATEGORIES = {
+    "weight": WEIGHTS,
+    "side": ("read", "write", "query", "key"),
+    "match": ("nearest", "one_to_one"),
+}
 
 
 def _cells(name: str, values: Any) -> Any:

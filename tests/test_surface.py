@@ -17,7 +17,7 @@ PACKAGE = Path(embspace_lens.__file__).parent
 FLOORS = [
     {"errors", "columns"},
     {"rows", "raw", "files"},
-    {"pairs", "experts"},
+    {"pairs", "experts", "screen"},
     {"topk"},
     {"frames", "vocabulary", "select"},
     {"host"},
@@ -31,7 +31,8 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-LATE = {("lens", "demo"), ("lens", "show")}  # imported inside a function: a model's name may be a demo model's
+# Imported inside a function: a model's name may be a demo model's, and results draw themselves when asked to.
+LATE = {("lens", "demo"), ("lens", "show"), ("compare", "show")}
 
 
 def floor_of(module):

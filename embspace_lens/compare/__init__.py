@@ -2,4 +2,7 @@
 
 # What is public here is imported at once, not when first asked for: some functions are named as their modules are, and the
 # import of such a module alone would put it in its function's place. The top level is what loads late.
-__all__: list[str] = []
+from .align import Alignment, align
+from .neurons import match_neurons
+
+__all__ = ["Alignment", "align", "match_neurons"]

@@ -1,7 +1,8 @@
 """Tables made visible: plots, `df.embspace`, lines for a terminal, and a report of one file."""
 
 from .accessor import EmbspaceAccessor
+from .alignment import plot_alignment
 from .plots import plot_heads, plot_pairs, plot_plane, plot_tokens
 from .report import write_report
 
-__all__ = ["EmbspaceAccessor", "plot_heads", "plot_pairs", "plot_plane", "plot_tokens", "write_report"]
+__all__ = ["EmbspaceAccessor", "plot_alignment", "plot_heads", "plot_pairs", "plot_plane", "plot_tokens", "write_report"]
