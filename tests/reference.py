@@ -1,7 +1,9 @@
 """Slow twins: what the package computes fast, in the plainest code there is, in float64."""
 
 import math
+from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,3 +79,52 @@ def brute_keep_k(X: Tensor, E: Tensor, E_inverse: Tensor, k: int) -> float:
     true = [_dot(x, y) for x in X.double().tolist() for y in X.double().tolist()]
     found = [_dot(a, b) for a in kept[0] for b in kept[1]]
     return _dot(true, found) / math.sqrt(_dot(true, true) * _dot(found, found))
+
+
+def brute_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of two vectors."""
+    x, y = x - x.mean(), y - y.mean()
+    return (x @ y) / math.sqrt((x @ x) * (y @ y))
+
+
+def brute_alignment(A: Tensor, B: Tensor) -> float:
+    """Mean |Pearson| of all pairs of a row of A and a row of B: two layers' vectors, projected to the same tokens."""
+    sizes = [abs(brute_correlation(x, y)) for x in A.double().numpy() for y in B.double().numpy()]
+    return math.fsum(sizes) / len(sizes)
+
+
+def fista(x: Tensor, directions: Tensor, l1: float, iterations: int = 500) -> Tensor:
+    """Non-negative sparse codes as the original makes them (Yun et al. 2021): FISTA from zero, a fixed number of steps."""
+    step = 1 / float(torch.linalg.eigvalsh(directions.T @ directions).max())
+    codes = look = torch.zeros(len(x), len(directions), dtype=x.dtype)
+    t = 1.0
+    for _ in range(iterations):
+        before = codes
+        codes = (look + step * ((x - look @ directions) @ directions.T) - step * l1).clamp(min=0)
+        t, t_before = (1 + math.sqrt(1 + 4 * t**2)) / 2, t
+        look = codes + (codes - before) * ((t_before - 1) / t)
+    return codes
+
+
+def sparse_code_objective(x: Tensor, directions: Tensor, codes: Tensor, l1: float) -> list[float]:
+    """½‖x − Φᵀα‖² + λ‖α‖₁ of each vector, one product at a time."""
+    values = []
+    columns = directions.double().T.tolist()
+    for vector, code in zip(x.double().tolist(), codes.double().tolist(), strict=True):
+        residual = [value - _dot(code, column) for value, column in zip(vector, columns, strict=True)]
+        values.append(_dot(residual, residual) / 2 + l1 * math.fsum(code))
+    return values
+
+
+def codes_by_subsets(x: list[float], directions: list[list[float]], l1: float) -> float:
+    """The least objective of one vector: least squares on every subset of directions, the best that is non-negative."""
+    vector, rows = torch.tensor(x, dtype=torch.float64), torch.tensor(directions, dtype=torch.float64)
+    best = float(vector @ vector) / 2
+    for size in range(1, min(rows.shape) + 1):
+        for chosen in combinations(range(len(rows)), size):
+            some = rows[list(chosen)]
+            code = torch.linalg.lstsq(some @ some.T, (some @ vector - l1)[:, None]).solution[:, 0]
+            if (code >= 0).all():
+                residual = vector - code @ some
+                best = min(best, float(residual @ residual) / 2 + l1 * float(code.sum()))
+    return best
