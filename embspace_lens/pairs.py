@@ -6,7 +6,6 @@ As in `topk`: a screen in low precision with a proven bound, then float64 for wh
 import math
 import struct
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -184,7 +183,7 @@ def _search_pairs(A, left, right, B, k, *, largest, distinct=False):
 
     pool = _Pool(k, capacity, rescore if distinct else None, a.order.device)
     fine = rounding(rank + 4, torch.float32, a.order.device)
-    coarse, coarse_error = _screen_dtype(a.order.device), fine
+    coarse, coarse_error = _rows.screen_dtype(a.order.device), fine
     if coarse is torch.bfloat16:
         coarse_error = (1 + 2**-8) ** 3 * (1 + 2 * fine) - 1  # two inputs and the output are rounded
     refined = 0  # tiles in which bfloat16 could not tell the best pairs from the rest
@@ -320,10 +319,3 @@ def _exact_coordinates(rows, factor, index):
     first, group = first_of_each(torch.cat(prints))
     coordinates = torch.cat(parts)
     return coordinates[first.to(coordinates.device)], group[at].to(coordinates.device)
-
-
-@cache
-def _screen_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor multiplies it several times as fast as float32."""
-    able = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -130,7 +131,7 @@ def tiles(n: int, step: int) -> Iterator[slice]:
 
 
 def tile_rows(rows: Rows, copies: int = 1) -> int:
-    """How many rows in float32, times `copies`, make a tile; if it can be, a multiple of 32, for `_best_of_each`."""
+    """How many rows in float32, times `copies`, make a tile; if it can be, a multiple of 32, for `screen`."""
     step = max(1, TILE_BYTES // (4 * rows.shape[1] * copies))
     return step // 32 * 32 or step
 
@@ -142,6 +143,8 @@ def upcast(tile: Tensor) -> Tensor:
 
 def take(rows: Rows, index: slice | Tensor) -> Tensor:
     """Make these rows, in float32 at least."""
+    if isinstance(rows, Tensor) and isinstance(index, Tensor):
+        return upcast(rows.index_select(0, index))  # several times as fast as rows[index]
     return upcast(rows[index])
 
 
@@ -181,3 +184,10 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
     """No gradients, and no autocast behind the bounds' back."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
+
+
+@cache
+def screen_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it several times as fast as float32."""
+    able = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32

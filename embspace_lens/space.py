@@ -72,8 +72,11 @@ class Embedding:
     def _folded(self, index: slice | Tensor) -> Tensor:
         if self.ids is not None:
             index = self.ids.to(self.device)[index]
-        index = index.to(self._matrix.device) if isinstance(index, Tensor) else index
-        rows = self._matrix[index].to(device=self.device, dtype=self.dtype)
+        if isinstance(index, Tensor):  # several times as fast as indexing by a tensor
+            rows = self._matrix.index_select(0, index.to(self._matrix.device))
+        else:
+            rows = self._matrix[index]
+        rows = rows.to(device=self.device, dtype=self.dtype)
         if self._norm.gain is not None:
             rows = rows * self._norm.gain.to(rows)
         return rows - rows.mean(dim=1, keepdim=True) if self._norm.centres else rows

@@ -1,8 +1,9 @@
 r"""Best k of x·Eᵀ, in tiles that fit memory; the best pairs of A·Bᵀ are in `pairs`.
 
 A product in low precision *screens*: what lies further below the k-th best than its proven rounding error cannot belong
-to the answer. What is left is *rescored* in float64 from the numbers that were given, and ranked, equal scores by index.
-So the answer is that of float64 brute force, and no tile size can be seen in it.
+to the answer. Where bfloat16 is fast it screens first, and float32 what it leaves. What is left then is *rescored* in
+float64 from the numbers that were given, and ranked, equal scores by index. So the answer is that of float64 brute force,
+and no tile size can be seen in it.
 """
 
 import math
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from .pairs import top_pairs
 from .rows import (
-    UNDERFLOW,
     Rows,
     Subset,
     check_k,
@@ -24,13 +24,13 @@ from .rows import (
     float64,
     length_bound,
     plain_arithmetic,
-    rounding,
     signed,
     take,
     tile_rows,
     tiles,
     upcast,
 )
+from .screen import Screen, Tile
 
 __all__ = ["Rows", "top_pairs", "top_tokens"]
 
@@ -84,42 +84,37 @@ def top_tokens(
 def _screen_and_rescore(x, embedding, k, width, progress):
     """Best k of each vector out of its best `width` in low precision; and whether that is certain.
 
-    Any row that is not among the candidates has a screened score of at most the last candidate's, hence a true score of
-    at most that plus the rounding error. Strictly below the k-th best it can neither win nor tie.
+    Rows are screened less a centre, which takes the same off all scores of a vector and leaves less to be rounded. A row
+    that is not among the candidates has a screened score of at most the last candidate's, hence a true score of at most
+    that plus the rounding error. Strictly below the k-th best it can neither win nor tie.
     """
     n, n_rows = len(x), embedding.shape[0]
     value = x.new_full((n, width), -math.inf)
     index = torch.zeros(n, width, dtype=torch.int64, device=x.device)
-    longest = 0.0
+    screen = Screen(x, k, width)
+    centre, longest = x.new_zeros(x.shape[1]), 0.0
     for rows in tiles(n_rows, tile_rows(embedding)):
-        tile = take(embedding, rows).to(x.dtype)
-        longest = max(longest, finite(length_bound(tile).max().item()))
-        for some in tiles(n, max(1, SCORE_BYTES // (tile.element_size() * len(tile)))):
-            new_value, new_index = _best_of_each(x[some] @ tile.T, width)
-            both = torch.cat([value[some], new_value], 1)
-            value[some], at = both.topk(width)
+        made = take(embedding, rows).to(x.dtype)
+        centre = made.mean(0) if rows.start == 0 else centre
+        tile = Tile(made - centre, screen.dtype)
+        longest = max(longest, finite(tile.longest))
+        for some in tiles(n, max(1, SCORE_BYTES // (tile.coarse.element_size() * len(tile.coarse)))):
+            floor = float64(value[some, k - 1]) - screen.error(longest)[some]
+            new_value, new_index = screen.best(some, tile, floor)
+            value[some], at = torch.cat([value[some], new_value], 1).topk(width)
             index[some] = torch.cat([index[some], new_index + rows.start], 1).gather(1, at)
         if progress:
             progress(rows.stop, n_rows)
     parts = tiles(n, tile_rows(embedding, 32 * width))  # small enough to stay in a cache
     exact = torch.cat([_rescore(x[some], embedding, index[some]) for some in parts])
-    value, (index, by_index) = float64(value[:, -1]), index.to(exact.device).sort(dim=1)
+    value, index = float64(value), index.to(exact.device)
+    exact[value.isneginf()] = -math.inf  # places that no candidate has taken
+    last = value[:, -1] + (float64(x) * float64(centre)).sum(1)
+    index, by_index = index.sort(dim=1)
     exact, order = exact.gather(1, by_index).sort(dim=1, descending=True, stable=True)
-    error = rounding(x.shape[1], x.dtype, x.device) * longest * length_bound(x) + x.shape[1] * UNDERFLOW
-    certain = (exact[:, k - 1] > value + float64(error)) | (width == n_rows)
+    error = screen.error(longest) + screen.length * (1e-11 * finite(length_bound(centre[None]).item()))
+    certain = (exact[:, k - 1] > last + error) | (width == n_rows)
     return exact[:, :k].to(x.device, torch.float32), index.gather(1, order[:, :k]).to(x.device), certain.to(x.device)
-
-
-def _best_of_each(score: Float[Tensor, "n m"], width: int) -> tuple[Float[Tensor, "n w"], Int[Tensor, "n w"]]:
-    """`score.topk(width)` without order, several times as fast: the best lie where the best folded maxima do."""
-    n, m = score.shape
-    fold = 8
-    if m % fold or m // fold < 6 * width:
-        return score.topk(min(width, m), sorted=False)
-    folded = score.view(n, fold, -1)
-    _, column = _best_of_each(folded.amax(1), width)
-    value, at = _best_of_each(folded.gather(2, column[:, None].expand(-1, fold, -1)).flatten(1), width)
-    return value, at // width * folded.shape[2] + column.gather(1, at % width)
 
 
 def _rescore(x, embedding, index):

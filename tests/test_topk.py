@@ -8,6 +8,7 @@ from reference import brute_top_pairs, brute_top_tokens
 
 from embspace_lens import pairs, topk
 from embspace_lens import rows as rows_module
+from embspace_lens import screen as screen_module
 from embspace_lens.errors import EmbspaceError
 from embspace_lens.topk import top_pairs, top_tokens
 
@@ -24,7 +25,7 @@ def device(request):
 def screen(request, monkeypatch):
     """Both screens, whatever this processor is good at."""
     dtype = torch.bfloat16 if request.param == "screened in bfloat16" else torch.float32
-    monkeypatch.setattr(pairs, "_screen_dtype", lambda device: dtype)
+    monkeypatch.setattr(rows_module, "screen_dtype", lambda device: dtype)
 
 
 @pytest.fixture
@@ -119,6 +120,105 @@ def test_tokens_of_a_larger_product(device):
     vectors, embedding = torch.randn(300, 32, device=device), torch.randn(5000, 32, device=device)
     truth = (vectors.double() @ embedding.double().T).topk(50)
     agree(top_tokens(vectors, embedding, 50), (truth.values.float(), truth.indices))
+
+
+def wide_screen(monkeypatch):
+    """Count the batches that the first look settles, and the crowds that it leaves."""
+    looked = []
+    promising = screen_module._promising
+
+    def spy(score, *args):
+        found = promising(score, *args)
+        looked.append((score.dtype, found is not None))
+        return found
+
+    monkeypatch.setattr(screen_module, "_promising", spy)
+    return looked
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("n_rows", [2048, 2500])  # whole tiles, and a last one that is padded
+def test_the_first_look_settles_and_stays_exact(largest, n_rows, monkeypatch, device):
+    """Rows of all lengths around a common direction that makes every score negative, in several tiles and batches."""
+    looked = wide_screen(monkeypatch)
+    monkeypatch.setattr(rows_module, "TILE_BYTES", 1024 * 16 * 4)
+    monkeypatch.setattr(topk, "SCORE_BYTES", 1024 * 4 * 100)
+    common = 5 * torch.randn(16, device=device)
+    embedding = torch.randn(n_rows, 16, device=device) * torch.rand(n_rows, 1, device=device) + common
+    embedding[0] = common - 6 * common / common.norm()  # the best or the worst of all for every vector
+    vectors = torch.randn(333, 16, device=device) - common
+    vectors[7] = 0
+    truth = (vectors.double() @ embedding.double().T).sort(dim=1, descending=largest, stable=True)
+    score, index = truth.values[:, :10], truth.indices[:, :10]
+    score[7], index[7] = 0, torch.arange(10)
+    agree(top_tokens(vectors, embedding, 10, largest=largest), (score.float().cpu(), index.cpu()))
+    dtype = rows_module.screen_dtype(device)
+    sizes = [min(1024, n_rows - start) for start in range(0, n_rows, 1024)]
+    batches = sum(-(-333 // (topk.SCORE_BYTES // (dtype.itemsize * -(-size // 64) * 64))) for size in sizes)
+    assert looked == [(dtype, True)] * batches, "settled at the first attempt"
+
+
+def test_fewer_candidates_than_places(device):
+    """Ten rows far above the rest, the first of them row 0: places that nobody takes must not count it twice."""
+    planted = torch.arange(10, device=device) * 101
+    embedding = 0.01 * torch.randn(2000, 8, device=device)
+    embedding[planted, 0] += torch.arange(20.0, 10.0, -1.0, device=device)
+    vectors = torch.randn(5, 8, device=device) * 0.01 + torch.eye(8, device=device)[0]
+    assert torch.equal(top_tokens(vectors, embedding, 10)[1], planted.repeat(5, 1))
+
+
+def test_what_is_passed_over_cannot_belong_to_the_best(device):
+    """The promise of the first look, on its own: nothing that is left out truly reaches the k-th best."""
+    plain, even = torch.randn(50, 24, device=device), torch.randn(1500, 24, device=device)
+    signs = torch.randn(50, 12, device=device).sign().repeat_interleave(2, 1)
+    opposed = 64 * torch.tensor([1.0, -1.0], device=device).repeat(12)  # which cancels, but for what it was rounded to
+    for x, rows in (
+        (plain, even),
+        (plain, even * torch.rand(1500, 1, device=device).pow(3)),
+        (signs, opposed + 8 * torch.rand(1500, 24, device=device) - 4),
+    ):
+        screen = screen_module.Screen(x, 10, 15)
+        tile = screen_module.Tile(rows, screen.dtype)
+        truth = x.double() @ rows.double().T
+        best = truth.sort(dim=1, descending=True)
+        for floor in (best.values[:, 400], best.values[:, 8]):  # as if nothing, or better rows, had been found before
+            value, index = screen.best(slice(0, 50), tile, floor)
+            for i in range(50):
+                kept = index[i][value[i] > -torch.inf]
+                left = torch.ones(1500, dtype=torch.bool, device=device).index_fill(0, kept, False)
+                reach = max(best.values[i, 9].item(), floor[i].item())
+                last = value[i].min().item() if len(kept) == 15 else -torch.inf
+                slack = screen.error(tile.longest)[i].item()
+                assert (truth[i, left] < max(reach, last + slack)).all()
+                found = value[i][value[i] > -torch.inf].double()
+                torch.testing.assert_close(found, truth[i, kept], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_bits_below_a_limit(dtype):
+    limit = torch.rand(1000, dtype=torch.float64).pow(20).clamp_min(1e-30)
+    bits = screen_module._bits_below(limit, dtype)
+    assert bits.dtype is screen_module.INTEGERS[dtype]
+    back = bits.view(dtype).double()
+    assert (back <= limit).all() and (back >= limit * (1 - 2**-6)).all()
+
+
+def test_a_crowd_that_the_first_look_leaves(monkeypatch, device):
+    """Scores that bfloat16 cannot tell apart: float32 looks, and after some crowds bfloat16 is not asked again."""
+    looked = wide_screen(monkeypatch)
+    monkeypatch.setattr(topk, "SCORE_BYTES", 2048 * 2 * 10)
+    embedding = torch.cat([torch.ones(2048, 4), 1e-4 * torch.randn(2048, 4)], 1).to(device)
+    embedding[::2, :4] *= -1  # the centre does not help
+    vectors = torch.cat([torch.ones(200, 4), torch.randn(200, 4)], 1).to(device)
+    truth = (vectors.double() @ embedding.double().T).topk(5)
+    agree(top_tokens(vectors, embedding, 5), (truth.values.float().cpu(), truth.indices.cpu()))
+    coarse = [settled for kind, settled in looked if kind is torch.bfloat16]
+    if rows_module.screen_dtype(device) is torch.bfloat16:
+        assert not any(coarse)
+        assert (
+            screen_module.PATIENCE < len(coarse) <= 3 * (screen_module.PATIENCE + 1)
+        )  # 20 batches, two passes or three
+    assert len(looked) >= 20 + len(coarse)
 
 
 # ----------------------------------------------------------------------------------------------------------- hard cases
