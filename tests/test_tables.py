@@ -110,6 +110,8 @@ def test_glossary_is_real():
     assert all(len(meaning) > 20 for meaning in meanings)
     made = {column for name in TABLES for column in columns_of(name, True)}
     made |= {"target", "source", "pair", "inverse", "k", "sample", "jaccard", "recall", "low", "high", "n"}  # evidence
+    made |= {"layer_a", "layer_b", "expert_a", "neuron_a", "match", "expert_b", "neuron_b", "correlation"}  # align
+    made |= {"n_matched", "n_layers", "chance"}  # align
     unused = set(GLOSSARY) - made - {"similarity", "label"}  # compare and show make these
     assert not unused
 

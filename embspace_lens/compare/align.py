@@ -37,8 +37,8 @@ class Alignment:
             once, that has the largest sum. Layers that are left over, or that hold nothing but zeros, have no row.
 
     Example:
-        >>> print(align(lens, lens, weights="W_out"))
-        Alignment(zoo × zoo: 2 × 2 layers, 97 shared tokens; W_out 2 of 2 layers with their own number)
+        >>> align(lens, other, weights="W_O")
+        Alignment(reviews-small-0 × reviews-small-1: 4 × 4 layers, 7,168 shared tokens; W_O 4 of 4 layers with their own number)
     """
 
     name_a: str
@@ -128,8 +128,8 @@ def align(a: EmbeddingLens, b: EmbeddingLens, *, weights: Any = None, space: str
             differ in residual space.
 
     Example:
-        >>> align(lens, lens, weights="W_V").matches[["weight", "layer_a", "layer_b"]].values.tolist()
-        [['W_V', 0, 0], ['W_V', 1, 1]]
+        >>> align(lens, other, weights="W_V").matches[["layer_a", "layer_b"]].values.tolist()
+        [[0, 0], [1, 1], [2, 2], [3, 3]]
 
     References:
         Dar et al. (2023), Analyzing Transformers in Embedding Space, §4.2 and Appendix. https://arxiv.org/abs/2209.02535

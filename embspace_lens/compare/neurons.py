@@ -53,9 +53,9 @@ def match_neurons(
         EmbspaceError: As `align`; or if there are too many neurons to match one to one, or the layer has no such weight.
 
     Example:
-        >>> found = match_neurons(lens, lens, 0, 0)
-        >>> bool((found["neuron_a"] == found["neuron_b"]).all())
-        True
+        >>> found = match_neurons(lens, other, 3, 3)
+        >>> found["match"].value_counts().to_dict()
+        {'nearest': 768, 'one_to_one': 768}
 
     References:
         Dar et al. (2023), Analyzing Transformers in Embedding Space, §4.2. https://arxiv.org/abs/2209.02535

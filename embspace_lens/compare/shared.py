@@ -59,9 +59,9 @@ def shared_tokens(a: EmbeddingLens, b: EmbeddingLens) -> tuple[Int[Tensor, " n_s
         UserWarning: If fewer than 1,000 are, or fewer than a tenth of the tokens that one of the lenses reads.
 
     Example:
-        >>> ids_a, ids_b = shared_tokens(lens, lens)
-        >>> bool((ids_a == ids_b).all())
-        True
+        >>> ids, ids_of_other = shared_tokens(lens, other)
+        >>> len(ids), bool((ids == ids_of_other).all())
+        (7168, True)
     """
     require_lenses(a, b)
     ids_a, ids_b = _same(a.vocabulary, b.vocabulary)

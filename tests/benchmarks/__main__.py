@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch
+from bench_align import bench_demo, bench_large
 from bench_topk import (
     Row,
     bench_pairs,
@@ -31,9 +32,9 @@ from embspace_lens import EmbeddingLens, demo
 from embspace_lens.topk import top_pairs
 
 
-def gpt2_shaped() -> EmbeddingLens:
+def gpt2_shaped(seed: int = 0) -> EmbeddingLens:
     """GPT-2 small's shape with fresh weights: 12 layers, 12 heads of 64, 50,257 tokens."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = GPT2Config()
     return EmbeddingLens(build_bridge_from_module(GPT2LMHeadModel(config), "GPT2LMHeadModel", hf_config=config))
 
@@ -117,6 +118,8 @@ def table() -> Iterator[Row]:
     nan = float("nan")
     yield Row("GPT-2 shape: lens.neurons(weight='W_in'), extra memory for 1 layer", nan, nan, nan, one)
     yield Row("GPT-2 shape: the same for 3 layers", nan, nan, nan, three)
+    yield from bench_demo(*(EmbeddingLens(demo.load(f"reviews-small-{seed}")) for seed in (0, 1)))
+    yield from bench_large(lens, gpt2_shaped(seed=1))
 
 
 def main() -> None:
