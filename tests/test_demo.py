@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from overlap import overlap
 from safetensors.torch import load_file
 
-from embspace_lens import EmbeddingLens, EmbspaceError, demo, whole_words
+from embspace_lens import EmbeddingLens, EmbspaceError, demo, evidence, whole_words
 from embspace_lens.vocabulary import undertraining
 
 MODELS = demo.names()
@@ -42,19 +41,24 @@ def test_the_model_predicts_what_its_lens_reads(name):
     assert repr(EmbeddingLens(model)).startswith(f"EmbeddingLens({name}: ")
 
 
-@pytest.mark.parametrize(("first", "second"), [("W_in", "W_out"), ("W_V", "W_O")])
+def paired_and_shuffled(lens, pair, k=100):
+    frame = evidence.related_pairs(lens, pairs=pair, k=k)
+    return [frame[frame["sample"] == sample]["jaccard"] for sample in ("paired", "shuffled")]
+
+
+@pytest.mark.parametrize("pair", ["W_in-W_out", "W_V-W_O"])
 @pytest.mark.parametrize("name", MODELS)
-def test_keys_and_values_share_tokens(name, first, second):
+def test_keys_and_values_share_tokens(name, pair):
     """Dar et al. 2023, §4.1: top tokens of paired parameters overlap, above a shuffle within the layer."""
     lens = EmbeddingLens(demo.load(name), vocabulary="words", score="cosine")
-    paired, shuffled = overlap(lens, first, second)
+    paired, shuffled = paired_and_shuffled(lens, pair)
     assert np.mean(paired) >= 1.5 * np.mean(shuffled)
     assert all(p > s for p, s in zip(paired, shuffled)), "in every layer"
 
 
 def test_what_keys_and_values_share_is_gone_in_fresh_weights(tiny):
     """The control: the measure finds nothing where nothing was learned."""
-    paired, shuffled = overlap(EmbeddingLens(tiny("gpt2"), score="cosine"), "W_in", "W_out", k=20)
+    paired, shuffled = paired_and_shuffled(EmbeddingLens(tiny("gpt2"), score="cosine"), "W_in-W_out", k=20)
     assert 0.8 < np.mean(paired) / np.mean(shuffled) < 1.25
 
 

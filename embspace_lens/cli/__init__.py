@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import EmbspaceError
-from . import compare, models, read
+from . import compare, evidence, models, read
 from .options import numbers
 
 __all__ = ["app", "main", "numbers"]
@@ -37,6 +37,7 @@ app = typer.Typer(
 for group in (models, read, compare):
     for command in group.COMMANDS:
         app.command()(command)
+app.add_typer(evidence.app, name="evidence")
 
 
 def main() -> None:

@@ -15,13 +15,15 @@ from .. import errors
 from ..forward import activations, device_of, state_hook, token_batches
 from ..frames import tidy
 from ..lens import EmbeddingLens
+from ..rows import tiles
 from ..select import Select, one_k, weight_names
 from ..weights import MLP, side_of
-from .lists import TILE, bootstrap_interval, check_seeds, middle, n_found, partners
+from .lists import bootstrap_interval, check_seeds, middle, partners
 from .units import directions, layers_with
 
 WEIGHTS = ("W_in", "W_gate", "W_out", "W_V", "W_O")
 TARGETS = ("final", "layer")
+LISTED = 2**25  # bytes of tokens marked as listed, at a time
 HOOKS = {"mlp": "mlp.hook_post", "attn": "attn.hook_z"}
 
 
@@ -101,17 +103,18 @@ def hidden_state_recall(
     states |= {state_of[last]} if "final" in targets else set()
     seen = _run(lens, texts, plan, states, k, n_active, batch_tokens, max_tokens)
 
+    example = torch.cat(seen.example)
+    orders = [torch.arange(len(example)), *(partners(len(example), seed) for seed in range(seeds))]
+
     def blocks() -> Iterator[dict[str, Any]]:
         sites = [(number, name) for number, names in plan.items() for name in names]
-        with tqdm(total=len(sites), desc="recall", unit="weight", disable=None, leave=False) as progress:
-            for number, name in sites:
-                found = _tokens_of_active(lens, name, number, torch.cat(seen.top[_hook(number, name)]), k)
-                wanted = {
-                    t: torch.cat(seen.top[state_of[last if t == "final" else number]]) for t in sorted(set(targets))
-                }
-                for which, rows in _aligned_and_permuted(found, wanted, torch.cat(seen.example), seeds).items():
-                    yield rows | {"target": which, "layer": number, "weight": [name] * 2}
-                progress.update()
+        for number, name in tqdm(sites, desc="recall", unit="weight", disable=None, leave=False):
+            top, place = _top_of_active(lens, name, number, torch.cat(seen.top[_hook(number, name)]), k)
+            for which in sorted(set(targets)):
+                states = torch.cat(seen.top[state_of[last if which == "final" else number]])
+                recalls = _recalls(top, place, states, orders, lens.space.d_vocab)
+                keys = {"target": which, "layer": number, "weight": [name] * 2}
+                yield _aligned_and_permuted(recalls, example) | keys
 
     frame = tidy(["target", "layer", "weight", "sample", "recall", "low", "high", "n"], blocks())
     return frame.sort_values(["target", "layer", "weight", "sample"], kind="stable", ignore_index=True)
@@ -196,46 +199,46 @@ def _run(
     return seen
 
 
-def _tokens_of_active(
+def _top_of_active(
     lens: EmbeddingLens, name: str, layer: int, active: Int[Tensor, "n n_active"], k: int
-) -> Int[Tensor, "n n_active_k"]:
-    """The top tokens of each token's active units, ascending; a token may be there several times."""
+) -> tuple[Int[Tensor, "used k"], Int[Tensor, "n n_active"]]:
+    """The top tokens of each unit that was ever among the active ones, and which of these were, token by token."""
     x = next(directions(lens.weights, name, layer))
     used, place = active.unique(return_inverse=True)
     if int(used[-1]) >= len(x):
         raise errors.unsupported(
             f"{name} of block {layer} of {lens.name}", f"{_hook(layer, name)} is not {len(x)} wide, as the weight is"
         )
-    top = lens.space.top(x[used.long().to(x.device)], side_of(name), k)[1].int()
-    return torch.cat([top[rows].flatten(1).sort(dim=1).values for rows in place.split(_step(active.shape[1] * k))])
+    return lens.space.top(x[used.long().to(x.device)], side_of(name), k)[1], place
 
 
-def _step(width: int) -> int:
-    return max(1, TILE // width)
+def _recalls(
+    top: Int[Tensor, "used k"],
+    place: Int[Tensor, "n n_active"],
+    states: Int[Tensor, "n k"],
+    orders: Sequence[Int[Tensor, " n"]],
+    d_vocab: int,
+) -> Float[Tensor, "orders n"]:
+    """The recall of each token's state, and of other tokens' states in its stead: in several orders, for lists are dear."""
+    found = torch.empty(len(orders), len(states), dtype=torch.float64)
+    for rows in tiles(len(states), max(1, LISTED // d_vocab)):
+        tokens = top[place[rows]].flatten(1)
+        listed = torch.zeros(len(tokens), d_vocab, dtype=torch.bool).scatter_(1, tokens, True)
+        for i, order in enumerate(orders):
+            found[i, rows] = listed.gather(1, states[order[rows]].long()).sum(1).double()
+    return found / states.shape[1]
 
 
-def _recalls(found: Int[Tensor, "n m"], wanted: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
-    step = _step(found.shape[1])
-    n = torch.cat([n_found(*rows) for rows in zip(found.split(step), wanted.split(step))])
-    return n.double() / wanted.shape[1]
-
-
-def _aligned_and_permuted(
-    found: Int[Tensor, "n m"], wanted: dict[str, Int[Tensor, "n k"]], example: Int[Tensor, " n"], seeds: int
-) -> dict[str, dict[str, Any]]:
-    """Both samples of each target as two rows."""
+def _aligned_and_permuted(recalls: Float[Tensor, "orders n"], example: Int[Tensor, " n"]) -> dict[str, Any]:
+    """Both samples as two rows: tokens as they are, which come first, and permuted."""
+    aligned, permuted = recalls[0], recalls[1:].mean(dim=1).tolist()
     _, text = example.unique(return_inverse=True)
-    tables = {}
-    for target, states in wanted.items():
-        recall = _recalls(found, states)
-        permuted = [_recalls(found, states[partners(len(states), seed)]).mean().item() for seed in range(seeds)]
-        totals = torch.zeros(int(text.max()) + 1, dtype=torch.float64).index_add_(0, text, recall)
-        intervals = np.array([bootstrap_interval(totals, text.bincount()), middle(permuted)])
-        tables[target] = {
-            "sample": ["aligned", "permuted"],
-            "recall": [recall.mean().item(), np.mean(permuted)],
-            "low": intervals[:, 0],
-            "high": intervals[:, 1],
-            "n": len(recall),
-        }
-    return tables
+    totals = torch.zeros(int(text.max()) + 1, dtype=torch.float64).index_add_(0, text, aligned)
+    intervals = np.array([bootstrap_interval(totals, text.bincount()), middle(permuted)])
+    return {
+        "sample": ["aligned", "permuted"],
+        "recall": [aligned.mean().item(), np.mean(permuted)],
+        "low": intervals[:, 0],
+        "high": intervals[:, 1],
+        "n": len(aligned),
+    }

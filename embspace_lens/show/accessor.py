@@ -92,7 +92,8 @@ class EmbspaceAccessor:
         return first.assign(label=joined.astype("str").to_numpy() if len(joined) else pd.Series([], dtype="str"))
 
     def plot(self, **options: Any) -> Any:
-        """Draw the table as its columns suggest: bars for tokens and searches, lines for pairs, a map for many heads.
+        """Draw the table as its columns suggest: bars for tokens and searches, lines for pairs, a map for many heads,
+        curves for what `evidence` measures.
 
         Args:
             **options: As for `plot_tokens`, `plot_pairs` or `plot_heads`.
@@ -104,8 +105,12 @@ class EmbspaceAccessor:
             EmbspaceError: If the frame is not one of the lens's tables, or holds more than a picture can.
         """
         from .pairs import MAX_HEADS
-        from .plots import plot_heads, plot_pairs, plot_tokens
+        from .plots import plot_heads, plot_keep_k, plot_pairs, plot_recall, plot_related_pairs, plot_tokens
 
+        if kind(self._df) == "measurements":
+            for column, plot in (("jaccard", plot_related_pairs), ("recall", plot_recall), ("inverse", plot_keep_k)):
+                if column in self._df.columns:
+                    return plot(self._df, **options)
         found = tokens_or_pairs(self._df, "plot()", ("tokens", "pairs", "search"))
         if found != "pairs":
             return plot_tokens(self._df, **options)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from .. import errors
 from . import look
+from .measurements import cells
 from .tokens import chip, figures, pair_chip
 from .units import VERBS, Unit, count, ends, kind, name_of, units
 
@@ -95,6 +96,10 @@ def table(df: pd.DataFrame, *, n: int | None = None) -> str:
         total = len(df)
         rows = [_component_row(row) for row in df.head(total if n is None else n).to_dict("records")]
         titles = ["where", "weight", "shape", "stored as", "norm", "folded, notes"]
+    elif found == "measurements":
+        total = len(df)
+        rows = [{"name": "", "cells": row, "number": "", "chips": ""} for row in cells(df, n)]
+        titles = ["", *df.columns, "", ""]
     else:
         total = count(df)
         rows = [_row(unit) for unit in units(df, n)]
@@ -113,5 +118,5 @@ def table(df: pd.DataFrame, *, n: int | None = None) -> str:
     return (
         environment()
         .get_template("table.html")
-        .render(css=stylesheet(), titles=titles, rows=rows, more=more, notes=found == "components")
+        .render(css=stylesheet(), titles=titles, rows=rows, more=more, notes=found in ("components", "measurements"))
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from .measurements import cells, n_numeric
 from .tokens import ELLIPSIS, figures, for_terminal, has_rtl, pad, width
 from .units import Unit, count, ends, kind, name_of, units
 
@@ -125,13 +126,16 @@ def render(df: Any, *, n: int | None = None, columns: int = COLUMNS, hint: str =
         EmbspaceError: If it is none of these tables.
     """
     found = kind(df)
-    total = len(df) if found in ("components", "search") else count(df)
+    total = len(df) if found in ("components", "search", "measurements") else count(df)
     if total == 0:
         lines = ["An empty table: nothing was selected."]
     elif found == "search":
         lines = _search_rows(df, columns)
     elif found == "components":
         lines = _component_rows(df.head(total if n is None else n), columns)
+    elif found == "measurements":
+        rows = [(row, []) for row in cells(df, n)]
+        lines = _rows(rows, columns, list(df.columns), "", n_numeric(df))
     else:
         lines = _unit_rows(islice(units(df, n), n), columns, found == "pairs")
     if n is not None and n < total and found != "search":

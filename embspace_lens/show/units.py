@@ -10,6 +10,8 @@ from ..errors import EmbspaceError
 
 KEYS = ("layer", "expert", "head", "neuron", "subhead", "direction", "factor", "weight", "component", "side")
 TOKEN = ("token_index", "token_string")
+MEASURES = {name for name, column in GLOSSARY.items() if column.dtype == "float32"}
+MEASURES -= {"score", "singular_value", "norm"}  # of tokens, directions and weights
 PAIR = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_string")
 
 VERBS = {
@@ -35,7 +37,7 @@ class Unit(NamedTuple):
 
 
 def kind(df: Any) -> str:
-    """Which of the lens's tables this is: `"tokens"`, `"pairs"`, `"search"` or `"components"`.
+    """Which table this is: `"tokens"`, `"pairs"`, `"search"`, `"components"`, or `"measurements"` of `evidence` or `compare`.
 
     Raises:
         EmbspaceError: If it is none of them.
@@ -47,6 +49,8 @@ def kind(df: Any) -> str:
         return "pairs"
     if "score" in columns and columns >= set(TOKEN):
         return "search" if columns >= {"neuron", "head", "weight"} else "tokens"
+    if columns & MEASURES and columns <= set(GLOSSARY):
+        return "measurements"
     raise EmbspaceError(
         "This is not one of EmbeddingLens's tables: it lacks token_index, token_string and score, or pairs of them; "
         f"its columns are {', '.join(map(repr, map(str, list(getattr(df, 'columns', ()))[:12]))) or 'none'}."
@@ -68,7 +72,7 @@ def tokens_or_pairs(df: Any, caller: str, kinds: tuple[str, ...] = ("tokens", "p
         }
         asked = ", ".join(tables[name] for name in kinds)
         raise EmbspaceError(
-            f"{caller} takes a table of {asked}; this one is of {found}{'()' if found != 'pairs' else ''}."
+            f"{caller} takes a table of {asked}; this one is of {found}{'()' if found in ('search', 'components') else ''}."
         )
     return found
 
