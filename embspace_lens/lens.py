@@ -150,7 +150,14 @@ class EmbeddingLens:
         return 0
 
     def neurons(
-        self, layer: Select = None, neuron: Select = None, *, weight: Any = None, k: int = 10, largest: bool = True
+        self,
+        layer: Select = None,
+        neuron: Select = None,
+        *,
+        expert: Select = None,
+        weight: Any = None,
+        k: int = 10,
+        largest: bool = True,
     ) -> pd.DataFrame:
         r"""Read MLP neurons as lists of tokens.
 
@@ -161,6 +168,7 @@ class EmbeddingLens:
         Args:
             layer: Which blocks, numbered as in `blocks.{layer}`; all of them by default.
             neuron: Which neurons of each.
+            expert: Which experts of a mixture; −1 for what every token passes.
             weight: `"W_in"`, `"W_gate"`, `"W_out"`, or several; all that the model has by default.
             k: How many tokens to keep for each direction.
             largest: The highest scores first; with False, the lowest.
@@ -180,7 +188,7 @@ class EmbeddingLens:
             Geva et al. (2021), Transformer Feed-Forward Layers Are Key-Value Memories. https://arxiv.org/abs/2012.14913
             Dar et al. (2023), Analyzing Transformers in Embedding Space, §3.2 and Table 1.
         """
-        return self._reader.neurons(layer, neuron, weight, k, largest)
+        return self._reader.neurons(layer, neuron, expert, weight, k, largest)
 
     def subheads(
         self, layer: Select = None, head: Select = None, *, weight: Any = None, k: int = 10, largest: bool = True

@@ -16,6 +16,7 @@ from .space import Embedding, EmbeddingSpace, as_tensor, full
 from .vocabulary import Vocabulary
 from .weights import ATTENTION, MLP, Weights, side_of
 
+BATCH_BYTES = 2**26  # of neurons searched together, so that the embeddings' rows are made once for several layers
 CIRCUITS = ("W_OV", "W_QK")
 # A singular direction's two sides: where its tokens stand in the circuit.
 CIRCUIT_SIDES = {"W_OV": (("read", "read"), ("write", "write")), "W_QK": (("query", "read"), ("key", "read"))}
@@ -45,10 +46,23 @@ class Reader:
     def heads(self, head: Select) -> list[int]:
         return select("head", head, self.weights.n_heads, self.weights.name, "heads")
 
-    def mlps(self, layers: Iterable[int]) -> Iterator[tuple[int, int | None]]:
-        for layer in layers:
-            for expert in self.weights.experts(layer) or [None]:
-                yield layer, expert
+    def mlps(self, layers: Iterable[int], expert: Select = None) -> list[tuple[int, int | None]]:
+        """The MLPs of these blocks, expert by expert where they are mixtures; all experts, or the selected ones."""
+        units = [(layer, one) for layer in layers for one in self.weights.experts(layer) or [None]]
+        if expert is None:
+            return units
+        if not self.weights.has_experts:
+            raise errors.EmbspaceError(
+                f"expert={expert!r} selects nothing: {self.weights.name} has no mixture of experts."
+            )
+        count = 1 + max((one for _, one in units if one is not None), default=-1)
+        # −1 stands for what every token passes, and is no number of an expert.
+        chosen = (
+            [-1]
+            if isinstance(expert, int) and expert == -1
+            else select("expert", expert, count, self.weights.name, "experts in a block")
+        )
+        return [(layer, one) for layer, one in units if one in chosen]
 
     def bar(self, what: str, searches: int) -> tqdm:
         """A progress bar over the tokens that so many searches go through; shown on a terminal, gone when done."""
@@ -75,36 +89,57 @@ class Reader:
 
     # -- tables
 
-    def neurons(self, layer: Select, neuron: Select, weight: Any, k: int, largest: bool) -> pd.DataFrame:
+    def neurons(
+        self, layer: Select, neuron: Select, expert: Select, weight: Any, k: int, largest: bool
+    ) -> pd.DataFrame:
         names = weight_names(weight, MLP)
         k = one_k(k, self.space.n_tokens, "tokens that this lens reads")
-        layers = self.layers(layer, "mlp")
+        units = self.mlps(self.layers(layer, "mlp"), expert)
+        # Experts differ in width: a neuron must be one of the widest MLP, and is read wherever there is such a one.
+        widths = [self.weights.d_mlp(number, one) for number, one in units]
+        numbers = select("neuron", neuron, max(widths, default=0), self.weights.name, "neurons in its widest MLP")
         grain = ["layer", *self.expert_column, "neuron", "weight", "rank"]
 
+        def queries(batch: list[tuple[int, int | None]], name: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
+            """Keys and vectors of one weight's neurons, MLP by MLP."""
+            for number, one in batch:
+                if name == "W_gate" and names != ["W_gate"] and not self.weights.is_gated(number):
+                    continue
+                x = self.weights.directions(name, number, one)  # says so if there is no W_gate
+                chosen = [n for n in numbers if n < len(x)]
+                x = x if neuron is None else x[torch.tensor(chosen, dtype=torch.long, device=x.device)]
+                keys = {"layer": number, "expert": -1 if one is None else one}
+                yield {key: np.full(len(x), value) for key, value in keys.items()} | {"neuron": np.asarray(chosen)}, x
+
         def blocks() -> Iterator[dict[str, Any]]:
-            units = list(self.mlps(layers))
-            # Experts differ in width: a neuron must be one of the widest MLP, and is read wherever there is such a one.
-            widths = [self.weights.d_mlp(number, expert) for number, expert in units]
-            numbers = select("neuron", neuron, max(widths, default=0), self.weights.name, "neurons in its widest MLP")
-            with self.bar("neurons", len(units) * len(names)) as bar:
-                for number, expert in units:
-                    gated = self.weights.is_gated(number)
-                    if names == ["W_gate"] and not gated:
-                        self.weights.W_gate(number, expert)  # says that there is none
+            batches = self._batches(units, widths if neuron is None else [len(numbers)] * len(units))
+            with self.bar("neurons", len(batches) * len(names)) as bar:
+                for batch in batches:
                     parts = []
                     for name in names:
-                        if name == "W_gate" and not gated:
+                        found = list(queries(batch, name))
+                        if not found:
                             continue
-                        x = self.weights.directions(name, number, expert)
-                        chosen = [n for n in numbers if n < len(x)]
-                        x = x if neuron is None else x[torch.tensor(chosen, dtype=torch.long, device=x.device)]
+                        x = torch.cat([x.to(found[0][1].device) for _, x in found])
                         block = self.token_block(x, side_of(name), k, largest, bar)
                         row = block.pop("row")
-                        parts.append(block | {"neuron": np.asarray(chosen)[row], "weight": [name] * len(row)})
-                    keys = {"layer": number, "expert": -1 if expert is None else expert}
-                    yield from _interleaved(parts, keys, "neuron")
+                        keys = {key: np.concatenate([keys[key] for keys, _ in found])[row] for key in found[0][0]}
+                        parts.append(block | keys | {"weight": [name] * len(row)})
+                    yield from _interleaved(parts, {}, "layer", "expert", "neuron")
 
         return tidy([*grain, "token_index", "token_string", "score"], blocks(), self.vocabulary.array)
+
+    def _batches(self, units: list, widths: list[int]) -> list[list]:
+        """Units cut into runs whose vectors fit into `BATCH_BYTES`, one unit at least."""
+        batches, room = [], 0
+        for unit, width in zip(units, widths):
+            size = 4 * width * self.weights.d_model
+            if not batches or size > room:
+                batches.append([])
+                room = BATCH_BYTES
+            batches[-1].append(unit)
+            room -= size
+        return batches
 
     def subheads(self, layer: Select, head: Select, weight: Any, k: int, largest: bool) -> pd.DataFrame:
         names = weight_names(weight, ATTENTION)
@@ -166,7 +201,7 @@ class Reader:
         columns = ["layer", *self.expert_column, "head", "weight", "component", "side", "rank"]
 
         def blocks() -> Iterator[dict[str, Any]]:
-            units = list(self.mlps(layers)) if name in MLP else [(number, None) for number in layers]
+            units = self.mlps(layers) if name in MLP else [(number, None) for number in layers]
             for number, expert in tqdm(units, desc=f"singular {name}", unit="layer", disable=None, leave=False):
                 for h, sides, values, vectors in self._decompositions(name, number, expert, heads, n_directions):
                     sign = self._sign(vectors[-1], sides[-1][1])

@@ -2,13 +2,14 @@
 
 import hypothesis.strategies as st
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import zoo
 from hypothesis import HealthCheck, given, settings
 from laws import permute_neurons, random_rotation, rotate_residual_stream, same_tokens
 
-from embspace_lens import EmbeddingLens, space
+from embspace_lens import EmbeddingLens, EmbspaceError, readings, space
 from embspace_lens.weights import ATTENTION, MLP
 
 READINGS = {
@@ -322,3 +323,41 @@ def test_every_weight_of_the_card_is_served(lens):
         form = getattr(lens.weights, name)(0)
         assert type(form).__name__ == "FactoredMatrix" and tuple(form.shape) == (4, 32, 32)
     assert lens.weights.W_pos.shape[1] == 32
+
+
+def test_neurons_of_some_experts(moe_lens, tiny, lens):
+    every = moe_lens.neurons(k=2)
+    for expert in (1, [0, 2], range(2)):
+        wanted = [expert] if isinstance(expert, int) else list(expert)
+        expected = every[every["expert"].isin(wanted)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(moe_lens.neurons(expert=expert, k=2), expected)
+    shared = EmbeddingLens(tiny("qwen2_moe"))
+    found = shared.neurons(expert=-1, weight="W_out", k=1)
+    assert set(found["expert"]) == {-1} and set(found["layer"]) == set(range(shared.weights.n_layers))
+    with pytest.raises(EmbspaceError, match=r"expert=3 is out of range: .* has 3 experts in a block \(0 to 2\)\."):
+        moe_lens.neurons(expert=3)
+    with pytest.raises(EmbspaceError, match=r"expert=0 selects nothing: .* has no mixture of experts\."):
+        lens.neurons(expert=0)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2_moe"])
+def test_how_many_layers_are_searched_together_is_invisible(tiny, architecture, monkeypatch):
+    """One layer at a time, some together, all together: the same table; embeddings' rows are made once a batch."""
+    lens = EmbeddingLens(tiny(architecture), score="cosine")
+    d_model = lens.weights.d_model
+    searches, tables = [], []
+    top = space.EmbeddingSpace.top
+    monkeypatch.setattr(
+        space.EmbeddingSpace,
+        "top",
+        lambda self, x, *args, **options: (searches.append(len(x)), top(self, x, *args, **options))[1],
+    )
+    for size in (0, 4 * d_model * 200, 2**26):
+        monkeypatch.setattr(readings, "BATCH_BYTES", size)
+        searches.clear()
+        tables.append((lens.neurons(k=3), lens.neurons([0, 1], [3, 1], k=2)))
+        if size == 2**26:
+            assert len(searches) == 2 * len(lens.neurons(0, 0, k=1)["weight"].unique())
+    for some in tables[1:]:
+        for one, other in zip(tables[0], some, strict=True):
+            pd.testing.assert_frame_equal(one, other)

@@ -25,6 +25,10 @@ Head = Annotated[str | None, typer.Option("--head", metavar="N", help="Heads, wr
 Neuron = Annotated[
     str | None, typer.Option("--neuron", metavar="N", help="Neurons, written as layers are. All by default.")
 ]
+Expert = Annotated[
+    str | None,
+    typer.Option("--expert", metavar="N", help="Experts of a mixture, written as layers are. All by default."),
+]
 K = Annotated[int, typer.Option("-k", metavar="N", help="How many tokens (pairs, units) of each.")]
 Weight = Annotated[
     list[str] | None, typer.Option("--weight", metavar="W", help="Which weight; may be given several times.")

@@ -6,7 +6,23 @@ import typer
 
 from .. import errors
 from ..errors import EmbspaceError
-from .options import MODEL, Format, Head, K, Layer, Lowest, Model, Neuron, Out, Score, Vocab, Weight, numbers, open_lens
+from .options import (
+    MODEL,
+    Expert,
+    Format,
+    Head,
+    K,
+    Layer,
+    Lowest,
+    Model,
+    Neuron,
+    Out,
+    Score,
+    Vocab,
+    Weight,
+    numbers,
+    open_lens,
+)
 from .output import Output, first, next_command
 
 CIRCUITS = ("W_OV", "W_QK")
@@ -17,6 +33,7 @@ def neurons(
     model: Model = MODEL,
     layer: Layer = None,
     neuron: Neuron = None,
+    expert: Expert = None,
     weight: Weight = None,
     k: K = 10,
     lowest: Lowest = False,
@@ -26,10 +43,10 @@ def neurons(
     out: Out = None,
 ) -> None:
     """List neurons with the tokens that they read (W_in, W_gate) and write (W_out)."""
-    layers, chosen = numbers("layer", layer), numbers("neuron", neuron)
+    layers, chosen, experts = numbers("layer", layer), numbers("neuron", neuron), numbers("expert", expert)
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
-    df = lens.neurons(layers, chosen, weight=weight or None, k=k, largest=not lowest)
+    df = lens.neurons(layers, chosen, expert=experts, weight=weight or None, k=k, largest=not lowest)
     output.give(df, next_command("search ' the'", model, vocabulary, score))
 
 
