@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compare import Alignment, align, match_neurons
     from .errors import EmbspaceError
+    from .factors import FactorFitter, Factors
     from .lens import EmbeddingLens
     from .vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
     from .weights import Weights
@@ -16,6 +17,8 @@ __all__ = [
     "Alignment",
     "EmbeddingLens",
     "EmbspaceError",
+    "FactorFitter",
+    "Factors",
     "TokenMask",
     "Vocabulary",
     "Weights",
@@ -30,10 +33,11 @@ __all__ = [
 # Names are loaded when first asked for, so that `embspace-lens --help` need not wait for torch.
 _HOME = {"EmbspaceError": "errors", "EmbeddingLens": "lens", "Weights": "weights"}
 _HOME |= dict.fromkeys(("Alignment", "align", "match_neurons"), "compare")
+_HOME |= dict.fromkeys(("FactorFitter", "Factors"), "factors")
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("columns", "compare", "demo", "errors", "evidence", "topk"):
+    if name in ("columns", "compare", "demo", "errors", "evidence", "factors", "topk"):
         return import_module(f".{name}", __name__)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,6 @@
 """Factors and their fit: planted dictionaries come back, a killed fit goes on as if nothing had been, files are safe."""
 
+import doctest
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from tables import check_tidy
 
 from embspace_lens import files
 from embspace_lens.errors import EmbspaceError
-from embspace_lens.factors import FactorFitter, Factors, fitting, sparse_codes
+from embspace_lens.factors import FactorFitter, Factors, dictionary, fitting, sparse_codes, sparse_coding
 from embspace_lens.factors.fitting import improve
 
 SPARE = 60  # factors fitted where 48 are planted: no one knows the number, and with none to spare some fits merge two
@@ -429,3 +430,14 @@ def test_the_export_loads_in_saelens(factors, tmp_path):
     sae = sae_lens.SAE.load_from_disk(tmp_path)
     x = torch.randn(5, 6)
     torch.testing.assert_close(sae.encode(x), torch.relu(x @ factors.directions.T - 0.25))
+
+
+@pytest.mark.parametrize("module", [sparse_coding, dictionary, fitting], ids=lambda module: module.__name__)
+def test_the_examples_in_docstrings_run(module):
+    names = {"torch": torch} | vars(module)
+    ran = 0
+    for test in doctest.DocTestFinder().find(module, globs=names):
+        result = doctest.DocTestRunner().run(test)
+        assert result.failed == 0, test.name
+        ran += result.attempted
+    assert ran >= 2

@@ -43,9 +43,9 @@ class Factors:
     Example:
         >>> factors = Factors(torch.eye(2), l1=1.0)
         >>> codes = factors.encode(torch.tensor([[3.0, 0.5]]))
-        >>> codes
+        >>> codes.round(decimals=3)
         tensor([[2., 0.]])
-        >>> factors.decode(codes)
+        >>> factors.decode(codes).round(decimals=3)
         tensor([[2., 0.]])
 
     References:

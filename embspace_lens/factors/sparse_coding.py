@@ -105,7 +105,7 @@ def sparse_codes(
 
     Example:
         >>> codes, gap = sparse_codes(torch.tensor([[3.0, 4.0]]), torch.eye(2), l1=1.0)
-        >>> codes
+        >>> codes.round(decimals=3)
         tensor([[2., 3.]])
 
     References:
@@ -239,8 +239,6 @@ class Coder:
         last = x.new_full((n,), math.inf)
         rows = torch.arange(n, device=x.device)
         active = Active(rows.new_zeros(n, 0), x.new_zeros(n, 0)) if warm is None else warm.to(x.dtype)
-        if warm is not None:  # a warm start is a working set: what its codes are is solved for at once
-            active = self._refit(x, active, active.value > 0)
         done: list[tuple[Tensor, Active]] = []
         for _ in range(self.max_iterations):
             residual = x - active.times(directions)
@@ -255,41 +253,38 @@ class Coder:
             if not len(rows):
                 break
             last = primal
-            active, inside = self._admit(active, product)
-            active = self._refit(x, active, inside)
+            active = self._refit(*self._admit(active, product))
         else:
             done.append((rows, active))
         return _together(done, n)
 
-    def _admit(self, active: Active, product: Tensor) -> tuple[Active, Tensor]:
-        """Working sets of what has a code, and of the directions that promise most; and which places are filled."""
-        # The least of what is written counts: padding also says direction 0, and must not bring it back.
+    def _admit(self, active: Active, product: Tensor) -> tuple[Active, Tensor, Tensor]:
+        """Working sets of what has a code, and of the directions that promise most; which places are filled; products."""
+        # The least of what is written counts: padding also says direction 0, and must not hide it.
+        known = product.gather(1, active.index)
         product.scatter_reduce_(1, active.index, torch.where(active.value > 0, -math.inf, math.inf).to(product), "amin")
         promise, entrant = product.topk(min(ENTRANTS, product.shape[1]), dim=1)
-        index = torch.cat([active.index, entrant], 1)
-        value = torch.cat([active.value, torch.zeros_like(promise)], 1)
         inside = torch.cat([active.value > 0, promise > self.l1], 1)
         place = (~inside).byte().argsort(dim=1, stable=True)[:, : int(inside.sum(1).max())]
         inside = inside.gather(1, place)
+        index = torch.cat([active.index, entrant], 1).gather(1, place)
+        value = torch.cat([active.value, torch.zeros_like(promise)], 1).gather(1, place)
         # Empty places hold direction 0: a row's answer must not depend on what the longest row leaves in them.
-        return Active(index.gather(1, place) * inside, value.gather(1, place) * inside), inside
+        return Active(index * inside, value * inside), inside, torch.cat([known, promise], 1).gather(1, place)
 
-    def _refit(self, x: Tensor, active: Active, inside: Tensor) -> Active:
-        """Solve the problem on each working set; vectors whose sets are of one size together, a few at a time."""
-        directions, value = self.directions[x.dtype], torch.zeros_like(active.value)
+    def _refit(self, active: Active, inside: Tensor, product: Tensor) -> Active:
+        """Solve the problem on each working set; vectors whose sets are of about one size together, a few at a time."""
+        value = torch.zeros_like(active.value)
         size = inside.sum(1)
         order = size.argsort(descending=True)
+        cells = GRAM_BYTES.get(value.device.type, GRAM_BYTES["cpu"]) // value.element_size()
         start = 0
-        while start < len(order):
-            width = int(size[order[start]])
-            if not width:
-                break
-            cells = GRAM_BYTES.get(x.device.type, GRAM_BYTES["cpu"]) // x.element_size()
+        while start < len(order) and (width := int(size[order[start]])):
             some = order[start : start + max(1, cells // width**2)]
-            index, filled = active.index[some, :width], inside[some, :width]
-            linear = torch.einsum("nwd,nd->nw", directions[index], x[some]) - self.l1
-            gram = self._gram(index, x.dtype)
-            value[some, :width] = non_negative(gram, linear, active.value[some, :width], filled)
+            index, filled, before = (part[some, :width] for part in (active.index, inside, active.value))
+            gram = self._gram(index, value.dtype)
+            linear = product[some, :width] + (gram @ before[:, :, None])[:, :, 0] - self.l1  # products with x itself
+            value[some, :width] = non_negative(gram, linear, before, filled)
             start += len(some)
         return Active(active.index, value)
 
