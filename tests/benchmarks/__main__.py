@@ -13,6 +13,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch
 from bench_align import bench_demo, bench_large
+from bench_factors import bench_factors
 from bench_topk import (
     Row,
     bench_pairs,
@@ -120,6 +121,7 @@ def table() -> Iterator[Row]:
     yield Row("GPT-2 shape: the same for 3 layers", nan, nan, nan, three)
     yield from bench_demo(*(EmbeddingLens(demo.load(f"reviews-small-{seed}")) for seed in (0, 1)))
     yield from bench_large(lens, gpt2_shaped(seed=1))
+    yield from bench_factors()
 
 
 def main() -> None:
