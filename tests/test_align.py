@@ -236,26 +236,26 @@ def test_demo_models_meet_in_embedding_space(demo_lens):
 def test_vectors_of_zeros_are_left_out_and_layers_of_zeros_unmatched():
     def silence(model):
         with torch.no_grad():
-            model.model.layers[1].mlp.down_proj.weight.zero_()
-            model.model.layers[0].mlp.down_proj.weight[:, 5] = 0
+            model.model.layers[0].mlp.down_proj.weight.zero_()
+            model.model.layers[1].mlp.down_proj.weight[:, 5] = 0
 
     a, b = EmbeddingLens(boot(build("llama", edit=silence))), lens_of("llama", 1)
     found = align(a, b, weights="W_out")
     ids_a, ids_b = shared_tokens(a, b)
     kept = [i for i in range(48) if i != 5]
-    twin = brute_alignment(scores(a, "W_out", 0, ids_a)[kept], scores(b, "W_out", 1, ids_b))
-    assert found.correlation["correlation"].tolist()[1] == pytest.approx(twin, abs=2e-6)
-    assert found.correlation["correlation"].isna().tolist() == [False, False, True, True]
-    assert found.matches["layer_a"].tolist() == [0]
+    twin = brute_alignment(scores(a, "W_out", 1, ids_a)[kept], scores(b, "W_out", 1, ids_b))
+    assert found.correlation["correlation"].tolist()[3] == pytest.approx(twin, abs=2e-6)
+    assert found.correlation["correlation"].isna().tolist() == [True, True, False, False]
+    assert found.matches["layer_a"].tolist() == [1]
     assert found.on_diagonal()[["n_layers", "chance"]].values.tolist() == [[1, 0.5]]
     assert "W_out" in repr(found) and found.plot() is not None
-    assert 5 not in match_neurons(a, b, 0, 0)["neuron_a"].tolist()
-    assert 5 not in match_neurons(b, a, 0, 0)["neuron_b"].tolist()
-    check_tidy(match_neurons(a, b, 1, 0), GRAIN, [*GRAIN, "neuron_b", "correlation"])
-    assert len(match_neurons(a, b, 1, 0)) == len(match_neurons(b, a, 0, 1)) == 0
+    assert 5 not in match_neurons(a, b, 1, 0)["neuron_a"].tolist()
+    assert 5 not in match_neurons(b, a, 0, 1)["neuron_b"].tolist()
+    check_tidy(match_neurons(a, b, 0, 0), GRAIN, [*GRAIN, "neuron_b", "correlation"])
+    assert len(match_neurons(a, b, 0, 0)) == len(match_neurons(b, a, 0, 0)) == 0
     for space in ("embedding", "residual"):
         nothing = align(a, a, weights="W_out", space=space)
-        assert nothing.matches["layer_a"].tolist() == [0]
+        assert nothing.matches[["layer_a", "layer_b"]].values.tolist() == [[1, 1]]
 
 
 def test_what_no_token_tells_apart_is_left_out():
