@@ -86,7 +86,7 @@ def plot_keep_k(df: pd.DataFrame) -> Any:
     figure.update_xaxes(
         type="log", dtick=1, tickformat=",", title={"text": "entries kept (k)", "font": {"size": 12}, "standoff": 6}
     )
-    figure.update_yaxes(range=[min(0.0, float(df["similarity"].min())), 1.04])
+    figure.update_yaxes(range=[min(0.0, df["similarity"].to_numpy().min()), 1.04])
     figure.update_yaxes(title={"text": "cosine", "font": {"size": 12}}, col=1)
     title = "Inner products that survive when k entries of a projection are kept"
     return quiet(figure, title, width, height, "cosine of all inner products with the true ones")
@@ -142,7 +142,7 @@ def _by_layer(panels: list[list[tuple[str, pd.DataFrame]]], value: str, axis: st
         for column, (name, rows) in enumerate(line, 1):
             ends = []
             for sample in sorted(rows["sample"].unique(), key=lambda s: s not in CONTROLS):  # the claim is drawn on top
-                curve = rows[rows["sample"] == sample].sort_values("layer")
+                curve = rows.loc[rows["sample"] == sample].sort_values(by="layer")
                 colour = look.GREY if sample in CONTROLS else look.BLUE
                 sure = curve.dropna(subset=["low", "high"])
                 figure.add_trace(
@@ -168,7 +168,7 @@ def _by_layer(panels: list[list[tuple[str, pd.DataFrame]]], value: str, axis: st
                 ends.append((str(sample), float(curve[value].iloc[-1]), colour))
             if column == len(line):
                 _name_ends(figure, ends, (row, column))
-            layers = rows["layer"]
+            layers = rows["layer"].to_numpy()
             every = max(1, -(-(int(layers.max()) - int(layers.min()) + 1) // 8))
             figure.update_xaxes(dtick=every, row=row, col=column)
         figure.update_yaxes(range=[0, 1.08 * top or 1], row=row)

@@ -19,7 +19,7 @@ def n_numeric(df: pd.DataFrame) -> int:
 def cells(df: pd.DataFrame, n: int | None = None) -> list[list[str]]:
     """The first n rows of a table as texts, numbers to three significant figures."""
     columns = [
-        [measure(float(value)) if GLOSSARY[name].dtype == "float32" else str(value) for value in df[name].head(n)]
+        [measure(float(value)) if GLOSSARY[name].dtype == "float32" else str(value) for value in df[name].iloc[:n]]
         for name in df.columns
     ]
     return [list(row) for row in zip(*columns, strict=True)]
