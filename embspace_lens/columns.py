@@ -31,7 +31,9 @@ GLOSSARY: dict[str, Column] = {
     "pair": Column("str", "", "Two weights whose units are compared one to one, such as W_in-W_out."),
     "inverse": Column("str", "", "Right inverse of the embedding matrix: transpose or pinv."),
     "k": Column("int64", "", "How many entries of a vector of scores are kept."),
-    "sample": Column("str", "", "The claim (paired, aligned) or its control (shuffled, permuted), which should be lower."),
+    "sample": Column(
+        "str", "", "The claim (paired, aligned) or its control (shuffled, permuted), which should be lower."
+    ),
     "layer_a": Column("int64", "", "Block of the first of two models."),
     "layer_b": Column("int64", "", "Block of the second of two models."),
     "expert_a": Column("int64", "", "Expert of the first of two models; −1 for weights that every token passes."),
@@ -54,7 +56,10 @@ GLOSSARY: dict[str, Column] = {
     "src_token_index": Column("int64", "", "Vocabulary id of the attended-from (key, OV input) token."),
     "src_token_string": Column("str", "", "Exact text of the attended-from token."),
     "score": Column(
-        "float32", "as the lens's score", "The lens's score: an inner product, plain or centred, or a cosine."
+        "float32",
+        "as the lens's score",
+        "The lens's score: an inner product, plain or centred, or a cosine; for pairs under cosine, the bilinear score of "
+        "their normalised centred embeddings.",
     ),
     "singular_value": Column(
         "float32", "", "Singular value of the direction, with norms folded as the lens folds them."
@@ -62,7 +67,9 @@ GLOSSARY: dict[str, Column] = {
     "similarity": Column("float32", "cosine", "Cosine of two vectors, between −1 and 1."),
     "n_matched": Column("int64", "", "How many layers are matched with the layer of their own number."),
     "n_layers": Column("int64", "", "How many layers both models have that hold the weight."),
-    "chance": Column("float32", "layers", "How many layers a random assignment matches with their own number, on average."),
+    "chance": Column(
+        "float32", "layers", "How many layers a random assignment matches with their own number, on average."
+    ),
     "correlation": Column(
         "float32", "", "Pearson correlation over the tokens that two models share; of layers, the mean of its size."
     ),
@@ -72,8 +79,12 @@ GLOSSARY: dict[str, Column] = {
     "high": Column("float32", "as the row's estimate", "Upper end of a 95 % interval of the row's estimate."),
     "n": Column("int64", "", "How many observations the row's estimate rests on."),
     "n_vectors": Column("int64", "", "How many hidden states a fit had seen, those that the row measures included."),
-    "objective": Column("float32", "", "Half the squared residual plus l1 times the sum of codes; a mean over vectors."),
-    "explained_variance": Column("float32", "", "One less the squared residuals over the squared deviations from the mean."),
+    "objective": Column(
+        "float32", "", "Half the squared residual plus l1 times the sum of codes; a mean over vectors."
+    ),
+    "explained_variance": Column(
+        "float32", "", "One less the squared residuals over the squared deviations from the mean."
+    ),
     "n_active": Column("float32", "", "How many codes are above zero; a mean over vectors."),
     "n_dead": Column("int64", "", "How many factors have been in no code for long."),
     "rows": Column("int64", "", "First dimension of the weight as served (heads and experts apart)."),

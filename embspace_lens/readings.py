@@ -288,11 +288,7 @@ class Reader:
             if name == "W_gate" and not self.weights.is_gated(layer):
                 continue
             x = self.weights.directions(name, layer, expert)
-            x = x.to(target.device, target.dtype)
-            score = x @ target
-            if self.space.score == "cosine":
-                score = score / x.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny)
-            flat = score.flatten().cpu()
+            flat = (self.space.vectors(x.reshape(-1, x.shape[-1]), side) @ target).cpu()
             place = np.arange(len(flat))
             in_head = name in ATTENTION
             d_head = x.shape[-2] if in_head else 1

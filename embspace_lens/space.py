@@ -143,7 +143,8 @@ class EmbeddingSpace:
         weights: The model's effective weights.
         space: `"circuit"` reads W_E and writes W_U; `"unembed"` is W_U for both, the paper's single E; `"embed"` W_E for both.
         inverse: Which right inverse E' is: `"transpose"`, Eᵀ, or `"pinv"`, the exact one.
-        score: `"dot"`, `"centered"` (minus the mean embedding) or `"cosine"` (between the vector and the centred embedding).
+        score: `"dot"`, `"centered"` (minus the mean embedding) or `"cosine"` (between the centred embedding and the vector as it meets it,
+            behind the inverse); pairs of tokens under `"cosine"` are bilinear forms of normalised centred embeddings.
         ids: The tokens that are read, in ascending order; None for all.
 
     Raises:
@@ -203,9 +204,8 @@ class EmbeddingSpace:
         if not torch.isfinite(x).all():
             raise errors.not_finite("the vectors given")
         x = x.to(device=rows.device, dtype=torch.promote_types(rows.dtype, full(x.dtype)))
-        if self.score == "cosine":
-            x = torch.nn.functional.normalize(x, dim=-1)
-        return self._inverted(x, side)
+        x = self._inverted(x, side)
+        return torch.nn.functional.normalize(x, dim=-1) if self.score == "cosine" else x
 
     def _inverted(self, x: Tensor, side: str) -> Tensor:
         return x @ self.read.inverse_gram.to(x) if self.inverse == "pinv" and side == "read" else x
@@ -271,7 +271,7 @@ class EmbeddingSpace:
         return scores.cpu(), self._token_ids(i), self._token_ids(j)
 
     def of_token(self, token: int, side: str) -> Float[Tensor, " d_model"]:
-        """The vector whose inner product with a residual direction is that token's score (before a cosine's division)."""
+        """The row of one token: its product with `vectors(x, side)` is the token's score for x."""
         rows = self.rows(side)
         place = torch.tensor([token])
         if self.ids is not None:
@@ -280,7 +280,7 @@ class EmbeddingSpace:
                 raise errors.EmbspaceError(
                     f"token {token} is not among the {self.n_tokens} tokens that this lens reads."
                 )
-        return self._inverted(rows[place.to(rows.device)], side)[0]
+        return rows[place.to(rows.device)][0]
 
     def _token_ids(self, index: Tensor) -> Tensor:
         index = index.cpu()

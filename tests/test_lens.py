@@ -179,6 +179,22 @@ def test_the_exact_inverse_behind_a_layernorm(kind, processed):
             torch.testing.assert_close(lens.project(x, side).double(), expected, atol=1e-3, rtol=1e-3)
 
 
+def test_a_cosine_behind_the_exact_inverse_is_a_cosine(tiny):
+    """Between the centred embedding and what meets it, x (E Eᵀ)⁻¹: by hand, by `project`, in lists and in a search."""
+    lens = EmbeddingLens(tiny("llama"), inverse="pinv", score="cosine")
+    raw = lens.weights.W_E.double()
+    centred = torch.nn.functional.normalize(raw - raw.mean(0), dim=1)
+    x = lens.weights.directions("W_in", 0).double()
+    expected = torch.cosine_similarity((x @ torch.linalg.inv(centred.T @ centred))[:, None], centred[None], dim=2)
+    torch.testing.assert_close(lens.project(x.float(), "read").double(), expected, atol=1e-4, rtol=1e-4)
+    best = lens.neurons(0, weight="W_in", k=1)
+    np.testing.assert_allclose(best["score"], expected.max(1).values, atol=1e-4)
+    token = int(best["token_index"][3])
+    np.testing.assert_allclose(
+        lens.search(token, 0, weight="W_in", k=5)["score"], expected[:, token].topk(5).values, atol=1e-4
+    )
+
+
 def test_transposed_inverse_is_no_inverse(tiny):
     """The control: with Eᵀ for an inverse, the way back ends elsewhere."""
     lens, x = EmbeddingLens(tiny("llama")), torch.randn(3, 32)
