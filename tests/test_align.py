@@ -349,6 +349,9 @@ def test_tokens_of_other_families_are_the_same_by_text():
 
 def test_ids_past_the_tokenizers_end_are_nobodys():
     assert same(vocabulary("abc", d_vocab=5), vocabulary("abc", d_vocab=6)) == [[0, 1, 2], [0, 1, 2]]
+    assert same(vocabulary("abc", d_vocab=2), vocabulary("cab")) == [[0, 1], [1, 2]], (
+        "and so are pieces past the model's"
+    )
     assert same(vocabulary(["a", "3"], d_vocab=5), vocabulary(["3", "a"], d_vocab=4)) == [[0, 1], [1, 0]]
 
 
