@@ -35,7 +35,7 @@ class SparseCodes(NamedTuple):
 
 @dataclass(frozen=True)
 class Active:
-    """Codes without their zeros: which directions, and how much of each (padded with direction 0, value 0)."""
+    """Codes without their zeros: which directions, and how much of each (rows padded with values of 0)."""
 
     index: Int[Tensor, "n width"]
     value: Float[Tensor, "n width"]
@@ -260,7 +260,7 @@ class Coder:
 
     def _admit(self, active: Active, product: Tensor) -> tuple[Active, Tensor, Tensor]:
         """Working sets of what has a code, and of the directions that promise most; which places are filled; products."""
-        # The least of what is written counts: padding also says direction 0, and must not hide it.
+        # The least of what is written counts: padding may name a direction that has a code, too.
         known = product.gather(1, active.index)
         product.scatter_reduce_(1, active.index, torch.where(active.value > 0, -math.inf, math.inf).to(product), "amin")
         promise, entrant = product.topk(min(ENTRANTS, product.shape[1]), dim=1)
@@ -269,8 +269,7 @@ class Coder:
         inside = inside.gather(1, place)
         index = torch.cat([active.index, entrant], 1).gather(1, place)
         value = torch.cat([active.value, torch.zeros_like(promise)], 1).gather(1, place)
-        # Empty places hold direction 0: a row's answer must not depend on what the longest row leaves in them.
-        return Active(index * inside, value * inside), inside, torch.cat([known, promise], 1).gather(1, place)
+        return Active(index, value), inside, torch.cat([known, promise], 1).gather(1, place)
 
     def _refit(self, active: Active, inside: Tensor, product: Tensor) -> Active:
         """Solve the problem on each working set; vectors whose sets are of about one size together, a few at a time."""
@@ -308,14 +307,14 @@ def non_negative(
     r"""Minimise ½ aᵀGa − qᵀa over a ≥ 0 for each of n small problems, from a feasible `value`; a is 0 outside `passive`.
 
     Lawson and Hanson's inner loop: solve for the passive set; where that leaves the orthant, go as far as it allows, drop
-    what became zero, solve again. A proximal term (a ridge about the last value) keeps equal directions solvable; its
-    centre moves along, so that it vanishes from the answer.
+    what became zero, solve again. A ridge as small as rounding keeps equal directions solvable; what it costs, the gap
+    counts, and float64 makes good.
     """
     answer = torch.zeros_like(value)
     rows = torch.arange(len(value), device=value.device)
     ridge = (64 * torch.finfo(value.dtype).eps * gram.diagonal(dim1=1, dim2=2).amax(1)).clamp_min(1e-30)
     while len(rows):
-        solved = _solve_passive(gram, linear, value, passive, ridge)
+        solved = _solve_passive(gram, linear, passive, ridge)
         negative = solved < 0
         bad = negative.any(1)
         answer[rows[~bad]] = solved[~bad]
@@ -332,19 +331,17 @@ def non_negative(
     return answer
 
 
-def _solve_passive(gram: Tensor, linear: Tensor, value: Tensor, passive: Tensor, ridge: Tensor) -> Tensor:
+def _solve_passive(gram: Tensor, linear: Tensor, passive: Tensor, ridge: Tensor) -> Tensor:
     """The unconstrained minimum over the passive set, with the ridge, which grows where rounding left it too small."""
     mask = passive.to(gram)
-    right = torch.where(passive, linear + ridge[:, None] * value, 0.0)[:, :, None]
     masked = gram * (mask[:, :, None] * mask[:, None, :])
     diagonal = masked.diagonal(dim1=1, dim2=2)
     diagonal.add_(torch.where(passive, ridge[:, None], 1.0))
     factor, failed = torch.linalg.cholesky_ex(masked)
-    solved = torch.cholesky_solve(right, factor)[:, :, 0]
+    solved = torch.cholesky_solve((linear * mask)[:, :, None], factor)[:, :, 0]
     if failed.any():
         again = failed.nonzero()[:, 0]
-        parts = gram[again], linear[again], value[again], passive[again]
-        solved[again] = _solve_passive(*parts, 100 * ridge[again])
+        solved[again] = _solve_passive(gram[again], linear[again], passive[again], 100 * ridge[again])
     return solved * mask
 
 
