@@ -12,7 +12,7 @@ from torch import Tensor
 from . import readings
 from .errors import EmbspaceError
 from .select import Select
-from .space import EmbeddingSpace
+from .space import EmbeddingSpace, unembedding_rows
 from .vocabulary import Chosen, Vocabulary, choose_tokens
 from .weights import Weights
 
@@ -79,7 +79,7 @@ class EmbeddingLens:
     ) -> None:
         weights = Weights(model, fold_ln=fold_ln)
         tokens = Vocabulary(tokenizer or getattr(model, "tokenizer", None), weights.d_vocab, weights.name)
-        ids, mask = choose_tokens(tokens, vocabulary, lambda: (weights.W_E, weights.W_U))
+        ids, mask = choose_tokens(tokens, vocabulary, lambda: (weights.W_E, unembedding_rows(weights)))
         embedding_space = EmbeddingSpace(weights, space=space, inverse=inverse, score=score, ids=ids)
         self._hold(weights, embedding_space, tokens, mask)
 

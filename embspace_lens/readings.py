@@ -12,7 +12,7 @@ from tqdm import tqdm
 from . import errors
 from .frames import tidy
 from .select import Select, one_k, select, weight_names
-from .space import Embedding, EmbeddingSpace, as_tensor, full
+from .space import EmbeddingSpace, as_tensor, full, unembedding_rows
 from .vocabulary import Vocabulary
 from .weights import ATTENTION, MLP, Weights, side_of
 
@@ -337,8 +337,7 @@ def _norm_of(weight: Tensor) -> float:
 
 def _norm_of_W_U(weights: Weights) -> float:
     """By the tile: behind its norm, W_U is as large a matrix again."""
-    stored, norm = weights.unembedding
-    return float(torch.stack([rows.square().sum() for rows in Embedding(stored.T, norm).tiles()]).sum().sqrt())
+    return float(torch.stack([rows.square().sum() for rows in unembedding_rows(weights).tiles()]).sum().sqrt())
 
 
 def components(weights: Weights) -> pd.DataFrame:

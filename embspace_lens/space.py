@@ -132,6 +132,12 @@ class Embedding:
                 raise errors.not_finite(name)
 
 
+def unembedding_rows(weights: Weights) -> Embedding:
+    """W_Uᵀ behind the final norm, made by the tile."""
+    stored, norm = weights.unembedding
+    return Embedding(stored.T, norm)
+
+
 class EmbeddingSpace:
     r"""One model's residual stream as scores over its tokens.
 

@@ -1,7 +1,7 @@
 """Token ids ↔ strings, and token masks: which tokens a lens reads."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import and_
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from . import errors
+from .rows import Rows, float64, take, tile_rows, tiles
 
 SPACE_PIECE = "▁"  # how SentencePiece writes a space
 
@@ -104,8 +105,8 @@ class Vocabulary:
         raise errors.not_one_token(token, pieces, caller, next((t for t in near if t and t in self._ids), None))
 
 
-Embeddings = Callable[[], tuple[Tensor, Tensor]]
-"""Gives (W_E, W_U) to the masks that need them; most do not, and W_U behind its norm is a large new matrix."""
+Embeddings = Callable[[], tuple[Rows, Rows]]
+"""Gives the rows of W_E and W_Uᵀ to the masks that need them; rows, since W_U behind its norm is a large new matrix."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class TokenMask:
 
     Attributes:
         name: How the rule reads in `repr(lens)`.
-        choose: From the vocabulary, and a function that gives (W_E, W_U), to the chosen tokens, `bool [d_vocab]`.
+        choose: From the vocabulary, and a function that gives the rows of W_E and W_Uᵀ, to the chosen tokens, `bool [d_vocab]`.
     """
 
     name: str
@@ -166,7 +167,7 @@ def never_trained(vocabulary: Vocabulary) -> list[int]:
 
 
 def undertraining(
-    vocabulary: Vocabulary, W_E: Float[Tensor, "d_vocab d_model"], W_U: Float[Tensor, "d_model d_vocab"]
+    vocabulary: Vocabulary, embeddings: Rows, unembeddings: Rows
 ) -> tuple[Float[Tensor, " d_vocab"], float]:
     r"""How far each token's embedding is from those of tokens that training never saw, and where suspicion ends.
 
@@ -185,19 +186,28 @@ def undertraining(
     """
     known = never_trained(vocabulary)
     if len(known) < 2:
-        log_norm = W_E.float().norm(dim=1).clamp_min(1e-30).log()
+        log_norm = torch.cat([rows.norm(dim=1) for rows in _by_tile(embeddings)]).clamp_min(1e-30).log()
         median = log_norm.median()
         deviation = 1.4826 * (log_norm - median).abs().median()
         return log_norm.exp(), (median - 5 * deviation).exp().item()
-    U = W_U.float().T
-    # The first principal component through the d_model x d_model second moment, so that no copy of U is decomposed.
-    common = torch.linalg.eigh((U.T @ U).double()).eigenvectors[:, -1].to(U)
-    reference = U[known]
-    U = U - torch.outer(U @ common, common)
-    total = reference.sum(0) - (reference.sum(0) @ common) * common
-    indicator = 1 - torch.cosine_similarity(U, total[None], dim=1)
-    leave_one_out = 1 - torch.cosine_similarity(U[known], total[None] - U[known], dim=1)
+    # The first principal component through the d_model × d_model second moment.
+    second = sum((float64(rows.T @ rows) for rows in _by_tile(unembeddings)), torch.zeros((), dtype=torch.float64))
+    common = torch.linalg.eigh(second).eigenvectors[:, -1]
+
+    def without_common(rows: Tensor) -> Tensor:
+        direction = common.to(rows)
+        return rows - torch.outer(rows @ direction, direction)
+
+    reference = without_common(take(unembeddings, torch.tensor(known, device=unembeddings.device)))
+    total = reference.sum(0)
+    parts = [torch.cosine_similarity(without_common(rows), total[None]) for rows in _by_tile(unembeddings)]
+    indicator = 1 - torch.cat(parts)
+    leave_one_out = 1 - torch.cosine_similarity(reference, total[None] - reference)
     return indicator, (leave_one_out.max() * indicator.median()).clamp_min(0).sqrt().item()
+
+
+def _by_tile(rows: Rows) -> Iterator[Tensor]:
+    return (take(rows, some) for some in tiles(rows.shape[0], tile_rows(rows)))
 
 
 def _trained(vocabulary: Vocabulary, embeddings: Embeddings) -> Tensor:

@@ -65,7 +65,7 @@ def test_what_keys_and_values_share_is_gone_in_fresh_weights(tiny):
 @pytest.mark.parametrize("name", MODELS)
 def test_tokens_that_training_never_saw_are_found_without_the_texts(name):
     lens = EmbeddingLens(demo.load(name))
-    indicator, threshold = undertraining(lens.vocabulary, lens.weights.W_E, lens.weights.W_U)
+    indicator, threshold = undertraining(lens.vocabulary, lens.weights.W_E, lens.weights.W_U.T)
     counts = load_file(demo.MODELS / "tokenizer" / "counts.safetensors")["counts"]
     flagged = indicator <= threshold
     assert flagged[counts == 0].float().mean() > 0.95

@@ -6,7 +6,8 @@ import zoo
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from embspace_lens import EmbeddingLens, EmbspaceError, ascii_tokens, seen_in, whole_words
+from embspace_lens import EmbeddingLens, EmbspaceError, ascii_tokens, rows, seen_in, space, whole_words
+from embspace_lens import vocabulary as vocabulary_module
 from embspace_lens.vocabulary import Vocabulary, never_trained, undertraining
 
 
@@ -94,11 +95,11 @@ def test_untrained_tokens_are_found_from_embeddings_alone():
     assert len(never_trained(vocabulary)) == 13
     drift = torch.randn(48)
     W[untouched] = 3 * common + 4 * drift + 0.05 * torch.randn(len(untouched), 48)
-    indicator, threshold = undertraining(vocabulary, W, W.T)
+    indicator, threshold = undertraining(vocabulary, W, W)
     found = torch.nonzero(indicator <= threshold)[:, 0].tolist()
     assert found == untouched
     trained = torch.randn(len(vocabulary), 48) + 3 * common  # the control: nothing was left untrained but by name
-    indicator, _ = undertraining(vocabulary, trained, trained.T)
+    indicator, _ = undertraining(vocabulary, trained, trained)
     assert indicator[planted].min() > 0.3
 
 
@@ -106,10 +107,34 @@ def test_without_known_untrained_tokens_the_norm_decides():
     vocabulary = Vocabulary(zoo.tokenizer(), zoo.D_VOCAB)
     W = torch.nn.functional.normalize(torch.randn(zoo.D_VOCAB, 32), dim=1) * (1 + 0.05 * torch.randn(zoo.D_VOCAB, 1))
     W[[5, 6]] *= 0.01
-    indicator, threshold = undertraining(vocabulary, W, W.T)
+    indicator, threshold = undertraining(vocabulary, W, W)
     assert torch.nonzero(indicator <= threshold)[:, 0].tolist() == [5, 6]
 
 
 def test_a_named_mask_reaches_the_lens(tiny):
     lens = EmbeddingLens(tiny("gpt2"), tokenizer=zoo.tokenizer(), vocabulary="ascii")
     assert "97 of 97 tokens (ascii)" in repr(lens)
+
+
+def test_untrained_tokens_are_found_by_the_tile(tiny, monkeypatch):
+    """Rows asked for a few at a time, never W_U whole, and the same answer as from all at once."""
+    lens = EmbeddingLens(tiny("gpt2"))
+    vocabulary = Vocabulary(zoo.tokenizer(), zoo.D_VOCAB)
+    monkeypatch.setattr(vocabulary_module, "never_trained", lambda vocabulary: [3, 50, 90])
+    whole = undertraining(vocabulary, lens.weights.W_E, lens.weights.W_U.T)
+    asked = []
+    made = space.Embedding.__getitem__
+
+    def count(self, index):
+        rows = made(self, index)
+        asked.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(space.Embedding, "__getitem__", count)
+    monkeypatch.setattr(rows, "TILE_BYTES", 4 * 32 * 10)
+    found = undertraining(vocabulary, lens.weights.W_E, space.unembedding_rows(lens.weights))
+    assert len(asked) == 2 * -(-zoo.D_VOCAB // 10) + 1 and max(asked) <= 10, "tiles, twice, and the known untrained"
+    torch.testing.assert_close(found[0], whole[0], atol=1e-5, rtol=1e-4)
+    assert found[1] == pytest.approx(whole[1], rel=1e-3)
+    monkeypatch.setattr(type(lens.weights), "W_U", property(lambda self: pytest.fail("a whole new matrix")))
+    assert "trained" in repr(EmbeddingLens(tiny("gpt2"), tokenizer=zoo.tokenizer(), vocabulary="trained"))

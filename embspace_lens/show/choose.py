@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..frames import tidy
-from ..space import Embedding, EmbeddingSpace
+from ..space import Embedding, EmbeddingSpace, unembedding_rows
 from ..vocabulary import undertraining, whole_words
 from ..weights import side_of
 
@@ -49,11 +49,11 @@ class _Judge:
         space = EmbeddingSpace(lens.weights, space=lens.space.kind, score="cosine", ids=lens.space.ids)
         self.sides = {"read": _Contrast(space.read), "write": _Contrast(space.write)}
         self.ids = None if lens.space.ids is None else lens.space.ids.cpu().numpy()
-        W_E, W_U = lens.weights.W_E, lens.weights.W_U
-        words = whole_words.choose(lens.vocabulary, lambda: (W_E, W_U)).numpy()
+        rows = lens.weights.W_E, unembedding_rows(lens.weights)
+        words = whole_words.choose(lens.vocabulary, lambda: rows).numpy()
         if words.mean() < 0.05:  # a tokenizer that does not write words with a leading space
             words = np.ones_like(words)
-        indicator, _ = undertraining(lens.vocabulary, W_E, W_U)
+        indicator, _ = undertraining(lens.vocabulary, *rows)
         self.words = words & (indicator > indicator.median() / 2).cpu().numpy()
 
     def alikeness(self, tokens: np.ndarray, side: str, *, once: bool = False) -> Float[Tensor, " n"]:
