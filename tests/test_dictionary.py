@@ -148,18 +148,22 @@ def test_weights_say_what_counts():
     torch.testing.assert_close(even, fit(x, 1, l1=0.1, batch_size=100).factors.directions, atol=1e-4, rtol=1e-4)
 
 
-def test_dead_factors_are_revived(monkeypatch):
-    """A third of the first directions lie where no vector has anything."""
-    x, directions = planted(16_000)
-    x, directions = (torch.nn.functional.pad(part, (0, 8)) for part in (x, directions))
+@pytest.fixture
+def misplaced(monkeypatch):
+    """A stream, what is planted in it, and a fit whose first directions lie, a third of them, where no vector has anything."""
+    first = FactorFitter._first
 
     def begin(fitter, x):
         start = first(fitter, x)
         start[:20] = torch.eye(40)[32:].repeat(3, 1)[:20]
         return start
 
-    first = FactorFitter._first
     monkeypatch.setattr(FactorFitter, "_first", begin)
+    return [torch.nn.functional.pad(part, (0, 8)) for part in planted(16_000)]
+
+
+def test_dead_factors_are_revived(misplaced, monkeypatch):
+    x, directions = misplaced
     revived = fit(x, SPARE, batch_size=256)
     assert revived.history["n_dead"].max() >= 16 and revived.history["n_dead"].iloc[-1] == 0
     assert found(directions, revived.factors.directions) >= 0.95
@@ -167,6 +171,24 @@ def test_dead_factors_are_revived(monkeypatch):
     left = fit(x, SPARE, batch_size=256)
     assert left.history["n_dead"].iloc[-1] == 20
     assert found(directions, left.factors.directions) < 0.8
+
+
+def test_a_resumed_fit_revives_when_an_unbroken_one_does(misplaced, tmp_path):
+    x, _ = misplaced
+    unbroken = fit(x[:2000], SPARE, batch_size=256)
+    assert unbroken.history["n_dead"].max() > 0
+    fit(x[:520], SPARE, batch_size=256).save(tmp_path)
+    resumed = FactorFitter.load(tmp_path)
+    resumed.update(x[520:2000])
+    assert resumed.history.equals(unbroken.history)
+    assert torch.equal(resumed.factors.directions, unbroken.factors.directions)
+
+
+def test_the_first_factors_are_distinct():
+    """A token's embedding comes again and again; as a factor it is wanted once."""
+    x = torch.randn(6, 16).repeat(50, 1)
+    start = FactorFitter(16, 6)._first(x)
+    assert ((start @ unit(x[:6]).T) > 0.999).sum(0).tolist() == [1] * 6
 
 
 def test_a_price_too_high_for_all_ends_well():
