@@ -4,10 +4,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compare import Alignment, align, match_neurons
+    from .compare import (
+        Alignment,
+        StitchedModel,
+        Translation,
+        align,
+        difference,
+        displacement,
+        match_neurons,
+        stitch,
+        stitch_sweep,
+        translate,
+        translate_states,
+    )
     from .errors import EmbspaceError
     from .factors import FactorFitter, Factors
     from .lens import EmbeddingLens
+    from .pooled import PooledHead
     from .vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
     from .weights import Weights
 
@@ -19,20 +32,44 @@ __all__ = [
     "EmbspaceError",
     "FactorFitter",
     "Factors",
+    "PooledHead",
+    "StitchedModel",
     "TokenMask",
+    "Translation",
     "Vocabulary",
     "Weights",
     "align",
     "ascii_tokens",
+    "difference",
+    "displacement",
     "match_neurons",
     "seen_in",
+    "stitch",
+    "stitch_sweep",
+    "translate",
+    "translate_states",
     "well_trained",
     "whole_words",
 ]
 
 # Names are loaded when first asked for, so that `embspace-lens --help` need not wait for torch.
-_HOME = {"EmbspaceError": "errors", "EmbeddingLens": "lens", "Weights": "weights"}
-_HOME |= dict.fromkeys(("Alignment", "align", "match_neurons"), "compare")
+_HOME = {"EmbspaceError": "errors", "PooledHead": "pooled", "EmbeddingLens": "lens", "Weights": "weights"}
+_HOME |= dict.fromkeys(
+    (
+        "Alignment",
+        "StitchedModel",
+        "Translation",
+        "align",
+        "difference",
+        "displacement",
+        "match_neurons",
+        "stitch",
+        "stitch_sweep",
+        "translate",
+        "translate_states",
+    ),
+    "compare",
+)
 _HOME |= dict.fromkeys(("FactorFitter", "Factors"), "factors")
 
 

@@ -48,6 +48,10 @@ GLOSSARY: dict[str, Column] = {
     "side": Column(
         "category", "", "read or write: what the component listens to or adds; query or key: the two sides of W_QK."
     ),
+    "recipient": Column("str", "", "The model whose first blocks run."),
+    "donor": Column("str", "", "The tuned model whose last blocks and head run."),
+    "kernel": Column("str", "", "How states go from recipient to donor; donor and chance are controls."),
+    "keep": Column("int64", "", "How many of the recipient's first blocks run; −1 where none does."),
     "rank": Column("int64", "", "Place in the list; 0 is best."),
     "token_index": Column("int64", "", "Vocabulary id of the token."),
     "token_string": Column("str", "", "Exact text of the token, leading space kept."),
@@ -75,6 +79,8 @@ GLOSSARY: dict[str, Column] = {
     ),
     "jaccard": Column("float32", "", "Tokens that two lists share, over the tokens of either; a mean."),
     "recall": Column("float32", "", "Share of a hidden state's top tokens found among its parameters'; a mean."),
+    "share": Column("float32", "", "Share of a direction's top tokens that are words of the commoner sign; a mean."),
+    "accuracy": Column("float32", "", "Share of texts whose class is right."),
     "low": Column("float32", "as the row's estimate", "Lower end of a 95 % interval of the row's estimate."),
     "high": Column("float32", "as the row's estimate", "Upper end of a 95 % interval of the row's estimate."),
     "n": Column("int64", "", "How many observations the row's estimate rests on."),

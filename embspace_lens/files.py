@@ -54,3 +54,15 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
 def write_json(path: str | os.PathLike[str], data: Any) -> Path:
     """Write JSON whole or not at all."""
     return write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read JSON.
+
+    Raises:
+        EmbspaceError: If there is no such file, or it is damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise EmbspaceError(f"{path} cannot be read: {reason}.") from reason

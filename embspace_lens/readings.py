@@ -16,7 +16,7 @@ from .space import EmbeddingSpace, as_tensor, full, unembedding_rows
 from .vocabulary import Vocabulary
 from .weights import ATTENTION, MLP, Weights, side_of
 
-BATCH_BYTES = 2**26  # of neurons searched together, so that the embeddings' rows are made once for several layers
+BATCH_BYTES = 2**23  # of neurons searched together, so that the embeddings' rows are made once for several layers
 CIRCUITS = ("W_OV", "W_QK")
 # A singular direction's two sides: where its tokens stand in the circuit.
 CIRCUIT_SIDES = {"W_OV": (("read", "read"), ("write", "write")), "W_QK": (("query", "read"), ("key", "read"))}

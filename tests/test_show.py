@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.files import write_whole
 from embspace_lens.frames import tidy
 from embspace_lens.show import (
     choose,
@@ -22,7 +23,6 @@ from embspace_lens.show import (
     terminal,
     write_report,
 )
-from embspace_lens.files import write_whole
 from embspace_lens.show.findings import find, find_word
 from embspace_lens.show.tokens import chip, display, figures, for_terminal, pad, pair, pair_chip, width
 from embspace_lens.show.units import count, head, units

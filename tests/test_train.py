@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -112,3 +113,29 @@ def test_the_whole_script_makes_a_model_that_the_lens_reads(tmp_path):
     assert (
         again.returncode == 1 and "holds a run with other settings" in again.stderr and "Traceback" not in again.stderr
     )
+
+
+def test_a_finished_folder_is_left_alone_and_files_appear_whole(tmp_path, monkeypatch, capsys):
+    source, folder = tmp_path / "reviews.txt", tmp_path / "little"
+    source.write_text("\n\n".join(texts(120)))
+    options = dict(d_model=16, n_layers=1, n_heads=2, d_vocab=300, n_ctx=16, batch_size=8, device="cpu")
+
+    def refuse(self, where, *args, **kwargs):
+        (Path(where) / "tokenizer.json").write_text("half of it")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            training.main(source, folder, **options)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.safetensors", "train.json"]
+    assert list(json.loads((folder / "train.json").read_text())) == ["config"]
+
+    training.main(source, folder, **options)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "checkpoint.safetensors" not in files and not any(name.startswith(".") for name in files)
+    capsys.readouterr()
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
+    training.main(source, folder, **options)
+    assert "is finished: " in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files

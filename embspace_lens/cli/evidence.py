@@ -91,10 +91,13 @@ def keep_k(
     model: Model = MODEL,
     k: Annotated[
         list[int] | None,
-        typer.Option("-k", metavar="N", help="How many entries to keep; may be given several times. By default powers of two."),
+        typer.Option(
+            "-k", metavar="N", help="How many entries to keep; may be given several times. By default powers of two."
+        ),
     ] = None,
     inverse: Annotated[
-        list[str] | None, typer.Option("--inverse", metavar="transpose|pinv", help="Which right inverse; both by default.")
+        list[str] | None,
+        typer.Option("--inverse", metavar="transpose|pinv", help="Which right inverse; both by default."),
     ] = None,
     n: Annotated[int, typer.Option("--n", metavar="N", help="How many vectors to draw.")] = 300,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the draws.")] = 0,

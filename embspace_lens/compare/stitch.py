@@ -35,25 +35,23 @@ class StitchedModel(nn.Module):
         donor: The model whose last `graft` blocks run.
         keep: How many blocks of the recipient; 0 for its embeddings alone.
         graft: How many blocks of the donor; 0 puts the head on what was translated.
+        start: The first of them.
         translation: From the recipient's residual stream to the donor's.
         head: Scores the classes.
     """
 
     def __init__(
-        self, recipient: nn.Module, donor: nn.Module, keep: int, graft: int, translation: Translation, head: PooledHead
+        self, recipient: Any, donor: Any, keep: int, graft: int, translation: Translation, head: PooledHead
     ) -> None:
         super().__init__()
         self.recipient, self.donor, self.head = recipient, donor, head
+        self.start = len(donor.blocks) - graft
+        self._last_token = int(donor.cfg.d_vocab) - 1
         self.keep, self.graft, self.translation = keep, graft, translation
 
     @property
     def labels(self) -> tuple[str, ...]:
         return self.head.labels
-
-    @property
-    def start(self) -> int:
-        """The donor's first block that runs."""
-        return len(self.donor.blocks) - self.graft  # pyright: ignore[reportArgumentType]
 
     def batches(self, texts: Iterable[str], *, batch_tokens: int = 8192, max_tokens: int | None = None) -> Any:
         """Texts as batches of the recipient's tokens, no row longer than either model's context."""
@@ -110,12 +108,11 @@ class StitchedModel(nn.Module):
         mine = _without("recipient.", names)
         found = activations(self.recipient, batch, [*mine, entrance], hooks=_hooks_of("recipient.", hooks))
         cache |= {f"recipient.{name}": found[name] for name in mine}
-        state = pass_through(TRANSLATED, self.translation(found[entrance].to(device_of(self.donor))))
+        state = pass_through(TRANSLATED, self.translation.state(found[entrance].to(device_of(self.donor))))
         if self.graft:
             mine = _without("donor.", names)
-            d_vocab = int(self.donor.cfg.d_vocab)  # pyright: ignore[reportAttributeAccessIssue]
             harmless = TokenBatch(
-                batch.example, batch.start, batch.tokens.clamp(max=d_vocab - 1), batch.mask, batch.length
+                batch.example, batch.start, batch.tokens.clamp(max=self._last_token), batch.mask, batch.length
             )
             state, found = resume(self.donor, harmless, state, self.start, names=mine, hooks=_hooks_of("donor.", hooks))
             cache |= {f"donor.{name}": found[name] for name in mine}
@@ -216,25 +213,32 @@ def stitch(
     References:
         Dar et al. (2023), Analyzing Transformers in Embedding Space, §5. https://arxiv.org/abs/2209.02535
     """
+    check_stitch(recipient, donor, keep, graft, head)
+    for lens, width, side in ((recipient, translation.d_source, "from"), (donor, translation.d_target, "to")):
+        if width != lens.weights.d_model:
+            raise EmbspaceError(
+                f"The translation goes {side} width {width}, but {lens.name} has d_model={lens.weights.d_model}. "
+                f"Make it with translate({recipient.name}, {donor.name})."
+            )
+    return StitchedModel(recipient.weights.host.model, donor.weights.host.model, keep, graft, translation, head).eval()
+
+
+def check_stitch(recipient: EmbeddingLens, donor: EmbeddingLens, keep: Any, graft: Any, head: PooledHead) -> None:
+    """Refuse numbers of blocks that are not there, and a head of another width.
+
+    Raises:
+        EmbspaceError: If so.
+    """
     require_lenses(recipient, donor)
-    _check(recipient, donor, keep, graft, translation, head)
-    models = (lens.weights.host.model for lens in (recipient, donor))
-    return StitchedModel(*models, keep, graft, translation, head).eval()
-
-
-def _check(
-    recipient: EmbeddingLens, donor: EmbeddingLens, keep: Any, graft: Any, translation: Translation, head: PooledHead
-) -> None:
     for name, value, lens in (("keep", keep, recipient), ("graft", graft, donor)):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= lens.weights.n_layers:
             raise EmbspaceError(
                 f"{name}={value!r} is not between 0 and {lens.weights.n_layers}, the blocks of {lens.name}."
             )
-    for lens, width, side in ((recipient, translation.d_source, "from"), (donor, translation.d_target, "to")):
-        if width != lens.weights.d_model:
-            raise EmbspaceError(
-                f"The translation goes {side} width {width}, but {lens.name} has d_model={lens.weights.d_model}. Make it with translate({recipient.name}, {donor.name})."
-            )
+    if not isinstance(head, PooledHead):
+        raise EmbspaceError(
+            f"{type(head).__name__} is not a PooledHead, which averages hidden states and scores classes."
+        )
     if head.d_model != donor.weights.d_model:
         raise errors.bad_width(head.d_model, donor.name, donor.weights.d_model, "the head's directions")
 

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .. import errors
+from ..files import read_json
+from ..pooled import PooledHead
 from ..vocabulary import TokenMask, Vocabulary, whole_words
 
 MODELS = Path(str(files("embspace_lens.demo") / "models"))
@@ -18,18 +20,19 @@ MODELS = Path(str(files("embspace_lens.demo") / "models"))
 
 def names() -> list[str]:
     """The demo models, as `load` and `EmbeddingLens.from_pretrained` take them."""
-    return sorted(folder.parent.name for folder in MODELS.glob("*/config.json"))
+    return sorted(file.parent.name for kind in ("config", "difference") for file in MODELS.glob(f"*/{kind}.json"))
 
 
 def card(name: str) -> dict[str, Any]:
-    """What is known of a demo model: its configuration, tokens seen, held-out loss.
+    """What is known of a demo model: its configuration, tokens seen, held-out loss; of a classifier, its base and accuracy.
 
     Raises:
         EmbspaceError: If there is no such demo model.
     """
     if name not in names():
         raise errors.choice("model", name, names())
-    return json.loads((MODELS / name / "train.json").read_text())
+    tuned = MODELS / name / "difference.json"
+    return json.loads((tuned if tuned.exists() else MODELS / name / "train.json").read_text())
 
 
 def seen(at_least: int = 200) -> TokenMask:
@@ -69,16 +72,72 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     """
     if name not in names():
         raise errors.choice("model", name, names())
+    return (
+        load_tuned(MODELS / name, device=device, dtype=dtype)[0]
+        if _is_tuned(name)
+        else _load(name, name, {}, device, dtype)
+    )
+
+
+def head(name: str) -> PooledHead:
+    """The head of a demo classifier, for `stitch`.
+
+    Raises:
+        EmbspaceError: If there is no such classifier.
+    """
+    tuned = [n for n in names() if _is_tuned(n)]
+    if name not in tuned:
+        raise errors.choice("model", name, tuned)
+    return _read_tuned(MODELS / name)[2]
+
+
+def load_tuned(
+    folder: str | PathLike[str], *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Any, PooledHead]:
+    """Load a classifier that `python -m embspace_lens.demo.tune` wrote: its base with the difference added, and its head.
+
+    Raises:
+        EmbspaceError: If the folder holds none, or a file is damaged.
+    """
+    folder = Path(folder)
+    base, change, head = _read_tuned(folder)
+    return _load(folder.name, base, change, device, dtype), head
+
+
+def _is_tuned(name: str) -> bool:
+    return (MODELS / name / "difference.json").exists()
+
+
+def _read_tuned(folder: Path) -> tuple[str, dict[str, torch.Tensor], PooledHead]:
+    facts = read_json(folder / "difference.json")
+    try:
+        tensors = load_file(folder / "difference.safetensors")
+        head = PooledHead(tensors["head.linear.weight"].shape[1], facts["labels"])
+        head.load_state_dict({key[5:]: value for key, value in tensors.items() if key.startswith("head.")})
+        change = {key[11:]: value for key, value in tensors.items() if key.startswith("difference.")}
+        return facts["base"], change, head.eval()
+    except (OSError, KeyError, RuntimeError, SafetensorError) as reason:
+        raise errors.EmbspaceError(f"{folder} holds no classifier that can be read: {reason}") from reason
+
+
+def _load(name: str, base: str, change: dict[str, torch.Tensor], device: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    if base not in names():
+        raise errors.choice("base", base, names())
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # it takes a moment
     try:
-        hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=dtype, local_files_only=True)
+        hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / base, dtype=dtype, local_files_only=True)
     finally:
         if bars:
             logging.enable_progress_bar()
+    weights = hf_model.state_dict()
+    for key, value in change.items():
+        if key not in weights or weights[key].shape != value.shape:
+            raise errors.EmbspaceError(f"{name} is not a difference of {base}: {key} does not fit.")
+        weights[key] += value.to(dtype)
     # The models share one tokenizer, stored once beside them.
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "tokenizer", local_files_only=True)
     return _bridge(name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype)

@@ -1,7 +1,7 @@
 """Train a demo model: `python -m embspace_lens.demo.train reviews.jsonl.bz2 models/reviews-small-0 --seed 0`.
 
 A small GPT-2 on any texts, on whatever processor there is. Ctrl-C at any time; the same command goes on from the last
-checkpoint and ends with the same weights as an unbroken run on the same machine.
+checkpoint and ends with the same weights as an unbroken run on the same machine. A finished folder is left as it is.
 """
 
 import json
@@ -9,6 +9,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import numpy as np
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from ..errors import EmbspaceError
+from ..files import write_json
 from .corpus import END_OF_TEXT, pack, read_texts, train_tokenizer
 
 
@@ -67,7 +69,7 @@ def learning_rate(step: int, n_steps: int, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
 
 
-def save_checkpoint(folder: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write weights, optimizer state and step as one safetensors file, complete or not at all."""
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -78,7 +80,7 @@ def save_checkpoint(folder: Path, model: GPT2LMHeadModel, optimizer: torch.optim
     partial.replace(folder / "checkpoint.safetensors")
 
 
-def load_checkpoint(folder: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer) -> None:
+def load_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put back what `save_checkpoint` wrote."""
     tensors = load_file(folder / "checkpoint.safetensors")
     parameters = dict(model.named_parameters())
@@ -230,8 +232,12 @@ def main(
     config = TrainConfig(seed, d_model, n_layers, n_heads, d_vocab, n_ctx, batch_size, passes, learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "train.json"
-    if settings.exists() and json.loads(settings.read_text())["config"] != asdict(config):
+    before = json.loads(settings.read_text()) if settings.exists() else {}
+    if before and before["config"] != asdict(config):
         raise EmbspaceError(f"{folder} holds a run with other settings. Name another folder, or remove it.")
+    if "held_out_loss" in before:
+        print(f"{folder} is finished: {_result(before)}. Remove it to train it again.")
+        return
     train_texts = read_texts(texts, column=column, where=where)
     learned = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else train_tokenizer(train_texts, d_vocab)
     rows = pack(train_texts, learned, n_ctx)
@@ -243,7 +249,7 @@ def main(
         rows, test_rows = rows[np.sort(order[n_test:])], rows[np.sort(order[:n_test])]
     if len(rows) < batch_size:
         raise EmbspaceError(f"The texts fill {len(rows)} rows, fewer than one batch of {batch_size}. Give more text.")
-    settings.write_text(json.dumps({"config": asdict(config)}, indent=1) + "\n")
+    write_json(settings, {"config": asdict(config)})
     model, facts = train(
         rows,
         test_rows,
@@ -253,15 +259,22 @@ def main(
         device=device,
         compile=compile,
     )
-    model.half().save_pretrained(folder)
-    learned.save_pretrained(folder)
-    counts = np.bincount(rows[:, 1:].ravel(), minlength=len(learned)).astype(np.int32)
-    save_file({"counts": torch.from_numpy(counts)}, folder / "counts.safetensors")
     facts = {"corpus": corpus or texts.name, **facts}
-    settings.write_text(json.dumps({"config": asdict(config), **facts}, indent=1) + "\n")
-    (folder / "README.md").write_text(card(folder.name, config, facts))
+    with TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        model.half().save_pretrained(partial)
+        learned.save_pretrained(partial)
+        counts = np.bincount(rows[:, 1:].ravel(), minlength=len(learned)).astype(np.int32)
+        save_file({"counts": torch.from_numpy(counts)}, Path(partial) / "counts.safetensors")
+        (Path(partial) / "README.md").write_text(card(folder.name, config, facts), encoding="utf-8")
+        for file in sorted(Path(partial).iterdir()):
+            file.replace(folder / file.name)
+    write_json(settings, {"config": asdict(config), **facts})  # last: what holds a result is finished
     (folder / "checkpoint.safetensors").unlink()
-    print(f"{folder}: {facts['tokens_seen']:,} tokens seen, held-out loss {facts['held_out_loss']:.3f}")
+    print(f"{folder}: {_result(facts)}")
+
+
+def _result(facts: dict) -> str:
+    return f"{facts['tokens_seen']:,} tokens seen, held-out loss {facts['held_out_loss']:.3f}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Dar et al. (2023), §5. What is written is the difference from the base model, a
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class Classifier(torch.nn.Module):
         return self.head(x, mask)
 
 
-def encode(texts: list[str], tokenizer, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def encode(texts: list[str], tokenizer: Any, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """The first tokens of each text behind an `<|endoftext|>`, padded with it; and which are the text's own."""
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     tokens = np.full((len(texts), n_tokens), end, dtype=np.int64)
@@ -186,9 +186,8 @@ def main(
     labels = sorted(set(classes))
     chosen = np.random.default_rng(config.seed).permutation(len(found))[:n_texts]
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "tokenizer", local_files_only=True)
-    hf_model = AutoModelForCausalLM.from_pretrained(MODELS / base, dtype=torch.float32, local_files_only=True).to(
-        device
-    )
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / base, dtype=torch.float32, local_files_only=True)
+    hf_model.to(device)
     before = {name: tensor.clone() for name, tensor in hf_model.state_dict().items()}
     model = Classifier(hf_model, labels, config).to(device)
     folder.mkdir(parents=True, exist_ok=True)

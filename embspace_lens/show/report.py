@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from ..files import refuse_unwritable, write_whole
 from . import look
 from .choose import HEAD_RULE, NEURON_RULE
-from ..files import refuse_unwritable, write_whole
 from .findings import Findings, K, find, model_lines, options
 from .heads import heads_grid
 from .html import chips, environment, safe, stylesheet
