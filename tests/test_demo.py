@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from embspace_lens import EmbeddingLens, EmbspaceError, demo, evidence, whole_words
 from embspace_lens.vocabulary import undertraining
 
-MODELS = demo.names()
+CLASSIFIERS = ["reviews-small-0-sentiment"]
+MODELS = [name for name in demo.names() if name not in CLASSIFIERS]
 
 
 def test_two_seeds_of_one_shape_and_a_wider_deeper_one():
@@ -30,6 +31,16 @@ def test_cards_say_what_was_done(name):
     assert facts["tokens_seen"] >= 0.99 * facts["tokens_in_corpus"], "at least one pass, but for the last batch"
     weights = load_file(demo.MODELS / name / "model.safetensors")
     assert {w.dtype for w in weights.values() if w.is_floating_point()} == {torch.float16}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_is_a_difference_of_its_base(name):
+    facts, head = demo.card(name), demo.head(name)
+    card = (demo.MODELS / name / "README.md").read_text()
+    assert f"Held-out accuracy: {facts['held_out_accuracy']:.3f}" in card and head.labels == ("neg", "pos")
+    tuned, base = demo.load(name), demo.load(facts["base"])
+    assert (tuned.blocks[0].mlp.W_in == base.blocks[0].mlp.W_in).all()
+    assert not (tuned.blocks[3].mlp.W_in == base.blocks[3].mlp.W_in).all()
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -112,6 +112,8 @@ def test_glossary_is_real():
     made |= {"target", "source", "pair", "inverse", "k", "sample", "jaccard", "recall", "low", "high", "n"}  # evidence
     made |= {"layer_a", "layer_b", "expert_a", "neuron_a", "match", "expert_b", "neuron_b", "correlation"}  # align
     made |= {"n_matched", "n_layers", "chance"}  # align
+    made |= {"recipient", "donor", "kernel", "keep", "accuracy", "share"}  # stitch_sweep, displacement
+    made |= {"n_vectors", "objective", "explained_variance", "n_active", "n_dead"}  # FactorFitter.history
     unused = set(GLOSSARY) - made - {"similarity", "label"}  # compare and show make these
     assert not unused
 
