@@ -1,6 +1,6 @@
 """Tables made to be read in a terminal: one line a neuron or head, a hundred columns at most."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -52,7 +52,7 @@ def token_cells(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _rows(
-    table: list[tuple[list[str], Iterable[str]]],
+    table: Sequence[tuple[list[str], Iterable[str]]],
     columns: int,
     titles: list[str],
     last: str,
