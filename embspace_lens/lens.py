@@ -108,7 +108,7 @@ class EmbeddingLens:
         """Load a model and read it.
 
         Args:
-            name: A demo model (`"reviews-small-0"`, offline), a local folder, or a hub model, which TransformerLens downloads.
+            name: A demo model (`"reviews-small-0"`, offline), a local folder (a model's, or a tuned demo classifier's), or a hub model, which TransformerLens downloads.
             device: Where to put it; TransformerLens's choice by default, the CPU for demo models.
             dtype: Its precision, such as `torch.bfloat16`; float32 by default.
             **options: As for `EmbeddingLens(model, …)`.

@@ -109,7 +109,7 @@ def token_mask(vocabulary: str) -> Any:
     return reduce(and_, chosen) if chosen else None
 
 
-def open_lens(model: str, vocabulary: str, score: str) -> Any:
+def open_lens(model: str, vocabulary: str, score: str, space: str = "circuit") -> Any:
     """The lens that the options describe, loaded without chatter.
 
     Raises:
@@ -120,7 +120,7 @@ def open_lens(model: str, vocabulary: str, score: str) -> Any:
         mask = token_mask(vocabulary)
         from ..lens import EmbeddingLens
 
-        return EmbeddingLens.from_pretrained(model, vocabulary=mask, score=score)
+        return EmbeddingLens.from_pretrained(model, vocabulary=mask, score=score, space=space)
 
 
 @contextmanager

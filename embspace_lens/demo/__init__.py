@@ -23,16 +23,25 @@ def names() -> list[str]:
     return sorted(file.parent.name for kind in ("config", "difference") for file in MODELS.glob(f"*/{kind}.json"))
 
 
-def card(name: str) -> dict[str, Any]:
+def card(name: str | PathLike[str]) -> dict[str, Any]:
     """What is known of a demo model: its configuration, tokens seen, held-out loss; of a classifier, its base and accuracy.
+
+    Args:
+        name: One of `names()`, or a folder that `python -m embspace_lens.demo.tune` wrote.
 
     Raises:
         EmbspaceError: If there is no such demo model.
     """
+    if is_classifier(name):
+        return read_json(_folder(name) / "difference.json")
     if name not in names():
-        raise errors.choice("model", name, names())
-    tuned = MODELS / name / "difference.json"
-    return json.loads((tuned if tuned.exists() else MODELS / name / "train.json").read_text())
+        raise errors.choice("model", str(name), names())
+    return json.loads((MODELS / name / "train.json").read_text())
+
+
+def is_classifier(name: str | PathLike[str]) -> bool:
+    """Whether this is a demo classifier, or the folder of one."""
+    return (_folder(name) / "difference.json").is_file()
 
 
 def seen(at_least: int = 200) -> TokenMask:
@@ -74,21 +83,20 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
         raise errors.choice("model", name, names())
     return (
         load_tuned(MODELS / name, device=device, dtype=dtype)[0]
-        if _is_tuned(name)
+        if is_classifier(name)
         else _load(name, name, {}, device, dtype)
     )
 
 
-def head(name: str) -> PooledHead:
-    """The head of a demo classifier, for `stitch`.
+def head(name: str | PathLike[str]) -> PooledHead:
+    """The head of a demo classifier, or of the folder of one, for `stitch`.
 
     Raises:
         EmbspaceError: If there is no such classifier.
     """
-    tuned = [n for n in names() if _is_tuned(n)]
-    if name not in tuned:
-        raise errors.choice("model", name, tuned)
-    return _read_tuned(MODELS / name)[2]
+    if not is_classifier(name):
+        raise errors.choice("classifier", str(name), [n for n in names() if is_classifier(n)])
+    return _read_tuned(_folder(name))[2]
 
 
 def load_tuned(
@@ -104,8 +112,8 @@ def load_tuned(
     return _load(folder.name, base, change, device, dtype), head
 
 
-def _is_tuned(name: str) -> bool:
-    return (MODELS / name / "difference.json").exists()
+def _folder(name: str | PathLike[str]) -> Path:
+    return MODELS / name if name in names() else Path(name).expanduser()
 
 
 def _read_tuned(folder: Path) -> tuple[str, dict[str, torch.Tensor], PooledHead]:
@@ -152,6 +160,8 @@ def load_any(name: str | PathLike[str], *, device: str | None = None, dtype: tor
     if str(name) in names():
         return load(str(name), device=device or "cpu", dtype=dtype or torch.float32)
     folder = Path(name).expanduser()
+    if is_classifier(folder):
+        return load_tuned(folder, device=device or "cpu", dtype=dtype or torch.float32)[0]
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise errors.EmbspaceError(f"{folder} holds no config.json, so it is not a model's folder.")
     if not folder.exists() and (folder.is_absolute() or str(name).startswith(".")):
