@@ -2,18 +2,30 @@
 
 from .accessor import EmbspaceAccessor
 from .alignment import plot_alignment
-from .plots import plot_heads, plot_keep_k, plot_pairs, plot_plane, plot_recall, plot_related_pairs, plot_tokens
+from .plots import (
+    plot_displacement,
+    plot_heads,
+    plot_keep_k,
+    plot_pairs,
+    plot_plane,
+    plot_recall,
+    plot_related_pairs,
+    plot_stitch,
+    plot_tokens,
+)
 from .report import write_report
 
 __all__ = [
     "EmbspaceAccessor",
     "plot_alignment",
+    "plot_displacement",
     "plot_heads",
     "plot_keep_k",
     "plot_pairs",
     "plot_plane",
     "plot_recall",
     "plot_related_pairs",
+    "plot_stitch",
     "plot_tokens",
     "write_report",
 ]

@@ -93,7 +93,7 @@ class EmbspaceAccessor:
 
     def plot(self, **options: Any) -> Any:
         """Draw the table as its columns suggest: bars for tokens and searches, lines for pairs, a map for many heads,
-        curves for what `evidence` measures.
+        curves for what `evidence`, `stitch_sweep` and `displacement` measure.
 
         Args:
             **options: As for `plot_tokens`, `plot_pairs` or `plot_heads`.
@@ -104,11 +104,19 @@ class EmbspaceAccessor:
         Raises:
             EmbspaceError: If the frame is not one of the lens's tables, or holds more than a picture can.
         """
+        from . import plots
         from .pairs import MAX_HEADS
-        from .plots import plot_heads, plot_keep_k, plot_pairs, plot_recall, plot_related_pairs, plot_tokens
+        from .plots import plot_heads, plot_pairs, plot_tokens
 
         if kind(self._df) == "measurements":
-            for column, plot in (("jaccard", plot_related_pairs), ("recall", plot_recall), ("inverse", plot_keep_k)):
+            drawn = {
+                "jaccard": plots.plot_related_pairs,
+                "recall": plots.plot_recall,
+                "inverse": plots.plot_keep_k,
+                "kernel": plots.plot_stitch,
+                "share": plots.plot_displacement,
+            }
+            for column, plot in drawn.items():
                 if column in self._df.columns:
                     return plot(self._df, **options)
         found = tokens_or_pairs(self._df, "plot()", ("tokens", "pairs", "search"))

@@ -1,18 +1,15 @@
 """The papers' measurements as curves: the claim in colour, its control in grey, and how sure each is."""
 
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import pandas as pd
 
-from ..errors import EmbspaceError
 from . import look
+from .curves import by_layer, check, grid, line, name_ends
 from .figure import plotly, quiet
 from .measurements import measure
 
-PANEL, ROW = 210, 190  # pixels of one panel
-CONTROLS = ("shuffled", "permuted")
 INVERSE_COLOURS = {"transpose": look.BLUE, "pinv": look.ORANGE}
 TARGETS = {"layer": "the block's own output", "final": "the final state"}
 
@@ -29,9 +26,9 @@ def plot_related_pairs(df: pd.DataFrame) -> Any:
     Raises:
         EmbspaceError: If the table is another one or empty; or plotly is not installed.
     """
-    _check(df, ("layer", "pair", "sample", "jaccard", "low", "high", "n"), "plot_related_pairs()")
+    check(df, ("layer", "pair", "sample", "jaccard", "low", "high", "n"), "plot_related_pairs()")
     panels = [[(str(pair), rows) for pair, rows in df.groupby("pair", sort=False)]]
-    return _by_layer(panels, "jaccard", "Jaccard", "Tokens that the two parameters of a unit share", "units")
+    return by_layer(panels, "jaccard", "Jaccard", "Tokens that the two parameters of a unit share", "units")
 
 
 def plot_recall(df: pd.DataFrame) -> Any:
@@ -46,12 +43,12 @@ def plot_recall(df: pd.DataFrame) -> Any:
     Raises:
         EmbspaceError: If the table is another one or empty; or plotly is not installed.
     """
-    _check(df, ("target", "layer", "weight", "sample", "recall", "low", "high", "n"), "plot_recall()")
+    check(df, ("target", "layer", "weight", "sample", "recall", "low", "high", "n"), "plot_recall()")
     panels = []
     for target in [name for name in TARGETS if name in set(df["target"])]:
         rows = df[df["target"] == target].groupby("weight", sort=True, observed=True)
         panels.append([(f"{weight}, {TARGETS[target]}", part) for weight, part in rows])
-    return _by_layer(panels, "recall", "recall", "Top tokens of hidden states that active parameters recall", "tokens")
+    return by_layer(panels, "recall", "recall", "Top tokens of hidden states that active parameters recall", "tokens")
 
 
 def plot_keep_k(df: pd.DataFrame) -> Any:
@@ -66,10 +63,10 @@ def plot_keep_k(df: pd.DataFrame) -> Any:
     Raises:
         EmbspaceError: If the table is another one or empty; or plotly is not installed.
     """
-    _check(df, ("source", "inverse", "k", "similarity", "n"), "plot_keep_k()")
+    check(df, ("source", "inverse", "k", "similarity", "n"), "plot_keep_k()")
     go = plotly()
     panels = [[(str(source), rows) for source, rows in df.groupby("source", sort=False)]]
-    figure, width, height = _grid(panels, 20)
+    figure, width, height = grid(panels, 20)
     for column, (source, rows) in enumerate(panels[0], 1):
         ends = []
         for inverse, curve in rows.groupby("inverse", sort=False):
@@ -79,10 +76,10 @@ def plot_keep_k(df: pd.DataFrame) -> Any:
             ]
             colour = INVERSE_COLOURS.get(str(inverse), look.GREY)
             dash = "solid" if inverse == "transpose" else "dash"
-            figure.add_trace(_line(go, curve["k"], curve["similarity"], hover, colour, dash), 1, column)
+            figure.add_trace(line(go, curve["k"], curve["similarity"], hover, colour, dash), 1, column)
             ends.append((str(inverse), float(curve["similarity"].iloc[-1]), colour))
         if column == len(panels[0]):
-            _name_ends(figure, ends, (1, column))
+            name_ends(figure, ends, (1, column))
     figure.update_xaxes(
         type="log", dtick=1, tickformat=",", title={"text": "entries kept (k)", "font": {"size": 12}, "standoff": 6}
     )
@@ -90,108 +87,3 @@ def plot_keep_k(df: pd.DataFrame) -> Any:
     figure.update_yaxes(title={"text": "cosine", "font": {"size": 12}}, col=1)
     title = "Inner products that survive when k entries of a projection are kept"
     return quiet(figure, title, width, height, "cosine of all inner products with the true ones")
-
-
-def _check(df: Any, columns: Sequence[str], caller: str) -> None:
-    missing = [name for name in columns if name not in getattr(df, "columns", ())]
-    if missing:
-        raise EmbspaceError(f"{caller} draws another table: {', '.join(map(repr, missing))} is not there.")
-    if df.empty:
-        raise EmbspaceError("The table is empty: there is nothing to draw.")
-
-
-def _grid(panels: list[list[tuple[str, pd.DataFrame]]], more: int = 0) -> tuple[Any, int, int]:
-    """A figure of quiet panels with room for the names of curves at its right; its width and height."""
-    from plotly.subplots import make_subplots
-
-    n_columns, n_rows = max(map(len, panels)), len(panels)
-    titles = [escape(title) for row in panels for title in [name for name, _ in row] + [""] * (n_columns - len(row))]
-    left, right, top, bottom = 64, 84, 92, 54
-    gap, space = 34, 66
-    width = n_columns * (PANEL + gap) - gap
-    height = n_rows * (ROW + more + space) - space
-    figure = make_subplots(
-        n_rows,
-        n_columns,
-        subplot_titles=titles,
-        shared_yaxes=True,
-        horizontal_spacing=gap / width,
-        vertical_spacing=space / height,
-    )
-    figure.update_annotations(font={"size": 13, "color": look.LIGHT.text}, yshift=4)
-    figure.update_layout(margin={"l": left, "r": right, "t": top, "b": bottom})
-    axis = {"linecolor": look.LIGHT.line, "tickfont": {"size": 11, "color": look.LIGHT.quiet}, "zeroline": False}
-    figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="")
-    figure.update_yaxes(**axis, gridcolor=look.LIGHT.line, showline=False, ticks="", nticks=5)
-    # Titles with two lines of heading above them need a wider figure than one panel is.
-    return figure, max(520, width + left + right), height + top + bottom
-
-
-def _line(go: Any, x: Any, y: Any, hover: list[str], colour: str, dash: str = "solid") -> Any:
-    line = {"color": colour, "width": 2, "dash": dash}
-    marker = {"size": 5, "color": colour}
-    return go.Scatter(x=x, y=y, mode="lines+markers", hovertext=hover, hoverinfo="text", line=line, marker=marker)
-
-
-def _by_layer(panels: list[list[tuple[str, pd.DataFrame]]], value: str, axis: str, title: str, unit: str) -> Any:
-    """Panels of one curve for the claim and one for its control over the layers."""
-    go = plotly()
-    figure, width, height = _grid(panels)
-    for row, line in enumerate(panels, 1):
-        top = max(float(rows[[value, "high"]].max().max()) for _, rows in line)
-        for column, (name, rows) in enumerate(line, 1):
-            ends = []
-            for sample in sorted(rows["sample"].unique(), key=lambda s: s not in CONTROLS):  # the claim is drawn on top
-                curve = rows.loc[rows["sample"] == sample].sort_values(by="layer")
-                colour = look.GREY if sample in CONTROLS else look.BLUE
-                sure = curve.dropna(subset=["low", "high"])
-                figure.add_trace(
-                    go.Scatter(
-                        x=[*sure["layer"], *sure["layer"][::-1]],
-                        y=[*sure["high"], *sure["low"][::-1]],
-                        fill="toself",
-                        mode="lines",
-                        line={"width": 0},
-                        fillcolor=colour,
-                        opacity=0.22,
-                        hoverinfo="skip",
-                    ),
-                    row,
-                    column,
-                )
-                hover = [
-                    f"{escape(name)}, layer {r['layer']}<br>{sample} {measure(r[value])} "
-                    f"({measure(r['low'])} to {measure(r['high'])})<br>{r['n']:,} {unit}"
-                    for r in curve.to_dict("records")
-                ]
-                figure.add_trace(_line(go, curve["layer"], curve[value], hover, colour), row, column)
-                ends.append((str(sample), float(curve[value].iloc[-1]), colour))
-            if column == len(line):
-                _name_ends(figure, ends, (row, column))
-            layers = rows["layer"].to_numpy()
-            every = max(1, -(-(int(layers.max()) - int(layers.min()) + 1) // 8))
-            figure.update_xaxes(dtick=every, row=row, col=column)
-        figure.update_yaxes(range=[0, 1.08 * top or 1], row=row)
-        figure.update_yaxes(title={"text": axis, "font": {"size": 12}}, row=row, col=1)
-    figure.update_xaxes(title={"text": "layer", "font": {"size": 12}, "standoff": 6}, row=len(panels))
-    return quiet(figure, title, width, height, "bands: 95 % intervals; grey: the control")
-
-
-def _name_ends(figure: Any, ends: list[tuple[str, float, str]], where: tuple[int, int]) -> None:
-    """Names at the right of the curves: the upper one a little above its end, the lower one below."""
-    order = sorted(ends, key=lambda end: end[1])
-    for place, (name, y, colour) in enumerate(order):
-        anchor = "middle" if len(order) == 1 else "top" if place == 0 else "bottom"
-        figure.add_annotation(
-            x=1,
-            xref="x domain",
-            y=y,
-            text=name,
-            showarrow=False,
-            xanchor="left",
-            xshift=8,
-            yanchor=anchor,
-            font={"size": 12, "color": colour if colour != look.GREY else look.LIGHT.quiet},
-            row=where[0],
-            col=where[1],
-        )
