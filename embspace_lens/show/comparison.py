@@ -6,12 +6,11 @@ from typing import Any
 import pandas as pd
 
 from . import look
-from .curves import by_layer, check, line
+from .curves import by_layer, check, line, name_ends
 from .figure import plotly, quiet
 from .measurements import measure
 
 CONTROLS = ("random", "transpose", "untranslated")
-APART = 15  # pixels between two names
 WIDTH, HEIGHT = 560, 330
 PER_ROW = 3
 
@@ -64,7 +63,7 @@ def plot_stitch(df: pd.DataFrame) -> Any:
             figure.add_hline(y=levels[name], line={"color": look.LIGHT.quiet, "width": 1, "dash": "dash"})
             ends.append((said, levels[name], look.LIGHT.quiet))
     top, bottom = _range(df["accuracy"])
-    _names(figure, ends, (top - bottom) / HEIGHT)
+    name_ends(figure, ends, (top - bottom) / HEIGHT)
     last = int(max(found["keep"], default=0))
     axis = {"linecolor": look.LIGHT.line, "tickfont": {"size": 11, "color": look.LIGHT.quiet}, "zeroline": False}
     recipient, donors, n = df["recipient"].iloc[0], len(set(df["donor"])), df["n"].iloc[0]
@@ -104,28 +103,3 @@ def _range(values: Any) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     room = 0.06 * max(high - low, 0.05)
     return min(1.0, high + room), max(0.0, low - room)
-
-
-def _names(figure: Any, ends: list[tuple[str, float, str]], unit: float) -> None:
-    """Names at the right of the curves, none nearer to another than can be read; a crowd stands around its own middle."""
-    crowds: list[list[tuple[str, float, str]]] = []
-
-    def lowest(crowd: list[tuple[str, float, str]]) -> float:
-        return sum(end[1] for end in crowd) / len(crowd) - (len(crowd) - 1) * APART * unit / 2
-
-    for end in sorted(ends, key=lambda end: end[1]):
-        crowds.append([end])
-        while len(crowds) > 1 and lowest(crowds[-1]) < lowest(crowds[-2]) + len(crowds[-2]) * APART * unit:
-            crowds[-2:] = [crowds[-2] + crowds[-1]]
-    for crowd in crowds:
-        for place, (name, _, colour) in enumerate(crowd):
-            figure.add_annotation(
-                x=1,
-                xref="x domain",
-                y=lowest(crowd) + place * APART * unit,
-                text=name,
-                showarrow=False,
-                xanchor="left",
-                xshift=10,
-                font={"size": 12, "color": colour},
-            )

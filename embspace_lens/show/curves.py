@@ -12,6 +12,7 @@ from .figure import plotly, quiet
 from .measurements import measure
 
 PANEL, ROW = 210, 190  # pixels of one panel
+APART = 15  # pixels between two names
 CONTROLS = ("shuffled", "permuted", "base", "random")
 
 
@@ -93,10 +94,11 @@ def by_layer(panels: list[list[tuple[str, pd.DataFrame]]], value: str, axis: str
                     f"({measure(r['low'])} to {measure(r['high'])})<br>{r['n']:,} {unit}"
                     for r in curve.to_dict("records")
                 ]
-                figure.add_trace(line(go, curve["layer"], curve[value], hover, colour), row, column)
+                dash = "dot" if sample == "base" else "solid"  # beside the other control
+                figure.add_trace(line(go, curve["layer"], curve[value], hover, colour, dash), row, column)
                 ends.append((str(sample), float(curve[value].iloc[-1]), colour))
             if column == len(several):
-                name_ends(figure, ends, (row, column))
+                name_ends(figure, ends, (1.08 * top or 1) / ROW, (row, column))
             layers = rows["layer"].to_numpy()
             every = max(1, -(-(int(layers.max()) - int(layers.min()) + 1) // 8))
             figure.update_xaxes(dtick=every, row=row, col=column)
@@ -106,21 +108,37 @@ def by_layer(panels: list[list[tuple[str, pd.DataFrame]]], value: str, axis: str
     return quiet(figure, title, width, height, "bands: 95 % intervals; grey: the control")
 
 
-def name_ends(figure: Any, ends: list[tuple[str, float, str]], where: tuple[int, int]) -> None:
-    """Names at the right of the curves: the upper one a little above its end, the lower one below."""
-    order = sorted(ends, key=lambda end: end[1])
-    for place, (name, y, colour) in enumerate(order):
-        anchor = "middle" if len(order) == 1 else "top" if place == 0 else "bottom"
-        figure.add_annotation(
-            x=1,
-            xref="x domain",
-            y=y,
-            text=name,
-            showarrow=False,
-            xanchor="left",
-            xshift=8,
-            yanchor=anchor,
-            font={"size": 12, "color": colour if colour != look.GREY else look.LIGHT.quiet},
-            row=where[0],
-            col=where[1],
-        )
+def name_ends(
+    figure: Any, ends: list[tuple[str, float, str]], unit: float, where: tuple[int, int] | None = None
+) -> None:
+    """Names at the right of curves, none nearer to another than can be read; a crowd stands around its own middle.
+
+    Args:
+        figure: The figure.
+        ends: Name, height and colour of each curve's end.
+        unit: What a pixel is on the vertical axis.
+        where: Row and column of the panel; None where there is only one.
+    """
+    crowds: list[list[tuple[str, float, str]]] = []
+
+    def lowest(crowd: list[tuple[str, float, str]]) -> float:
+        return sum(end[1] for end in crowd) / len(crowd) - (len(crowd) - 1) * APART * unit / 2
+
+    for end in sorted(ends, key=lambda end: end[1]):
+        crowds.append([end])
+        while len(crowds) > 1 and lowest(crowds[-1]) < lowest(crowds[-2]) + len(crowds[-2]) * APART * unit:
+            crowds[-2:] = [crowds[-2] + crowds[-1]]
+    place = {} if where is None else {"row": where[0], "col": where[1]}
+    for crowd in crowds:
+        for number, (name, _, colour) in enumerate(crowd):
+            figure.add_annotation(
+                x=1,
+                xref="x domain",
+                y=lowest(crowd) + number * APART * unit,
+                text=name,
+                showarrow=False,
+                xanchor="left",
+                xshift=8,
+                font={"size": 12, "color": colour if colour != look.GREY else look.LIGHT.quiet},
+                **place,
+            )

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from . import look
-from .curves import by_layer, check, grid, line, name_ends
+from .curves import ROW, by_layer, check, grid, line, name_ends
 from .figure import plotly, quiet
 from .measurements import measure
 
@@ -79,7 +79,7 @@ def plot_keep_k(df: pd.DataFrame) -> Any:
             figure.add_trace(line(go, curve["k"], curve["similarity"], hover, colour, dash), 1, column)
             ends.append((str(inverse), float(curve["similarity"].iloc[-1]), colour))
         if column == len(panels[0]):
-            name_ends(figure, ends, (1, column))
+            name_ends(figure, ends, 1 / (ROW + 20), (1, column))
     figure.update_xaxes(
         type="log", dtick=1, tickformat=",", title={"text": "entries kept (k)", "font": {"size": 12}, "standoff": 6}
     )
