@@ -147,7 +147,7 @@ def difference(
     after: Annotated[str, typer.Argument(metavar="AFTER", help="The tuned model.")],
     before: Annotated[
         str | None,
-        typer.Argument(metavar="[BEFORE]", help="What it was tuned from; a demo classifier's base is known."),
+        typer.Argument(metavar="BEFORE", help="What it was tuned from; a demo classifier's base is known."),
     ] = None,
     table: Annotated[
         str,
