@@ -352,7 +352,7 @@ def components(weights: Weights) -> pd.DataFrame:
         """The weight as stored, and as it takes effect."""
         if layer < 0:
             stored = host.outer(weight)
-            return stored, stored
+            return stored, stored if weight == "W_U" else getattr(weights, weight)  # W_U folded is a copy; see its norm
         block = host.blocks[layer]
         if weight in ATTENTION:
             return host.attention(block, weight), getattr(weights, weight)(layer)
