@@ -1,6 +1,7 @@
 """Stitched models and their sweep: against the models they are made of, with hooks, on disk, and measured."""
 
 import json
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -212,8 +213,8 @@ def test_the_sweep_is_every_stitched_model_and_its_controls(two):
 
 def test_an_interrupted_sweep_goes_on_to_the_same_table(two, tmp_path, monkeypatch):
     donors = {"a": (two[1], head(seed=1))}
-    options = {"graft": 1, "kernels": ["least_squares", "random"], "batch_tokens": 10}
-    whole = stitch_sweep(*two[:1], donors, TEXTS, LABELS, **options)
+    options: dict[str, Any] = {"graft": 1, "kernels": ["least_squares", "random"], "batch_tokens": 10}
+    whole = stitch_sweep(two[0], donors, TEXTS, LABELS, **options)
     path = tmp_path / "sweep.json"
     from embspace_lens.compare import sweep
 
@@ -228,18 +229,19 @@ def test_an_interrupted_sweep_goes_on_to_the_same_table(two, tmp_path, monkeypat
     with monkeypatch.context() as m:
         m.setattr(sweep, "_right", fails)
         with pytest.raises(KeyboardInterrupt):
-            stitch_sweep(*two[:1], donors, TEXTS, LABELS, checkpoint=path, **options)
+            stitch_sweep(two[0], donors, TEXTS, LABELS, checkpoint=path, **options)
     assert 0 < json.loads(path.read_text())["n"] < len(TEXTS)
     before = len(calls)
     with monkeypatch.context() as m:
         m.setattr(sweep, "_right", lambda *a: calls.append(1) or right(*a))
-        again = stitch_sweep(*two[:1], donors, TEXTS, LABELS, checkpoint=path, **options)
+        again = stitch_sweep(two[0], donors, TEXTS, LABELS, checkpoint=path, **options)
     pd.testing.assert_frame_equal(again, whole)
     n_batches = len(list(token_batches(two[0].weights.host.model, TEXTS, batch_tokens=10)))
     assert len(calls) - before < 7 * n_batches, "what was done is not done again"
-    pd.testing.assert_frame_equal(stitch_sweep(*two[:1], donors, TEXTS, LABELS, checkpoint=path, **options), whole)
+    pd.testing.assert_frame_equal(stitch_sweep(two[0], donors, TEXTS, LABELS, checkpoint=path, **options), whole)
+    another: dict[str, Any] = options | {"graft": 2}
     with pytest.raises(EmbspaceError, match="holds another sweep"):
-        stitch_sweep(*two[:1], donors, TEXTS, LABELS, checkpoint=path, **options | {"graft": 2})
+        stitch_sweep(two[0], donors, TEXTS, LABELS, checkpoint=path, **another)
 
 
 def test_a_kernel_of_ones_own(two):
@@ -287,4 +289,4 @@ def test_a_head_of_another_width_or_kind(two):
     with pytest.raises(EmbspaceError, match="head's directions have width 7"):
         stitch_sweep(two[0], {"a": (two[1], head(7))}, TEXTS, LABELS, graft=1)
     with pytest.raises(EmbspaceError, match="Linear is not a PooledHead"):
-        stitch(*two, keep=1, graft=1, translation=translate(*two), head=torch.nn.Linear(32, 2))
+        stitch(*two, keep=1, graft=1, translation=translate(*two), head=cast(Any, torch.nn.Linear(32, 2)))
