@@ -72,6 +72,13 @@ def device_of(model: Any) -> torch.device:
     return next(model.parameters()).device
 
 
+def is_causal(model: Any) -> bool:
+    """Whether a token sees only those before it."""
+    # TransformerLens 3.9 calls BERT's attention causal too.
+    masked = str(getattr(model.cfg, "architecture", "") or "").endswith("ForMaskedLM")
+    return getattr(model.cfg, "attention_dir", "causal") == "causal" and not masked
+
+
 def token_batches(
     model: Any,
     texts: Iterable[str],
@@ -199,8 +206,7 @@ def activations(
     wanted = list(dict.fromkeys(names))
     # A model that looks both ways must not see the padding; behind a causal one's tokens it makes no difference.
     mask = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.length[:, None]
-    causal = getattr(model.cfg, "attention_dir", "causal") == "causal"
-    arguments: Mapping[str, Any] = {} if causal else {"attention_mask": mask.long()}
+    arguments: Mapping[str, Any] = {} if is_causal(model) else {"attention_mask": mask.long()}
     try:
         model.run_with_hooks(batch.tokens, fwd_hooks=[*hooks, *((name, keep(name)) for name in wanted)], **arguments)
     except _Enough:
@@ -271,18 +277,23 @@ def hidden_states(
         >>> [h.states[0].shape[0] for h in hidden_states(model, ["one two"], layers=[0])]
         [2]
     """
+    for batch in token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens, overflow=overflow):
+        yield states_of(model, batch, layers)
+
+
+@torch.no_grad()
+def states_of(model: Any, batch: TokenBatch, layers: Sequence[int] | None = None) -> HiddenStates:
+    """The hidden states of one batch, as `hidden_states` streams them."""
     chosen = list(range(-1, len(model.blocks))) if layers is None else list(layers)
     name_of = {layer: state_hook(model, layer) for layer in chosen}
-    for batch in token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens, overflow=overflow):
-        found = activations(model, batch, list(name_of.values()))
-        own = batch.mask.to(device_of(model))
-        rows = batch.mask.nonzero()[:, 0]
-        yield HiddenStates(
-            example=batch.example[rows],
-            pos=batch.own_pos[batch.mask],
-            token_index=batch.tokens[batch.mask],
-            states={layer: found[name][own] for layer, name in name_of.items()},
-        )
+    found = activations(model, batch, list(name_of.values()))
+    own = batch.mask.to(device_of(model))
+    return HiddenStates(
+        example=batch.example[batch.mask.nonzero()[:, 0]],
+        pos=batch.own_pos[batch.mask],
+        token_index=batch.tokens[batch.mask],
+        states={layer: found[name][own] for layer, name in name_of.items()},
+    )
 
 
 @torch.no_grad()
@@ -318,7 +329,7 @@ def own_words(
     Raises:
         EmbspaceError: If the model is not causal.
     """
-    if getattr(model.cfg, "attention_dir", "causal") != "causal":
+    if not is_causal(model):
         raise EmbspaceError("A model that looks both ways does not write text; give texts instead.")
     device, d_vocab = device_of(model), int(model.cfg.d_vocab)
     allowed = torch.arange(d_vocab) if tokens is None else tokens

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError, demo, difference, displacement
+from embspace_lens.compare.difference import _signs
 
 ARCHITECTURES = ["gpt2", "llama", "mixtral", "gemma2"]
 TUNED = "reviews-small-0-sentiment"
@@ -255,3 +256,14 @@ def test_all_weights_by_default_and_experts_too():
     n_experts = len(before.weights.experts(0))
     n = df.query("weight == 'W_out' and sample == 'difference'")["n"]
     assert sorted(set(n)) == [n_experts * len(before.weights.directions("W_out", 0, 0))]
+
+
+@needs_demo
+def test_words_are_compared_with_tokens_without_case_or_space():
+    lens = EmbeddingLens.from_pretrained("reviews-small-0")
+    good, bad = (["GOOD", *(f" {w} " for w in words)] for words in (["great"] * 3, ["awful"] * 3))
+    more = [text.strip() for text in lens.vocabulary.array if text.strip().isalpha()][500:600]
+    sign = _signs(lens, [*good, *more[:50]], [*bad[1:], *more[50:]])
+    index = lens.vocabulary.index
+    found = [sign[index(text)] for text in (" good", " Good", " Great", " great", " awful")]
+    assert found == [1, 1, 1, 1, -1]

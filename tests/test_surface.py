@@ -16,7 +16,7 @@ from embspace_lens import EmbeddingLens
 PACKAGE = Path(embspace_lens.__file__).parent
 FLOORS = [
     {"errors", "columns"},
-    {"rows", "raw", "files"},
+    {"rows", "raw", "files", "texts"},
     {"pairs", "experts", "screen"},
     {"topk"},
     {"frames", "vocabulary", "select"},

@@ -1,10 +1,6 @@
-"""Texts for the demo models: read them, learn a byte-level BPE from them, pack them into rows of tokens."""
-
-import re
-from pathlib import Path
+"""Texts for the demo models: learn a byte-level BPE from them, pack them into rows of tokens."""
 
 import numpy as np
-import pandas as pd
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
@@ -12,77 +8,6 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import EmbspaceError
 
 END_OF_TEXT = "<|endoftext|>"
-TABLES = {".parquet", ".jsonl", ".csv"}
-
-
-def read_texts(path: str | Path, *, column: str = "text", where: str | None = None) -> list[str]:
-    """Read the texts of a file: one per row of a Parquet, JSON-lines or CSV column, or one per blank-line-separated block of a text file.
-
-    Args:
-        path: `.parquet`, `.jsonl` or `.csv` (the last two also compressed), or any other file as UTF-8 text.
-        column: The column that holds the text.
-        where: A condition on the rows in the words of `pandas.DataFrame.query`, such as `"split != 'test'"`.
-
-    Returns:
-        The texts, in the order of the file, empty ones left out.
-
-    Raises:
-        EmbspaceError: If the file does not exist, has no such column, or holds no text.
-    """
-    path = Path(path)
-    if set(path.suffixes) & TABLES:
-        frame = _read_table(path, [column], where)
-        texts = frame[column].dropna().astype(str).tolist()
-    else:
-        _refuse_missing(path)
-        if where is not None:
-            raise EmbspaceError(f"where={where!r} needs a table, and {path} is a text file. Leave it out.")
-        texts = re.split(r"\n\s*\n", path.read_text(encoding="utf-8"))
-    texts = [text for text in texts if text.strip()]
-    if not texts:
-        raise EmbspaceError(f"{path} holds no text" + (f" where {where}." if where else "."))
-    return texts
-
-
-def read_labelled(
-    path: str | Path, *, column: str = "text", label: str = "label", where: str | None = None
-) -> tuple[list[str], list[str]]:
-    """Read the texts of a table and their classes, as `read_texts` does; rows without either are left out.
-
-    Raises:
-        EmbspaceError: If the file is no table, has no such column, or holds fewer than two classes.
-    """
-    path = Path(path)
-    if not set(path.suffixes) & TABLES:
-        raise EmbspaceError(f"{path} is not a table. Labelled texts come from Parquet, JSON lines or CSV.")
-    frame = _read_table(path, [column, label], where).dropna(subset=[column, label])
-    frame = frame[frame[column].astype(str).str.strip() != ""]
-    classes = frame[label].astype(str).tolist()
-    if len(set(classes)) < 2:
-        found = f"only {classes[0]!r}" if classes else "no labelled text"
-        raise EmbspaceError(
-            f"{path} holds {found}" + (f" where {where}" if where else "") + "; two classes are needed."
-        )
-    return frame[column].astype(str).tolist(), classes
-
-
-def _refuse_missing(path: Path) -> None:
-    if not path.is_file():
-        raise EmbspaceError(f"{path} is not a file. Name a text file, or a table with a column of texts.")
-
-
-def _read_table(path: Path, columns: list[str], where: str | None) -> pd.DataFrame:
-    _refuse_missing(path)
-    if ".parquet" in path.suffixes:
-        frame = pd.read_parquet(path)
-    else:
-        frame = pd.read_csv(path) if ".csv" in path.suffixes else pd.read_json(path, lines=True)
-    for column in columns:
-        if column not in frame.columns:
-            raise EmbspaceError(
-                f"{path} has no column {column!r}; its columns are {', '.join(map(repr, frame.columns))}."
-            )
-    return frame.query(where) if where else frame
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -22,7 +22,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 
 from ..errors import EmbspaceError
 from ..files import write_json
-from .corpus import END_OF_TEXT, pack, read_texts, train_tokenizer
+from ..texts import read_texts
+from .corpus import END_OF_TEXT, pack, train_tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,215 @@
+"""From a model and texts to factors, in one call that can be stopped and taken up again."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import EmbspaceError
+from ..files import read_json, whole, write_json
+from ..forward import HiddenStates, states_of, token_batches
+from ..texts import texts_of
+from .dictionary import Factors
+from .fitting import FactorFitter
+
+WEIGHTINGS = ("frequency", "uniform")
+BUFFER = 65_536  # hidden states that are shuffled together
+SECONDS = 60  # between checkpoints
+
+
+def fit_factors(
+    model: Any,
+    texts: Any,
+    *,
+    n_factors: int,
+    layers: Sequence[int] | None = None,
+    l1: float = 0.3,
+    epochs: int = 1,
+    weighting: str = "frequency",
+    max_vectors: int | None = None,
+    batch_tokens: int = 8192,
+    max_tokens: int | None = None,
+    column: str = "text",
+    buffer: int = BUFFER,
+    seed: int = 0,
+    device: str | None = None,
+    checkpoint: str | Path | None = None,
+) -> Factors:
+    r"""Fit transformer factors to the hidden states that texts have in a model, all layers in one dictionary.
+
+    Hidden states are shuffled in a buffer and weigh in by their token, so that common words do not take all factors:
+
+    .. math:: w = 1 / \sqrt{f}, \qquad f = (n_\mathrm{token} + 1) / (n / d_\mathrm{vocab} + 1)
+
+    with n_token how often the token was seen so far and n the tokens seen: a token of average frequency weighs 1.
+
+    Args:
+        model: A TransformerLens model with a tokenizer.
+        texts: A list, any iterable, a Hugging Face dataset, or a file (text, Parquet, JSON lines, CSV).
+        n_factors: How many factors.
+        layers: After which blocks; −1 is the embedding. All of them, and the embedding, by default.
+        l1: The price λ of a code, in units of the hidden states.
+        epochs: How often the texts are read; more than once only if they can be.
+        weighting: `"frequency"`, the original's, or `"uniform"`.
+        max_vectors: Stop after so many hidden states.
+        batch_tokens: About how many tokens run at once.
+        max_tokens: The longest text, in tokens; the rest is cut off. The model's context by default.
+        column: The column of texts, of a table or dataset.
+        buffer: How many hidden states are held and shuffled.
+        seed: Of the fit and of the shuffling.
+        device: Where the fit computes; where the model is by default.
+        checkpoint: A folder that is kept up to date; the same call goes on from it, to the same factors.
+
+    Returns:
+        The `Factors`. The checkpoint, if there is one, keeps the fit and its history (`FactorFitter.load` of the folder `fitter-…` in it).
+
+    Raises:
+        EmbspaceError: If there is no text, an option makes no sense, or the checkpoint is another fit's.
+
+    Example:
+        >>> fit_factors(model, ["one two three", "two four"], n_factors=2, layers=[0], l1=0.1)
+        Factors(2 factors, d_model 32, l1 0.1)
+
+    References:
+        Yun et al. (2021), Transformer visualization via dictionary learning, §2 and appendix. https://arxiv.org/abs/2103.15949
+    """
+    if weighting not in WEIGHTINGS:
+        raise EmbspaceError(f"weighting={weighting!r} is neither 'frequency' nor 'uniform'.")
+    for name, value in (
+        ("epochs", epochs),
+        ("buffer", buffer),
+        ("max_vectors", 1 if max_vectors is None else max_vectors),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise EmbspaceError(f"{name}={value!r} is not a positive number.")
+    found = texts_of(texts, column=column)
+    if epochs > 1 and iter(found) is found:
+        raise EmbspaceError("texts can be read only once, so epochs=1; give a list, a dataset or a file for more.")
+    where = device or str(next(model.parameters()).device)
+    options = {"n_factors": n_factors, "layers": layers and list(layers), "l1": float(l1), "epochs": epochs}
+    options |= {
+        "weighting": weighting,
+        "batch_tokens": batch_tokens,
+        "max_tokens": max_tokens,
+        "buffer": buffer,
+        "seed": seed,
+    }
+    options |= {"max_vectors": max_vectors, "model": str(getattr(model.cfg, "model_name", ""))}
+    fit = _Fit(int(model.cfg.d_model), int(model.cfg.d_vocab), options, where, checkpoint)
+    with tqdm(desc="factors", unit=" vectors", initial=fit.seen, total=max_vectors, disable=None, leave=False) as bar:
+        for number, part in enumerate(_parts(model, found, layers, epochs, batch_tokens, max_tokens, fit.parts)):
+            if part is None:
+                continue
+            fit.take(part, number + 1)
+            bar.update(fit.seen - bar.n)
+            if fit.said:
+                bar.set_postfix_str(fit.said)
+            if max_vectors is not None and fit.seen >= max_vectors:
+                break
+    if not fit.seen:
+        raise EmbspaceError("The texts hold no token: there is nothing to fit factors to.")
+    return fit.end()
+
+
+def _parts(
+    model: Any,
+    texts: Any,
+    layers: Sequence[int] | None,
+    epochs: int,
+    batch_tokens: int,
+    max_tokens: int | None,
+    skip: int,
+) -> Iterator[HiddenStates | None]:
+    """The hidden states of all batches; None for the first ones, which were seen before."""
+    number = 0
+    for _ in range(epochs):
+        for batch in token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens):
+            yield states_of(model, batch, layers) if number >= skip else None
+            number += 1
+
+
+class _Fit:
+    """A fitter, the buffer before it, and both on disk."""
+
+    def __init__(self, d_model: int, d_vocab: int, options: dict[str, Any], device: str, checkpoint: Any) -> None:
+        self.options, self.run = options, sha256(repr(sorted(options.items())).encode()).hexdigest()
+        self.fitter = FactorFitter(d_model, options["n_factors"], l1=options["l1"], seed=options["seed"], device=device)
+        self.counts = torch.zeros(d_vocab, dtype=torch.int64)
+        self.parts = self.seen = self.flushes = 0
+        self.said = ""
+        self.held: list[Tensor] = []  # hidden states with their weights as a last column
+        self.folder = None if checkpoint is None else Path(checkpoint).expanduser()
+        self.saved = time.monotonic()
+        if self.folder is not None and (self.folder / "fit.json").exists():
+            self._load(self.folder)
+
+    def take(self, part: HiddenStates, number: int) -> None:
+        """Learn from a batch of hidden states, once enough of them are there to be shuffled."""
+        tokens = part.token_index.cpu()
+        self.counts += torch.bincount(tokens, minlength=len(self.counts))[: len(self.counts)]
+        weight = torch.ones(len(tokens))
+        if self.options["weighting"] == "frequency":
+            mean = self.counts.sum() / len(self.counts)
+            weight = ((self.counts[tokens] + 1) / (mean + 1)).rsqrt()
+        for states in part.states.values():
+            self.held.append(torch.cat([states.float().cpu(), weight[:, None]], dim=1))
+            self.seen += len(states)
+        if sum(map(len, self.held)) >= self.options["buffer"]:
+            self._flush(number)
+
+    def _flush(self, number: int) -> None:
+        rows = torch.cat(self.held)
+        generator = torch.Generator().manual_seed(self.options["seed"] * 1_000_003 + self.flushes)
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        self.held, self.parts, self.flushes = [], number, self.flushes + 1
+        self.fitter.update(rows[:, :-1], weight=rows[:, -1])
+        last = self.fitter.history.tail(1)
+        if len(last):
+            self.said = f"objective {last['objective'].item():.4g}, explained {last['explained_variance'].item():.1%}"
+        if self.folder is not None and time.monotonic() - self.saved > SECONDS:
+            self._save(self.folder)
+
+    def end(self) -> Factors:
+        """The factors, when all has been learnt from."""
+        if self.held:
+            self._flush(self.parts)
+        self.fitter.flush()
+        if self.folder is not None:
+            self._save(self.folder)
+        return self.fitter.factors
+
+    def _save(self, folder: Path) -> None:
+        """A whole new state beside the old one, then the file that names it, then the old one goes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"fitter-{self.flushes}"
+        self.fitter.save(folder / name)
+        with whole(folder / name / "counts.safetensors") as partial:
+            save_file({"counts": self.counts}, partial)
+        facts = {"parts": self.parts, "seen": self.seen, "flushes": self.flushes, "said": self.said}
+        write_json(folder / "fit.json", {"run": self.run, "fitter": name, "options": self.options, **facts})
+        for old in folder.glob("fitter-*"):
+            if old.name != name:
+                shutil.rmtree(old)
+        self.saved = time.monotonic()
+
+    def _load(self, folder: Path) -> None:
+        facts = read_json(folder / "fit.json")
+        if facts.get("run") != self.run:
+            differ = [k for k, v in self.options.items() if facts.get("options", {}).get(k) != v]
+            raise EmbspaceError(
+                f"{folder} holds another fit ({', '.join(differ)} differ). Name another folder, or remove it."
+            )
+        try:
+            self.fitter = FactorFitter.load(folder / facts["fitter"], device=str(self.fitter.device))
+            self.counts = load_file(folder / facts["fitter"] / "counts.safetensors")["counts"]
+            self.parts, self.seen, self.flushes, self.said = (facts[k] for k in ("parts", "seen", "flushes", "said"))
+        except (OSError, KeyError, SafetensorError) as reason:
+            raise EmbspaceError(f"{folder} holds no fit that can be read: {reason}") from reason
