@@ -1,0 +1,137 @@
+"""The script that tunes a demo model, on made-up texts."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from embspace_lens import EmbeddingLens, demo
+from embspace_lens.demo import tune
+
+pytestmark = pytest.mark.skipif(
+    "reviews-small-0" not in demo.names(), reason="the demo models are not in this checkout"
+)
+
+GOOD, BAD = "A wonderful, superb film about {}.", "An awful, boring film about {}."
+THINGS = ["dogs", "cats", "war", "love", "a house", "the sea", "trains", "music", "Paris", "time"]
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
+    rows = [(text.format(thing), label) for thing in THINGS for text, label in ((GOOD, "pos"), (BAD, "neg"))]
+    pd.DataFrame(rows, columns=["text", "label"]).assign(split=["train"] * 14 + ["test"] * 6).to_csv(path, index=False)
+    return path
+
+
+def run(folder, reviews, *options):
+    app = typer.Typer()
+    app.command()(tune.main)
+    arguments = [
+        "reviews-small-0",
+        str(reviews),
+        str(folder),
+        "--where",
+        "split == 'train'",
+        "--held-out",
+        "split == 'test'",
+    ]
+    fixed = ["--epochs", "6", "--batch-size", "4", "--n-tokens", "16", "--learning-rate", "0.002", "--device", "cpu"]
+    return CliRunner().invoke(app, [*arguments, *fixed, *options])
+
+
+@pytest.fixture(scope="module")
+def tuned(reviews, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "mine"
+    result = run(folder, reviews)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_it_learns_and_says_how_well(tuned):
+    facts = json.loads((tuned / "difference.json").read_text())
+    assert facts["base"] == "reviews-small-0" and facts["labels"] == ["neg", "pos"] and facts["held_out_texts"] == 6
+    assert facts["held_out_accuracy"] == 1.0
+    assert "Held-out accuracy: 1.000 over 6 texts" in (tuned / "README.md").read_text()
+    assert sorted(path.name for path in tuned.iterdir()) == ["README.md", "difference.json", "difference.safetensors"]
+
+
+def test_only_the_last_blocks_and_the_head_are_written(tuned):
+    tensors = load_file(tuned / "difference.safetensors")
+    assert {name.split(".")[3] for name in tensors if name.startswith("difference")} == {"2", "3"}
+    assert {name for name in tensors if name.startswith("head")} == {"head.linear.weight", "head.linear.bias"}
+
+
+def test_what_is_loaded_classifies_as_was_measured(tuned):
+    model, head = demo.load_tuned(tuned)
+    texts = [text.format(thing) for thing in THINGS[-3:] for text in (GOOD, BAD)]
+    guesses = []
+    for text in texts:
+        _, cache = model.run_with_cache(model.to_tokens(text))
+        states = cache["blocks.3.hook_resid_post"]
+        mask = torch.ones(states.shape[:2], dtype=torch.bool)
+        mask[:, 0] = False
+        guesses.append(head.labels[int(head(states, mask).argmax())])
+    assert guesses == ["pos", "neg"] * 3
+    before = EmbeddingLens.from_pretrained("reviews-small-0").weights
+    assert torch.equal(EmbeddingLens(model).weights.W_in(1), before.W_in(1))
+
+
+def test_one_seed_gives_one_classifier(tuned, reviews, tmp_path):
+    again, other = tmp_path / "again", tmp_path / "other"
+    assert run(again, reviews).exit_code == 0 and run(other, reviews, "--seed", "1").exit_code == 0
+    one, two, three = (load_file(folder / "difference.safetensors") for folder in (tuned, again, other))
+    assert all(torch.equal(one[name], two[name]) for name in one) and one.keys() == two.keys()
+    assert not torch.equal(one["head.linear.weight"], three["head.linear.weight"])
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_classifier(tuned, reviews, tmp_path, monkeypatch):
+    folder, steps = tmp_path / "mine", []
+    step = torch.optim.AdamW.step
+
+    def stops(self, *arguments, **options):
+        steps.append(1)
+        if len(steps) == 9:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    class Clock:
+        """Every look at it is two minutes later."""
+
+        now = 0.0
+
+        @classmethod
+        def monotonic(cls):
+            cls.now += 120
+            return cls.now
+
+    with monkeypatch.context() as m:
+        m.setattr(torch.optim.AdamW, "step", stops)
+        m.setattr(tune, "time", Clock)
+        assert run(folder, reviews).exit_code != 0
+    assert (folder / "checkpoint.safetensors").exists() and not (folder / "difference.json").exists()
+    taken = []
+    with monkeypatch.context() as m:
+        m.setattr(torch.optim.AdamW, "step", lambda self, *a, **o: taken.append(1) or step(self, *a, **o))
+        assert run(folder, reviews).exit_code == 0
+    assert len(taken) == 24 - 8, "the steps that were saved are not taken again"
+    one, two = (load_file(f / "difference.safetensors") for f in (tuned, folder))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--n-blocks", "5"], "n_blocks=5 is not between 1 and 4"),
+        (["--label", "stars"], "has no column 'stars'"),
+        (["--where", "label == 'pos'"], "holds only 'pos'"),
+    ],
+)
+def test_what_cannot_be_tuned(options, sentence, reviews, tmp_path):
+    result = run(tmp_path / "mine", reviews, *options)
+    assert result.exit_code == 1 and sentence in str(result.exception)
+    assert not (tmp_path / "mine" / "difference.json").exists()
