@@ -1,14 +1,28 @@
 """Translation, stitching and differences on models whose answer is known."""
 
 import copy
+import doctest
+import sys
 
+import numpy as np
 import pytest
 import torch
 import zoo
 from laws import permute_neurons, random_rotation, rotate_residual_stream
 from tables import check_tidy
 
-from embspace_lens import EmbeddingLens, EmbspaceError, PooledHead, difference, stitch, stitch_sweep, translate
+from embspace_lens import (
+    EmbeddingLens,
+    EmbspaceError,
+    PooledHead,
+    Translation,
+    demo,
+    difference,
+    stitch,
+    stitch_sweep,
+    translate,
+    translate_states,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +101,99 @@ def test_a_difference_reads_what_changed(tiny):
         ["layer", "head", "subhead", "weight", "rank"],
         list(before.subheads(0, k=1)),
     )
+
+
+# -- each map against its formula in plain numpy
+
+
+def rows_of(lens):
+    return lens.weights.W_E.double().numpy()
+
+
+@pytest.mark.parametrize("inverse", ["pinv", "least_squares", "ridge", "procrustes", "transpose"])
+def test_every_inverse_is_its_formula(tiny, inverse):
+    a, b = (EmbeddingLens(tiny(name), space="embed") for name in ("gpt2", "llama"))
+    S, T = rows_of(a), rows_of(b)
+    if inverse == "pinv":
+        K = S.T @ np.linalg.pinv(T).T
+    elif inverse == "least_squares":
+        K = np.linalg.lstsq(S, T, rcond=None)[0]
+    elif inverse == "ridge":
+        K = np.linalg.solve(S.T @ S + 0.01 * np.trace(S.T @ S) / S.shape[1] * np.eye(S.shape[1]), S.T @ T)
+    else:
+        u, _, v = np.linalg.svd(S.T @ T)
+        K = u @ v if inverse == "procrustes" else S.T @ T
+        K = K * (S @ K * T).sum() / (S @ K * (S @ K)).sum()
+    translation = translate(a, b, inverse=inverse)
+    np.testing.assert_allclose(translation.there.AB.numpy(), K, atol=2e-4 * np.abs(K).max())
+    x = torch.randn(3, 5, S.shape[1])
+    np.testing.assert_allclose(translation(x).numpy(), x.numpy() @ K, atol=1e-3)
+    back = translate(b, a, inverse=inverse).there.AB.numpy()
+    np.testing.assert_allclose(translation.back.AB.numpy(), back, atol=2e-4 * np.abs(back).max())
+    np.testing.assert_allclose(translation(x, side="read").numpy(), x.numpy() @ back.T, atol=1e-3)
+    lost = np.linalg.norm(S - S @ K @ back) / np.linalg.norm(S)
+    assert translation.round_trip_error == pytest.approx(lost, rel=1e-3)
+
+
+def test_a_probe_gives_the_same_on_a_translated_state(turned):
+    a, b, _ = turned
+    translation, probe, state = translate(a, b), torch.randn(32), torch.randn(7, 32)
+    there = translation.state(state) @ translation(probe, side="read")
+    torch.testing.assert_close(there, state @ probe, atol=1e-3, rtol=1e-3)
+
+
+def test_facts_and_tensors_put_a_translation_together_again(turned):
+    translation = translate(*turned[:2], rank=6)
+    again = Translation.of(translation.facts(), translation.tensors())
+    x = torch.randn(4, 32)
+    torch.testing.assert_close(again(x), translation(x), atol=0, rtol=0)
+    torch.testing.assert_close(again.state(x), translation.state(x), atol=0, rtol=0)
+    assert repr(again) == repr(translation) and again.there.A.shape == (32, 6)
+
+
+def test_states_go_from_mean_to_mean(turned):
+    a, b, Q = turned
+    translation = translate_states(a, b, 0, 0, n_rows=40, n_tokens=12, inverse="least_squares")
+    mean = translation.mean_source
+    torch.testing.assert_close(translation.state(mean), translation.mean_target, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(translation.mean_source @ Q, translation.mean_target, atol=1e-3, rtol=1e-3)
+    x = mean + 0.1 * torch.randn(5, 32)
+    # states of a rotated model are rotated, and no other map takes all of them there
+    torch.testing.assert_close(translation.state(x), x @ Q, atol=5e-2, rtol=5e-2)
+    assert translation.inverse == "least_squares on states, block 0 → 0" and translation.round_trip_error < 0.05
+
+
+def test_states_of_strangers_are_refused(turned, tiny):
+    a, b, _ = turned
+    for layers, sentence in (((2, 0), "layer_source=2 is out of range"), ((0, -2), "layer_target=-2 is out of range")):
+        with pytest.raises(EmbspaceError, match=sentence):
+            translate_states(a, b, *layers)
+    with pytest.raises(EmbspaceError, match="inverse='pinv' is not one of"):
+        translate_states(a, b, 0, 0, inverse="pinv")
+    with pytest.raises(EmbspaceError, match="make no text"):
+        translate_states(a, b, 0, 0, n_rows=0)
+
+
+def test_vocabularies_that_share_too_little(turned, monkeypatch):
+    a, b, _ = turned
+    monkeypatch.setattr("embspace_lens.compare.shared.FEWEST", 1000)
+    with pytest.raises(EmbspaceError, match="share 97 of the 97 and 97 tokens .* fewer than 1000"):
+        translate(a, b)
+
+
+def test_the_examples_in_docstrings_run():
+    names = ["reviews-small-0", "reviews-small-0-sentiment"]
+    if not set(names) <= set(demo.names()):
+        pytest.skip("the demo models are not in this checkout")
+    lens, tuned = map(EmbeddingLens.from_pretrained, names)
+    words = sorted({text.strip() for text in lens.vocabulary.array if text.strip().isalpha()})
+    known = {"lens": lens, "tuned": tuned, "head": demo.head(names[1]), "model": lens.weights.host.model}
+    known |= {"positive": words[:40], "negative": words[50:90], "translate": translate}
+    ran = 0
+    for module in ("compare.translate", "compare.states", "compare.stitch", "compare.difference", "forward"):
+        found = sys.modules[f"embspace_lens.{module}"]
+        for test in doctest.DocTestFinder().find(found, globs=vars(found) | known):
+            result = doctest.DocTestRunner().run(test)
+            assert result.failed == 0, test.name
+            ran += result.attempted
+    assert ran == 9
