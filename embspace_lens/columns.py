@@ -20,6 +20,10 @@ WEIGHTS = ("W_in", "W_gate", "W_out", "W_Q", "W_K", "W_V", "W_O", "W_OV", "W_QK"
 GLOSSARY: dict[str, Column] = {
     "target": Column("str", "", "Hidden state that is compared: layer (the output of the row's own block) or final."),
     "source": Column("str", "", "Where vectors come from: gaussian, W_out, or the name that the user gave."),
+    "word": Column("str", "", "A word whose senses are told apart, in lower case."),
+    "tag": Column("str", "", "The sense to be found, as the tagged text names it; all others are against it."),
+    "method": Column("str", "", "factor: one factor's code; or a control: logistic regression, the majority."),
+    "factor": Column("int64", "", "Number of a dictionary's factor, from 0; −1 where a method uses none."),
     "layer": Column("int64", "", "Block number, as in blocks.{layer}; −1 for the embedding and unembedding."),
     "expert": Column(
         "int64", "", "Expert of a mixture; −1 for weights that every token passes (shared, or dense layer)."
@@ -55,6 +59,8 @@ GLOSSARY: dict[str, Column] = {
     "rank": Column("int64", "", "Place in the list; 0 is best."),
     "token_index": Column("int64", "", "Vocabulary id of the token."),
     "token_string": Column("str", "", "Exact text of the token, leading space kept."),
+    "example": Column("int64", "", "Which of the texts, counted from 0."),
+    "pos": Column("int64", "tokens", "Which of the text's own tokens, from 0."),
     "dest_token_index": Column("int64", "", "Vocabulary id of the attending (query) or promoted (OV output) token."),
     "dest_token_string": Column("str", "", "Exact text of the attending or promoted token."),
     "src_token_index": Column("int64", "", "Vocabulary id of the attended-from (key, OV input) token."),
@@ -65,6 +71,7 @@ GLOSSARY: dict[str, Column] = {
         "The lens's score: an inner product, plain or centred, or a cosine; for pairs under cosine, the bilinear score of "
         "their normalised centred embeddings.",
     ),
+    "code": Column("float32", "as the hidden states", "How strong a factor is in a hidden state; 0 or more."),
     "singular_value": Column(
         "float32", "", "Singular value of the direction, with norms folded as the lens folds them."
     ),
@@ -78,13 +85,27 @@ GLOSSARY: dict[str, Column] = {
         "float32", "", "Pearson correlation over the tokens that two models share; of layers, the mean of its size."
     ),
     "jaccard": Column("float32", "", "Tokens that two lists share, over the tokens of either; a mean."),
-    "recall": Column("float32", "", "Share of a hidden state's top tokens found among its parameters'; a mean."),
+    "recall": Column(
+        "float32",
+        "",
+        "Share found: of a hidden state's top tokens among its parameters' (a mean); of a tag's occurrences.",
+    ),
     "share": Column("float32", "", "Share of a direction's top tokens that are words of the commoner sign; a mean."),
+    "precision": Column("float32", "", "Share of the occurrences found that have the tag."),
+    "f1": Column("float32", "", "Harmonic mean of precision and recall."),
     "accuracy": Column("float32", "", "Share of texts whose class is right."),
     "low": Column("float32", "as the row's estimate", "Lower end of a 95 % interval of the row's estimate."),
     "high": Column("float32", "as the row's estimate", "Upper end of a 95 % interval of the row's estimate."),
     "n": Column("int64", "", "How many observations the row's estimate rests on."),
     "n_vectors": Column("int64", "", "How many hidden states a fit had seen, those that the row measures included."),
+    "importance": Column("float32", "as the hidden states", "Mean of a factor's largest codes in a layer."),
+    "level": Column("str", "", "word, pattern or long range, by the rule that `factors.level` states."),
+    "peak": Column("float32", "share of the depth", "Where a factor is most important: 0 the first layer, 1 the last."),
+    "onset": Column("float32", "share of the depth", "Where a factor first has half of its largest importance."),
+    "purity": Column("float32", "", "Share of a factor's strongest targets that are one and the same token."),
+    "reach": Column(
+        "float32", "tokens", "How far from the target lies what decides a factor's code; NaN if not measured."
+    ),
     "objective": Column(
         "float32", "", "Half the squared residual plus l1 times the sum of codes; a mean over vectors."
     ),
@@ -103,4 +124,6 @@ GLOSSARY: dict[str, Column] = {
     "note": Column(
         "str", "", "What lies between the weight and the residual stream that no weight holds: caps, scales."
     ),
+    "before": Column("str", "", "The text in front of the target, as far as it is kept."),
+    "after": Column("str", "", "The text behind the target, as far as it is kept."),
 }

@@ -135,3 +135,12 @@ def test_what_cannot_be_tuned(options, sentence, reviews, tmp_path):
     result = run(tmp_path / "mine", reviews, *options)
     assert result.exit_code == 1 and sentence in str(result.exception)
     assert not (tmp_path / "mine" / "difference.json").exists()
+
+
+def test_texts_stand_behind_an_end_of_text_that_is_not_their_own():
+    tokenizer = tune.AutoTokenizer.from_pretrained(demo.MODELS / "tokenizer", local_files_only=True)
+    tokens, mask = tune.encode(["A fine film.", ""], tokenizer, 4)
+    own = tokenizer("A fine film.", add_special_tokens=False)["input_ids"][:3]
+    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert tokens.tolist() == [[end, *own], [end] * 4]
+    assert mask.tolist() == [[False, True, True, True], [False] * 4]

@@ -3,8 +3,24 @@
 The system is that of Yun et al. (2021), Transformer visualization via dictionary learning: https://arxiv.org/abs/2103.15949
 """
 
+from .activity import Activity, activity, importance, top_contexts
 from .dictionary import Factors
+from .fit import fit_factors
 from .fitting import FactorFitter
+from .levels import level
+from .senses import senses
 from .sparse_coding import SparseCodes, sparse_codes
 
-__all__ = ["FactorFitter", "Factors", "SparseCodes", "sparse_codes"]
+__all__ = [
+    "Activity",
+    "FactorFitter",
+    "Factors",
+    "SparseCodes",
+    "activity",
+    "fit_factors",
+    "importance",
+    "level",
+    "senses",
+    "sparse_codes",
+    "top_contexts",
+]
