@@ -28,7 +28,7 @@ def read_texts(path: str | Path, *, column: str = "text", where: str | None = No
     """
     path = Path(path)
     if set(path.suffixes) & TABLES:
-        frame = _read_table(path, [column], where)
+        frame = read_table(path, [column], where)
         texts = frame[column].dropna().astype(str).tolist()
     else:
         _refuse_missing(path)
@@ -52,7 +52,7 @@ def read_labelled(
     path = Path(path)
     if not set(path.suffixes) & TABLES:
         raise EmbspaceError(f"{path} is not a table. Labelled texts come from Parquet, JSON lines or CSV.")
-    frame = _read_table(path, [column, label], where).dropna(subset=[column, label])
+    frame = read_table(path, [column, label], where).dropna(subset=[column, label])
     frame = frame[frame[column].astype(str).str.strip() != ""]
     classes = frame[label].astype(str).tolist()
     if len(set(classes)) < 2:
@@ -68,7 +68,12 @@ def _refuse_missing(path: Path) -> None:
         raise EmbspaceError(f"{path} is not a file. Name a text file, or a table with a column of texts.")
 
 
-def _read_table(path: Path, columns: list[str], where: str | None) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str], where: str | None = None) -> pd.DataFrame:
+    """Read a table that has the columns, and of it the rows that `where` names.
+
+    Raises:
+        EmbspaceError: If there is no such file, or it lacks a column.
+    """
     _refuse_missing(path)
     if ".parquet" in path.suffixes:
         frame = pd.read_parquet(path)

@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import EmbspaceError
-from . import compare, evidence, models, read
+from . import compare, evidence, factors, models, read
 from .options import numbers
 
 __all__ = ["app", "main", "numbers"]
@@ -38,6 +38,7 @@ for group in (models, read, compare):
     for command in group.COMMANDS:
         app.command()(command)
 app.add_typer(evidence.app, name="evidence")
+app.add_typer(factors.app, name="factors")
 
 
 def main() -> None:

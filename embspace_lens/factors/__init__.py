@@ -9,6 +9,7 @@ from .fit import fit_factors
 from .fitting import FactorFitter
 from .levels import level
 from .senses import senses
+from .shipped import demo_factors
 from .sparse_coding import SparseCodes, sparse_codes
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Factors",
     "SparseCodes",
     "activity",
+    "demo_factors",
     "fit_factors",
     "importance",
     "level",

@@ -1,0 +1,27 @@
+"""The dictionary that comes with a demo model."""
+
+from pathlib import Path
+
+from .. import demo, errors
+from .dictionary import WEIGHTS, Factors
+
+
+def demo_factors(name: str = "reviews-small-0") -> Factors:
+    """Load the factors that come with a demo model, offline.
+
+    They were fitted with `fit_factors` to 4.5 million hidden states, of all blocks but not of the embedding, on training reviews.
+
+    Args:
+        name: The demo model.
+
+    Raises:
+        EmbspaceError: If no factors come with it.
+
+    Example:
+        >>> demo_factors()
+        Factors(1000 factors, d_model 192, l1 2)
+    """
+    folders: dict[str, Path] = {file.parents[1].name: file.parent for file in demo.MODELS.glob(f"*/factors/{WEIGHTS}")}
+    if name not in folders:
+        raise errors.choice("factors", name, sorted(folders))
+    return Factors.load(folders[name])

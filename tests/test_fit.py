@@ -1,0 +1,248 @@
+"""From texts to factors in one call: what it is fitted to, and that it can be stopped."""
+
+import io
+import json
+
+import pandas as pd
+import pytest
+import torch
+import zoo
+from typer.testing import CliRunner
+
+from embspace_lens import EmbspaceError, demo
+from embspace_lens.cli import app
+from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit, fit_factors, top_contexts
+from embspace_lens.forward import hidden_states
+from embspace_lens.texts import texts_of
+
+TEXTS = [" ".join(f"w{2 + (7 * i + 3 * j) % 60}" for j in range(3 + i % 9)) for i in range(60)]
+OPTIONS = {"n_factors": 8, "l1": 0.3, "layers": [0, 1], "buffer": 100}
+needs_demo = pytest.mark.skipif(
+    "reviews-small-0" not in demo.names(), reason="the demo models are not in this checkout"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return tiny("gpt2")
+
+
+@pytest.fixture(scope="module")
+def whole(model):
+    return fit_factors(model, TEXTS, **OPTIONS)
+
+
+def test_it_learns_from_every_hidden_state_once_an_epoch(model, monkeypatch):
+    seen = []
+    update = FactorFitter.update
+    monkeypatch.setattr(
+        FactorFitter, "update", lambda self, x, weight=None: seen.append((x, weight)) or update(self, x, weight)
+    )
+    fit_factors(model, TEXTS, **OPTIONS, epochs=2)
+    got = torch.cat([x for x, _ in seen])
+    own = torch.cat([s for part in hidden_states(model, TEXTS, [0, 1]) for s in part.states.values()])
+    assert len(got) == 2 * len(own)
+    torch.testing.assert_close(got.sum(dim=0), 2 * own.sum(dim=0), atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(got.sort(dim=0).values[::2], own.sort(dim=0).values, atol=1e-4, rtol=1e-4)
+    first = next(iter(hidden_states(model, TEXTS, [0]))).states[0]
+    assert not torch.allclose(got[:20], first[:20]), "shuffled"
+    monkeypatch.undo()
+
+
+def test_common_tokens_weigh_less(model, monkeypatch):
+    weights = []
+    monkeypatch.setattr(FactorFitter, "update", lambda self, x, weight=None: weights.append((x, weight)))
+    monkeypatch.setattr(FactorFitter, "flush", lambda self: None)
+    texts = ["w5 " * 20] * 10 + ["w9"]
+    fit_factors(model, texts, n_factors=4, layers=[-1], l1=0.1)
+    ((_, weight),) = weights
+    rare = weight.max()
+    assert (weight == rare).sum() == 1 and rare == pytest.approx((2 / (201 / zoo.D_VOCAB + 1)) ** -0.5)
+    assert weight.min() == pytest.approx((201 / (201 / zoo.D_VOCAB + 1)) ** -0.5)
+    weights.clear()
+    fit_factors(model, texts, n_factors=4, layers=[-1], l1=0.1, weighting="uniform")
+    assert (weights[0][1] == 1).all()
+
+
+def test_it_is_decided_by_its_seed(model, whole):
+    assert torch.equal(fit_factors(model, TEXTS, **OPTIONS).directions, whole.directions)
+    assert not torch.equal(fit_factors(model, TEXTS, **OPTIONS, seed=1).directions, whole.directions)
+    torch.testing.assert_close(whole.directions.norm(dim=1), torch.ones(8))
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_fit_that_was_stopped_ends_at_the_same_factors(model, whole, tmp_path, monkeypatch, after):
+    folder, flushes = tmp_path / "fit", []
+    flush = fit._Fit._flush
+
+    def stops(self, number):
+        flush(self, number)
+        flushes.append(number)
+        if len(flushes) == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, "SECONDS", -1)
+    with monkeypatch.context() as m:
+        m.setattr(fit._Fit, "_flush", stops)
+        with pytest.raises(KeyboardInterrupt):
+            fit_factors(model, TEXTS, **OPTIONS, batch_tokens=40, checkpoint=folder)
+    held = json.loads((folder / "fit.json").read_text())
+    assert held["flushes"] == after and [path.name for path in folder.glob("fitter-*")] == [held["fitter"]]
+    again = fit_factors(model, TEXTS, **OPTIONS, batch_tokens=40, checkpoint=folder)
+    unbroken = fit_factors(model, TEXTS, **OPTIONS, batch_tokens=40)
+    assert torch.equal(again.directions, unbroken.directions)
+    with pytest.raises(EmbspaceError, match=r"holds another fit \(l1 differ\)"):
+        fit_factors(model, TEXTS, **OPTIONS | {"l1": 0.5}, batch_tokens=40, checkpoint=folder)
+    (folder / held["fitter"] / "counts.safetensors").write_bytes(b"x") if (folder / held["fitter"]).exists() else None
+    for path in folder.glob("fitter-*/counts.safetensors"):
+        path.write_bytes(b"x")
+    with pytest.raises(EmbspaceError, match="holds no fit that can be read"):
+        fit_factors(model, TEXTS, **OPTIONS, batch_tokens=40, checkpoint=folder)
+
+
+def test_it_stops_when_enough_was_seen(model, tmp_path):
+    fit_factors(model, TEXTS, **OPTIONS, max_vectors=120, batch_tokens=40, checkpoint=tmp_path)
+    assert 120 <= json.loads((tmp_path / "fit.json").read_text())["seen"] < 300
+
+
+class Dataset:
+    """As much of a Hugging Face dataset as counts."""
+
+    column_names = ("id", "review")
+
+    def __iter__(self):
+        return ({"id": i, "review": text} for i, text in enumerate(TEXTS))
+
+    def __len__(self):
+        return len(TEXTS)
+
+
+def test_texts_as_users_have_them(model, whole, tmp_path):
+    pd.DataFrame({"review": TEXTS}).to_parquet(tmp_path / "reviews.parquet")
+    (tmp_path / "reviews.txt").write_text("\n\n".join(TEXTS))
+    for texts, options in (
+        (iter(TEXTS), {}),
+        (Dataset(), {"column": "review"}),
+        (tmp_path / "reviews.parquet", {"column": "review"}),
+        (str(tmp_path / "reviews.txt"), {}),
+    ):
+        assert torch.equal(fit_factors(model, texts, **OPTIONS, **options).directions, whole.directions)
+    assert list(texts_of(Dataset(), column="review")) == TEXTS and len(texts_of(Dataset(), column="review")) == 60
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"texts": []}, "hold no token"),
+        ({"texts": iter(TEXTS), "epochs": 2}, "can be read only once"),
+        ({"texts": "nowhere.txt"}, "nowhere.txt is not a file"),
+        ({"texts": "one\ntext"}, "texts is one string"),
+        ({"texts": Dataset()}, r"no column 'text'; its columns are 'id', 'review'"),
+        ({"weighting": "rare"}, "weighting='rare' is neither"),
+        ({"epochs": 0}, "epochs=0 is not a positive number"),
+        ({"n_factors": 0}, "n_factors"),
+        ({"l1": 0}, "l1"),
+        ({"layers": [7]}, "layer=7 is out of range"),
+    ],
+)
+def test_what_cannot_be_fitted(change, sentence, model):
+    arguments = {"texts": TEXTS, **OPTIONS} | change
+    with pytest.raises(EmbspaceError, match=sentence):
+        fit_factors(model, arguments.pop("texts"), **arguments)
+
+
+# -- the command line
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["factors", *map(str, arguments)])
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    path = tmp_path / "reviews.csv"
+    texts = [
+        "A good film, and a good cast.",
+        "What a bad film!",
+        "All of them were good, and all of it was fun.",
+        "I left.",
+    ]
+    pd.DataFrame({"text": texts, "split": ["a", "a", "a", "b"]}).to_csv(path, index=False)
+    return path
+
+
+@needs_demo
+def test_factors_are_fitted_and_read_on_the_command_line(reviews, tmp_path):
+    folder = tmp_path / "mine"
+    result = run(
+        "fit", folder, "--texts", reviews, "--n-factors", 6, "--l1", 1.0, "--layer", "0-1", "--where", "split == 'a'"
+    )
+    assert result.exit_code == 0, result.output
+    made = Factors.load(folder)
+    model, texts = demo.load("reviews-small-0"), pd.read_csv(reviews)["text"].tolist()
+    expected = fit_factors(model, texts[:3], n_factors=6, l1=1.0, layers=[0, 1])
+    assert torch.equal(made.directions, expected.directions) and str(folder) in result.stdout
+    result = run(
+        "contexts",
+        "--factors",
+        folder,
+        "--texts",
+        reviews,
+        "--layer",
+        1,
+        "--n",
+        2,
+        "--factor",
+        "1,3",
+        "--format",
+        "csv",
+    )
+    assert result.exit_code == 0, result.output
+    df = top_contexts(made, model, texts, layers=[1], n=2)
+    df = df[df["factor"].isin([1, 3])].reset_index(drop=True)
+    got = pd.read_csv(io.StringIO(result.stdout), keep_default_na=False)
+    pd.testing.assert_frame_equal(got, df, check_dtype=False, rtol=1e-3)
+    for options in (["--levels"], []):
+        result = run(
+            "importance", "--factors", folder, "--texts", reviews, "--layer", "0-1", *options, "--format", "json"
+        )
+        assert result.exit_code == 0 and len(json.loads(result.stdout)) == (6 if options else 12), result.output
+
+
+@needs_demo
+def test_senses_on_the_command_line(tmp_path):
+    rows = [
+        (i, w, t)
+        for i in range(60)
+        for w, t in (("they", "pp"), ("left" if i % 2 else "the", "vb" if i % 2 else "at"), ("left", "nn"))
+    ]
+    path = tmp_path / "tagged.csv"
+    pd.DataFrame(rows, columns=["sentence", "word", "tag"]).to_csv(path, index=False)
+    result = run("senses", "--tagged", path, "--word", "left=vb", "--format", "csv")
+    assert result.exit_code == 0, result.output
+    df = pd.read_csv(io.StringIO(result.stdout))
+    assert df["method"].tolist() == ["factor", "logistic", "majority"] and set(df["n"]) == {45}
+    assert df["f1"].iloc[1] > 0.9
+
+
+@needs_demo
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["contexts", "--model", "reviews-small-1"], r"factors='reviews-small-1' is not one of 'reviews-small-0'"),
+        (["contexts", "--factors", "nowhere"], "does not exist"),
+        (["importance", "--layer", "9"], "layer=9 is out of range"),
+    ],
+)
+def test_mistakes_are_sentences(arguments, sentence, reviews):
+    result = run(*arguments, "--texts", reviews)
+    assert result.exit_code == 2 and sentence.strip("r") in result.stderr and result.stderr.count("\n") == 1
+
+
+@needs_demo
+def test_factors_come_with_the_demo_model():
+    factors = demo_factors()
+    assert repr(factors) == "Factors(1000 factors, d_model 192, l1 2)"
+    x = torch.cat([s for part in hidden_states(demo.load("reviews-small-0"), ["A wonderful film, with a fine cast."], [0, 1, 2, 3]) for s in part.states.values()])  # fmt: skip
+    left = (x - factors.decode(factors.encode(x))).square().sum() / (x - x.mean(0)).square().sum()
+    assert left < 0.3, "they explain states that they were not fitted to"
