@@ -27,6 +27,7 @@ def senses(
     words: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     at_least: int = 60,
+    at_most: int = 1000,
     held_out: float = 0.5,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -45,6 +46,7 @@ def senses(
             default every word with `at_least` occurrences of two tags or more, its commonest tag against the rest.
         layers: After which blocks; all of them, and the embedding, by default.
         at_least: How often two of a word's tags must occur.
+        at_most: How many occurrences of a word are looked at, drawn at random.
         held_out: The share of the occurrences that is kept for the report.
         seed: Of the split.
 
@@ -66,7 +68,8 @@ def senses(
     except ImportError as reason:
         raise errors.missing_extra("scikit-learn", "factors") from reason
     targets = _targets(sentences, words, at_least)
-    states, tags = _states(model, sentences, set(targets), layers)
+    occurrences = _occurrences(sentences, set(targets), at_most, seed)
+    states, tags = _states(model, sentences, occurrences, layers)
     rows = []
     for word, wanted in tqdm(sorted(targets.items()), desc="senses", unit="word", disable=None, leave=False):
         truth = np.isin(tags[word], list(wanted))
@@ -125,36 +128,49 @@ def _targets(sentences: Sequence[Sentence], words: Any, at_least: int) -> dict[s
 
 
 def _states(
-    model: Any, sentences: Sequence[Sentence], wanted: set[str], layers: Sequence[int] | None
+    model: Any, sentences: Sequence[Sentence], occurrences: Mapping[str, np.ndarray], layers: Sequence[int] | None
 ) -> tuple[dict[str, dict[int, torch.Tensor]], dict[str, np.ndarray]]:
-    """Hidden states at the last token of every occurrence of the words, by layer, and the tags."""
-    chosen = [s for s in sentences if any(word.lower() in wanted for word, _ in s)]
-    texts = [" ".join(word for word, _ in sentence) for sentence in chosen]
-    places: dict[tuple[int, int], list[tuple[str, str]]] = {}
-    for number, (sentence, text) in enumerate(zip(chosen, texts)):
+    """Hidden states at the last token of the given occurrences, by word and layer, and their tags."""
+    wanted = {(int(s), int(w)) for places in occurrences.values() for s, w in places}
+    chosen = sorted({number for number, _ in wanted})
+    texts = [" ".join(word for word, _ in sentences[number]) for number in chosen]
+    places: dict[tuple[int, int], tuple[str, str]] = {}
+    for row, (number, text) in enumerate(zip(chosen, texts)):
         encoded = model.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         ends = np.array([end for _, end in encoded["offset_mapping"]])
-        start = 0
-        for word, tag in sentence:
-            end = start + len(word)
-            if word.lower() in wanted:
-                last = int(np.searchsorted(ends, end))  # the first token that reaches the word's end
-                places.setdefault((number, last), []).append((word.lower(), tag))
-            start = end + 1
-    found: dict[str, dict[int, list[torch.Tensor]]] = {word: {} for word in wanted}
-    tags: dict[str, list[str]] = {word: [] for word in wanted}
+        end = -1
+        for place, (word, tag) in enumerate(sentences[number]):
+            end += 1 + len(word)
+            if (number, place) in wanted:
+                places[row, int(np.searchsorted(ends, end))] = word.lower(), tag  # the first token that reaches its end
+    held: dict[int, list[torch.Tensor]] = {}
+    found: list[tuple[str, str]] = []
     with tqdm(total=len(texts), desc="sentences", unit="text", disable=None, leave=False) as bar:
         for batch in token_batches(model, texts):
             part = states_of(model, batch, layers)
-            keys = zip(part.example.tolist(), part.pos.tolist())
-            hits = [(row, hit) for row, key in enumerate(keys) for hit in places.get(key, ())]
-            for row, (word, tag) in hits:
-                tags[word].append(tag)
-                for layer, values in part.states.items():
-                    found[word].setdefault(layer, []).append(values[row].float().cpu())
+            keys = list(zip(part.example.tolist(), part.pos.tolist()))
+            rows = [row for row, key in enumerate(keys) if key in places]
+            found += [places[keys[row]] for row in rows]
+            for layer, values in part.states.items():
+                held.setdefault(layer, []).append(values[rows].float().cpu())
             bar.update(len(batch))
-    stacked = {word: {layer: torch.stack(v) for layer, v in by.items()} for word, by in found.items()}
-    return stacked, {word: np.array(values, dtype=object) for word, values in tags.items()}
+    states = {layer: torch.cat(parts) for layer, parts in held.items()}
+    words = np.array([word for word, _ in found], dtype=object)
+    tags = np.array([tag for _, tag in found], dtype=object)
+    by_word = {word: np.flatnonzero(words == word) for word in occurrences}
+    split = {word: {layer: values[rows] for layer, values in states.items()} for word, rows in by_word.items()}
+    return split, {word: tags[rows] for word, rows in by_word.items()}
+
+
+def _occurrences(sentences: Sequence[Sentence], words: set[str], at_most: int, seed: int) -> dict[str, np.ndarray]:
+    """Where each word stands, (sentence, place in it); no more than `at_most`, drawn at random."""
+    found: dict[str, list[tuple[int, int]]] = {word: [] for word in words}
+    for number, sentence in enumerate(sentences):
+        for place, (word, _) in enumerate(sentence):
+            if word.lower() in words:
+                found[word.lower()].append((number, place))
+    rng = np.random.default_rng(seed)
+    return {w: rng.permutation(np.array(found[w]).reshape(-1, 2))[:at_most] for w in sorted(words)}
 
 
 def _threshold(codes: np.ndarray, truth: np.ndarray) -> tuple[float, int, float]:
