@@ -49,6 +49,7 @@ GLOSSARY: dict[str, Column] = {
     "neuron_b": Column("int64", "", "MLP unit of the second of two models, from 0."),
     "direction": Column("str", "", "Name of a vector that the user gave."),
     "component": Column("int64", "", "Number of a singular direction; 0 has the largest singular value."),
+    "channel": Column("int64", "", "Number of a neuron's vocabulary channel, in the order of finding; 0 is the first."),
     "side": Column(
         "category", "", "read or write: what the component listens to or adds; query or key: the two sides of W_QK."
     ),
@@ -71,11 +72,17 @@ GLOSSARY: dict[str, Column] = {
         "The lens's score: an inner product, plain or centred, or a cosine; for pairs under cosine, the bilinear score of "
         "their normalised centred embeddings.",
     ),
+    "offset": Column("int64", "tokens", "Where a token stands, counted from the target; negative is before it."),
+    "saliency": Column("float32", "as the hidden states", "How much a factor's code loses when the token is replaced."),
     "code": Column("float32", "as the hidden states", "How strong a factor is in a hidden state; 0 or more."),
     "singular_value": Column(
         "float32", "", "Singular value of the direction, with norms folded as the lens folds them."
     ),
     "similarity": Column("float32", "cosine", "Cosine of two vectors, between −1 and 1."),
+    "skew": Column("float32", "", "Third standardised moment of scores over the vocabulary; above 0, the high tail is long."),
+    "kurtosis": Column("float32", "", "Excess kurtosis of scores over the vocabulary; 0 for a Gaussian."),
+    "explained": Column("float32", "", "Share of a neuron's squared length in the span of its channels up to this one."),
+    "n_tokens": Column("int64", "", "How many tokens stand out in a channel; further channels hardly see them."),
     "n_matched": Column("int64", "", "How many layers are matched with the layer of their own number."),
     "n_layers": Column("int64", "", "How many layers both models have that hold the weight."),
     "chance": Column(
@@ -107,7 +114,10 @@ GLOSSARY: dict[str, Column] = {
         "float32", "tokens", "How far from the target lies what decides a factor's code; NaN if not measured."
     ),
     "objective": Column(
-        "float32", "", "Half the squared residual plus l1 times the sum of codes; a mean over vectors."
+        "float32",
+        "",
+        "Of factors, half the squared residual plus l1 times the sum of codes, a mean over vectors; of a vocabulary channel, "
+        "what it maximises.",
     ),
     "explained_variance": Column(
         "float32", "", "One less the squared residuals over the squared deviations from the mean."

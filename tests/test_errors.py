@@ -198,7 +198,7 @@ def test_a_damaged_folder(tmp_path):
     from embspace_lens import demo
 
     for part in ("tokenizer", "reviews-small-0"):
-        for path in (demo.MODELS / part).iterdir():
+        for path in (p for p in (demo.MODELS / part).iterdir() if p.is_file()):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

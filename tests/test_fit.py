@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from embspace_lens import EmbspaceError, demo
 from embspace_lens.cli import app
-from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit, fit_factors, top_contexts
+from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit, fit_factors, saliency, top_contexts
 from embspace_lens.forward import hidden_states
 from embspace_lens.texts import texts_of
 
@@ -207,6 +207,21 @@ def test_factors_are_fitted_and_read_on_the_command_line(reviews, tmp_path):
             "importance", "--factors", folder, "--texts", reviews, "--layer", "0-1", *options, "--format", "json"
         )
         assert result.exit_code == 0 and len(json.loads(result.stdout)) == (6 if options else 12), result.output
+
+
+@needs_demo
+def test_saliency_on_the_command_line(reviews):
+    pytest.importorskip("captum", reason="saliency needs captum")
+    result = run(
+        "saliency", "--texts", reviews, "--layer", 3, "--factor", "0-99", "--n-samples", 30, "--n-texts", 1, "--format", "csv"
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    got = pd.read_csv(io.StringIO(result.stdout), keep_default_na=False)
+    model, texts = demo.load("reviews-small-0"), pd.read_csv(reviews)["text"].tolist()[:1]
+    places = top_contexts(demo_factors(), model, texts, layers=[3], n=1).query("factor < 100")
+    expected = saliency(demo_factors(), model, texts, places, n_samples=30)
+    assert len(got) and set(got["layer"]) == {3}
+    pd.testing.assert_frame_equal(got, expected, check_dtype=False, rtol=1e-3)
 
 
 @needs_demo

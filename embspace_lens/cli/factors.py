@@ -1,4 +1,4 @@
-"""Commands of transformer factors: factors fit, contexts, importance, senses."""
+"""Commands of transformer factors: factors fit, contexts, importance, saliency, senses."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,6 +130,39 @@ def importance(
     )
     df = level_of(seen.importance, seen.contexts) if levels else seen.importance
     output.give(df, "Next: embspace-lens factors contexts --factor 0 --texts " + str(texts))
+
+
+@app.command()
+def saliency(
+    texts: Texts,
+    factor: Annotated[str, typer.Option("--factor", metavar="N", help="Factors: 3, or 0,2, or 1-4.")],
+    factors: Dictionary = None,
+    model: Model = MODEL,
+    layer: Layers = None,
+    n: Annotated[int, typer.Option("--n", metavar="N", min=1, help="How many contexts of each factor and layer.")] = 1,
+    n_samples: Annotated[
+        int, typer.Option("--n-samples", metavar="N", min=1, help="How many variants of a context are run.")
+    ] = 2001,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the variants.")] = 0,
+    max_tokens: MaxTokens = None,
+    column: Column = "text",
+    where: Where = None,
+    n_texts: NTexts = None,
+    format: Format = None,
+    out: Out = None,
+) -> None:
+    """Which tokens around its strongest places decide a factor's code there?"""
+    layers, wanted = numbers("layer", layer), numbers("factor", factor)
+    output = Output(format, out)
+    chosen = _read(texts, column, where, n_texts)
+    dictionary, found = _dictionary(factors, model), _model(model)
+    from ..factors import saliency as explain
+    from ..factors import top_contexts
+
+    places = top_contexts(dictionary, found, chosen, layers=layers, n=n, max_tokens=max_tokens)
+    places = places[places["factor"].isin(wanted or [])]
+    df = explain(dictionary, found, chosen, places, n_samples=n_samples, seed=seed)
+    output.give(df, f"Next: embspace-lens factors contexts --factor {factor} --texts {texts}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from .dictionary import Factors
 from .fit import fit_factors
 from .fitting import FactorFitter
 from .levels import level
+from .saliency import reach_of, saliency
 from .senses import senses
 from .shipped import demo_factors
 from .sparse_coding import SparseCodes, sparse_codes
@@ -22,6 +23,8 @@ __all__ = [
     "fit_factors",
     "importance",
     "level",
+    "reach_of",
+    "saliency",
     "senses",
     "sparse_codes",
     "top_contexts",

@@ -96,7 +96,7 @@ def table(df: pd.DataFrame, *, n: int | None = None) -> str:
         total = len(df)
         rows = [_component_row(row) for row in df.head(total if n is None else n).to_dict("records")]
         titles = ["where", "weight", "shape", "stored as", "norm", "folded, notes"]
-    elif found == "measurements":
+    elif found in ("measurements", "contexts", "saliency"):
         total = len(df)
         rows = [{"name": "", "cells": row, "number": "", "chips": ""} for row in cells(df, n)]
         titles = ["", *df.columns, "", ""]
@@ -118,5 +118,5 @@ def table(df: pd.DataFrame, *, n: int | None = None) -> str:
     return (
         environment()
         .get_template("table.html")
-        .render(css=stylesheet(), titles=titles, rows=rows, more=more, notes=found in ("components", "measurements"))
+        .render(css=stylesheet(), titles=titles, rows=rows, more=more, notes=found not in ("tokens", "pairs", "search"))
     )

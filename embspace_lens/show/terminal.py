@@ -109,6 +109,39 @@ def _component_rows(df: pd.DataFrame, columns: int) -> list[str]:
     return _rows(table, columns, ["where", "weight", "shape", "dtype", "norm"], "folded, notes", 1)
 
 
+def _context_rows(df: pd.DataFrame, columns: int) -> list[str]:
+    """A concordance: the targets under one another, what comes before and after cut to what fits."""
+    rows = df.to_dict("records")
+    fixed = [(f"L{row['layer']}F{row['factor']}", figures(row["code"])) for row in rows]
+    targets = [for_terminal(row["token_string"]) for row in rows]
+    wide = [max(map(width, cells)) for cells in zip(*fixed, strict=True)]
+    middle = min(max(map(width, targets)), columns // 4)
+    room = max(5, (columns - sum(wide) - middle - 8) // 2)
+    lines = [f"{pad('where', wide[0])}  {'code':>{wide[1]}}  {'':{room}}  target"]
+    for (where, code), target, row in zip(fixed, targets, rows, strict=True):
+        around = (row["before"].strip(), row["after"].strip())
+        left, after = (for_terminal(text).replace("␣", " ") if text else "" for text in around)
+        while width(left) > room:  # its end stands next to the target
+            left = ELLIPSIS + left[2:]
+        left = " " * (room - width(left)) + left
+        number = " " * (wide[1] - width(code)) + code
+        lines.append(
+            f"{pad(where, wide[0])}  {number}  {left}  {pad(cut(target, middle), middle)}  {cut(after, room)}".rstrip()
+        )
+    return lines
+
+
+def _saliency_rows(df: pd.DataFrame, columns: int) -> list[str]:
+    """One line a context: the tokens that decide its code, each with how far off it stands and its saliency."""
+    table = []
+    for _, rows in df.groupby(["factor", "layer", "rank"], sort=False):
+        factor, layer, rank = (rows[name].iloc[0] for name in ("factor", "layer", "rank"))
+        strongest = rows.sort_values("saliency", ascending=False, kind="stable").to_dict("records")
+        shown = [f"{for_terminal(r['token_string'])}({r['offset']}) {figures(r['saliency'])}" for r in strongest]
+        table.append(([f"L{layer}F{factor}", str(rank)], shown))
+    return _rows(table, columns, ["where", "rank"], "tokens (places from the target), most salient first", 1, "  ")
+
+
 def render(df: Any, *, n: int | None = None, columns: int = COLUMNS, hint: str = "") -> str:
     """A table of the lens as text to be read in a terminal.
 
@@ -126,13 +159,21 @@ def render(df: Any, *, n: int | None = None, columns: int = COLUMNS, hint: str =
         EmbspaceError: If it is none of these tables.
     """
     found = kind(df)
-    total = len(df) if found in ("components", "search", "measurements") else count(df)
+    if found == "saliency":
+        total = len(df[["factor", "layer", "rank"]].drop_duplicates())
+    else:
+        total = count(df) if found in ("tokens", "pairs") else len(df)
     if total == 0:
         lines = ["An empty table: nothing was selected."]
     elif found == "search":
         lines = _search_rows(df, columns)
     elif found == "components":
         lines = _component_rows(df.head(total if n is None else n), columns)
+    elif found == "contexts":
+        lines = _context_rows(df.head(total if n is None else n), columns)
+    elif found == "saliency":
+        chosen = df.groupby(["factor", "layer", "rank"], sort=False).ngroup()
+        lines = _saliency_rows(df[chosen < (total if n is None else n)], columns)
     elif found == "measurements":
         rows = [(row, []) for row in cells(df, n)]
         lines = _rows(rows, columns, list(df.columns), "", n_numeric(df))

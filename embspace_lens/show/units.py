@@ -37,7 +37,7 @@ class Unit(NamedTuple):
 
 
 def kind(df: Any) -> str:
-    """Which table this is: `"tokens"`, `"pairs"`, `"search"`, `"components"`, or `"measurements"` of `evidence` or `compare`.
+    """Which table this is: `"tokens"`, `"pairs"`, `"search"`, `"components"`, `"contexts"`, `"saliency"`, or `"measurements"`.
 
     Raises:
         EmbspaceError: If it is none of them.
@@ -49,6 +49,11 @@ def kind(df: Any) -> str:
         return "pairs"
     if "score" in columns and columns >= set(TOKEN):
         return "search" if columns >= {"neuron", "head", "weight"} else "tokens"
+    if columns >= {"factor", "layer", "rank"} and columns <= set(GLOSSARY):
+        if columns >= {"code", "before", "token_string", "after"}:
+            return "contexts"
+        if columns >= {"offset", "token_string", "saliency"}:
+            return "saliency"
     if columns & MEASURES and columns <= set(GLOSSARY):
         return "measurements"
     raise EmbspaceError(
