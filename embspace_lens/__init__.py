@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .circuits import ablation_hooks, activations, scaling_hooks, steering_hooks
     from .compare import (
         Alignment,
         StitchedModel,
@@ -38,12 +39,16 @@ __all__ = [
     "Translation",
     "Vocabulary",
     "Weights",
+    "ablation_hooks",
+    "activations",
     "align",
     "ascii_tokens",
     "difference",
     "displacement",
     "match_neurons",
+    "scaling_hooks",
     "seen_in",
+    "steering_hooks",
     "stitch",
     "stitch_sweep",
     "translate",
@@ -71,10 +76,19 @@ _HOME |= dict.fromkeys(
     "compare",
 )
 _HOME |= dict.fromkeys(("FactorFitter", "Factors"), "factors")
+_HOME |= dict.fromkeys(
+    (
+        "ablation_hooks",
+        "activations",
+        "scaling_hooks",
+        "steering_hooks",
+    ),
+    "circuits",
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("columns", "compare", "demo", "errors", "evidence", "factors", "topk"):
+    if name in ("circuits", "columns", "compare", "demo", "errors", "evidence", "factors", "topk"):
         return import_module(f".{name}", __name__)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

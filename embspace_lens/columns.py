@@ -24,6 +24,7 @@ GLOSSARY: dict[str, Column] = {
     "tag": Column("str", "", "The sense to be found, as the tagged text names it; all others are against it."),
     "method": Column("str", "", "factor: one factor's code; or a control: logistic regression, the majority."),
     "factor": Column("int64", "", "Number of a dictionary's factor, from 0; −1 where a method uses none."),
+    "relation": Column("str", "", "Name of a relation between words, such as antonyms, given as pairs."),
     "layer": Column("int64", "", "Block number, as in blocks.{layer}; −1 for the embedding and unembedding."),
     "expert": Column(
         "int64", "", "Expert of a mixture; −1 for weights that every token passes (shared, or dense layer)."
@@ -32,6 +33,7 @@ GLOSSARY: dict[str, Column] = {
     "neuron": Column("int64", "", "MLP unit of the block (or of the expert), from 0."),
     "subhead": Column("int64", "", "Index within d_head: one column of W_Q, W_K or W_V, one row of W_O."),
     "weight": Column("category", "", "Which parameter, in TransformerLens's words (W_in, W_OV …)."),
+    "channel": Column("int64", "", "Number of a neuron's vocabulary channel, in the order of finding; 0 is the first."),
     "pair": Column("str", "", "Two weights whose units are compared one to one, such as W_in-W_out."),
     "inverse": Column("str", "", "Right inverse of the embedding matrix: transpose or pinv."),
     "k": Column("int64", "", "How many entries of a vector of scores are kept."),
@@ -49,7 +51,6 @@ GLOSSARY: dict[str, Column] = {
     "neuron_b": Column("int64", "", "MLP unit of the second of two models, from 0."),
     "direction": Column("str", "", "Name of a vector that the user gave."),
     "component": Column("int64", "", "Number of a singular direction; 0 has the largest singular value."),
-    "channel": Column("int64", "", "Number of a neuron's vocabulary channel, in the order of finding; 0 is the first."),
     "side": Column(
         "category", "", "read or write: what the component listens to or adds; query or key: the two sides of W_QK."
     ),
@@ -57,6 +58,8 @@ GLOSSARY: dict[str, Column] = {
     "donor": Column("str", "", "The tuned model whose last blocks and head run."),
     "kernel": Column("str", "", "How states go from recipient to donor; donor and chance are controls."),
     "keep": Column("int64", "", "How many of the recipient's first blocks run; −1 where none does."),
+    "effect": Column("str", "", "What a head does to a relation's targets: promotion or suppression."),
+    "src_rank": Column("int64", "", "Place of a source token among those that a head amplifies most; 0 is best."),
     "rank": Column("int64", "", "Place in the list; 0 is best."),
     "token_index": Column("int64", "", "Vocabulary id of the token."),
     "token_string": Column("str", "", "Exact text of the token, leading space kept."),
@@ -72,9 +75,16 @@ GLOSSARY: dict[str, Column] = {
         "The lens's score: an inner product, plain or centred, or a cosine; for pairs under cosine, the bilinear score of "
         "their normalised centred embeddings.",
     ),
+    "activation": Column(
+        "float32",
+        "as at the hook point",
+        "How active a unit is at a token: what a neuron's output row is multiplied by, a sub-head's or direction's coordinate, "
+        "the length of what a head adds.",
+    ),
     "offset": Column("int64", "tokens", "Where a token stands, counted from the target; negative is before it."),
     "saliency": Column("float32", "as the hidden states", "How much a factor's code loses when the token is replaced."),
     "code": Column("float32", "as the hidden states", "How strong a factor is in a hidden state; 0 or more."),
+    "amplification": Column("float32", "", "Length of what a head writes for a token, over that of the token's vector."),
     "singular_value": Column(
         "float32", "", "Singular value of the direction, with norms folded as the lens folds them."
     ),
@@ -101,9 +111,16 @@ GLOSSARY: dict[str, Column] = {
     "precision": Column("float32", "", "Share of the occurrences found that have the tag."),
     "f1": Column("float32", "", "Harmonic mean of precision and recall."),
     "accuracy": Column("float32", "", "Share of texts whose class is right."),
+    "relation_score": Column(
+        "float32", "", "Share of a relation's pairs whose target is among a head's top tokens for the source."
+    ),
+    "control": Column("float32", "as the row's estimate", "The same with targets shuffled; the mean over all shuffles."),
+    "p_value": Column("float32", "", "Share of shuffles in which the best of all heads scores as high as this one."),
+    "moved": Column("float32", "logits", "By how much an intervention moves the logits of tokens, in size; a mean."),
     "low": Column("float32", "as the row's estimate", "Lower end of a 95 % interval of the row's estimate."),
     "high": Column("float32", "as the row's estimate", "Upper end of a 95 % interval of the row's estimate."),
     "n": Column("int64", "", "How many observations the row's estimate rests on."),
+    "n_left_out": Column("int64", "", "How many pairs were left out: a word of theirs is not one token that the lens reads."),
     "n_vectors": Column("int64", "", "How many hidden states a fit had seen, those that the row measures included."),
     "importance": Column("float32", "as the hidden states", "Mean of a factor's largest codes in a layer."),
     "level": Column("str", "", "word, pattern or long range, by the rule that `factors.level` states."),

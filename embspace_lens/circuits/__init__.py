@@ -1,0 +1,21 @@
+"""Next to forward passes: what weights say, tested by intervention, and the best later methods in the same tables."""
+
+# What is public here is imported at once; the top level is what loads late.
+from .channel_effects import channel_effects
+from .channels import VocabularyChannels, vocabulary_channels
+from .hooks import ablation_hooks, activations, scaling_hooks, steering_hooks
+from .relations import read_relations, relation_scores
+from .salient import salient_operations
+
+__all__ = [
+    "VocabularyChannels",
+    "ablation_hooks",
+    "activations",
+    "channel_effects",
+    "read_relations",
+    "relation_scores",
+    "salient_operations",
+    "scaling_hooks",
+    "steering_hooks",
+    "vocabulary_channels",
+]
