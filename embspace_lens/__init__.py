@@ -4,7 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .circuits import ablation_hooks, activations, scaling_hooks, steering_hooks
+    from .circuits import (
+        VocabularyChannels,
+        ablation_hooks,
+        activations,
+        channel_effects,
+        head_statistics,
+        neuron_statistics,
+        read_relations,
+        relation_scores,
+        salient_operations,
+        scaling_hooks,
+        steering_hooks,
+        vocabulary_channels,
+    )
     from .compare import (
         Alignment,
         StitchedModel,
@@ -38,14 +51,21 @@ __all__ = [
     "TokenMask",
     "Translation",
     "Vocabulary",
+    "VocabularyChannels",
     "Weights",
     "ablation_hooks",
     "activations",
     "align",
     "ascii_tokens",
+    "channel_effects",
     "difference",
     "displacement",
+    "head_statistics",
     "match_neurons",
+    "neuron_statistics",
+    "read_relations",
+    "relation_scores",
+    "salient_operations",
     "scaling_hooks",
     "seen_in",
     "steering_hooks",
@@ -53,6 +73,7 @@ __all__ = [
     "stitch_sweep",
     "translate",
     "translate_states",
+    "vocabulary_channels",
     "well_trained",
     "whole_words",
 ]
@@ -78,10 +99,18 @@ _HOME |= dict.fromkeys(
 _HOME |= dict.fromkeys(("FactorFitter", "Factors"), "factors")
 _HOME |= dict.fromkeys(
     (
+        "VocabularyChannels",
         "ablation_hooks",
         "activations",
+        "channel_effects",
+        "head_statistics",
+        "neuron_statistics",
+        "read_relations",
+        "relation_scores",
+        "salient_operations",
         "scaling_hooks",
         "steering_hooks",
+        "vocabulary_channels",
     ),
     "circuits",
 )

@@ -141,6 +141,27 @@ GLOSSARY: dict[str, Column] = {
     ),
     "n_active": Column("float32", "", "How many codes are above zero; a mean over vectors."),
     "n_dead": Column("int64", "", "How many factors have been in no code for long."),
+    "role": Column("str", "", "prediction, suppression or entropy, by the rules that neuron_statistics states; or empty."),
+    "in_norm": Column("float32", "", "Length of a neuron's W_in column, norms folded."),
+    "gate_norm": Column("float32", "", "Length of a neuron's W_gate column, norms folded; NaN without a gate."),
+    "out_norm": Column("float32", "", "Length of a neuron's W_out row, norms folded."),
+    "in_out_similarity": Column("float32", "cosine", "Between a neuron's W_in column and its W_out row."),
+    "gate_out_similarity": Column("float32", "cosine", "Between W_gate column and W_out row; NaN without a gate."),
+    "in_gate_similarity": Column("float32", "cosine", "Between W_in column and W_gate column; NaN without a gate."),
+    "vocab_mean": Column("float32", "cosine", "Mean of a W_out row's cosines with centred embeddings, over the tokens."),
+    "vocab_variance": Column("float32", "cosine squared", "Variance of those cosines over the tokens that are read."),
+    "vocab_skew": Column("float32", "", "Skew of those cosines: above 0 where few tokens are promoted."),
+    "vocab_kurtosis": Column("float32", "", "Kurtosis of those cosines: large where few tokens are meant; normal is 3."),
+    "ov_norm": Column("float32", "", "Frobenius norm of a head's W_OV, norms folded."),
+    "qk_norm": Column("float32", "", "Frobenius norm of a head's W_QK, norms folded."),
+    "ov_effective_rank": Column("float32", "", "Exponential of the entropy of W_OV's singular values."),
+    "qk_effective_rank": Column("float32", "", "Exponential of the entropy of W_QK's singular values."),
+    "ov_copying": Column(
+        "float32", "", "Sum of the full OV circuit's eigenvalues over the sum of their sizes: 1 copies, −1 suppresses."
+    ),
+    "qk_matching": Column(
+        "float32", "", "The same of the full QK circuit: 1 attends to its own token, −1 away from it."
+    ),
     "rows": Column("int64", "", "First dimension of the weight as served (heads and experts apart)."),
     "columns": Column("int64", "", "Second dimension of the weight as served (heads and experts apart)."),
     "n_heads": Column("int64", "", "How many heads the weight is split into, as stored; 0 if it is not."),

@@ -128,3 +128,73 @@ def codes_by_subsets(x: list[float], directions: list[list[float]], l1: float) -
                 residual = vector - code @ some
                 best = min(best, float(residual @ residual) / 2 + l1 * float(code.sum()))
     return best
+
+
+def brute_relation_hits(
+    x: Tensor, W_OV: Tensor, W_U: Tensor, targets: list[int], k: int, sign: int
+) -> list[list[bool]]:
+    """Entry (i, j): whether target j is among the k best tokens of sign · x_i W_OV W_U, one product at a time (MAPS).
+
+    Args:
+        x: What the head sees of each source, a row a pair.
+        W_OV: `[d_model, d_model]`.
+        W_U: `[d_model, n_tokens]`.
+        targets: A column of W_U for each pair.
+        k: How many tokens are the best.
+        sign: 1 for promotion, −1 for suppression.
+    """
+    through = [[_dot(row, column) for column in W_U.double().T.tolist()] for row in W_OV.double().tolist()]
+    found = []
+    for row in x.double().tolist():
+        scores = [sign * _dot(row, column) for column in zip(*through, strict=True)]
+        best = set(_best(scores, k, True))
+        found.append([target in best for target in targets])
+    return found
+
+
+def channel_objective(
+    r: list[float], w: list[float], rows: list[list[float]], mask: list[float], kurtosis_weight: float = 0.3
+) -> float:
+    """λ slog(excess kurtosis of (rE)∘m) − (1 − cos(w, r)), token by token (Avrahamy et al. 2026)."""
+    scores = [_dot(r, row) * m for row, m in zip(rows, mask, strict=True)]
+    mean = math.fsum(scores) / len(scores)
+    second, fourth = (math.fsum((s - mean) ** n for s in scores) / len(scores) for n in (2, 4))
+    kurtosis = fourth / second**2 - 3
+    cosine = _dot(r, w) / math.sqrt(_dot(r, r) * _dot(w, w))
+    return kurtosis_weight * math.copysign(math.log1p(abs(kurtosis)), kurtosis) - (1 - cosine)
+
+
+def adamw_channel(
+    w: Tensor, rows: Tensor, mask: Tensor, steps: int, lr: float = 0.03, kurtosis_weight: float = 0.3
+) -> Tensor:
+    """A neuron's channel by the original's optimiser: AdamW with autograd on its loss, from w on, a fixed number of steps.
+
+    The original turns w by a rotation that it learns. All rotations of w are the sphere |r| = |w|: here AdamW moves that
+    point itself, which is less work a step. The loss does not see r's length. The step is a share of w's mean entry.
+    """
+    r = w.clone().requires_grad_()
+    optimiser = torch.optim.AdamW([r], lr=lr * float(w.norm()) / math.sqrt(len(w)))
+    for _ in range(steps):
+        scores = (rows @ r) * mask
+        scores = scores - scores.mean()
+        kurtosis = scores.pow(4).mean() / scores.square().mean() ** 2 - 3
+        loss = 1 - torch.cosine_similarity(r, w, dim=0) - kurtosis_weight * kurtosis.sign() * kurtosis.abs().log1p()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    r = r.detach()
+    return r * (w.norm() / r.norm())
+
+
+def brute_moments(scores: list[float]) -> tuple[float, float, float, float]:
+    """Mean, variance, skew and kurtosis (3 for a normal distribution), each as its definition says."""
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    second, third, fourth = (math.fsum((x - mean) ** order for x in scores) / n for order in (2, 3, 4))
+    return mean, second, third / second**1.5, fourth / second**2
+
+
+def brute_positive_share(A: Tensor, left: Tensor, right: Tensor, B: Tensor) -> float:
+    """Σλ over Σ|λ| of the n × n matrix A · left · right · Bᵀ, all of its eigenvalues computed."""
+    values = np.linalg.eigvals((A.double() @ left.double() @ right.double() @ B.double().T).numpy())
+    return float(values.real.sum() / np.abs(values).sum())

@@ -118,6 +118,13 @@ def test_glossary_is_real():
     made |= {"level", "peak", "onset", "purity", "reach", "word", "tag", "method", "precision", "f1"}  # level, senses
     made |= {"offset", "saliency"}  # saliency
     made |= {"activation"}  # activations
+    made |= {"channel", "skew", "kurtosis", "explained", "n_tokens", "moved"}  # vocabulary_channels, channel_effects
+    made |= {f"{name}_norm" for name in ("in", "gate", "out", "ov", "qk")} | {"role", "ov_copying", "qk_matching"}
+    made |= {f"{pair}_similarity" for pair in ("in_out", "gate_out", "in_gate")}  # neuron_statistics, head_statistics
+    made |= {f"vocab_{moment}" for moment in ("mean", "variance", "skew", "kurtosis")}
+    made |= {"ov_effective_rank", "qk_effective_rank"}
+    made |= {"relation", "effect", "relation_score", "control", "p_value", "n_left_out"}  # relation_scores
+    made |= {"src_rank", "amplification"}  # salient_operations
     unused = set(GLOSSARY) - made - {"similarity", "label"}  # compare and show make these
     assert not unused
 

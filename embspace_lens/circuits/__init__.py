@@ -6,12 +6,15 @@ from .channels import VocabularyChannels, vocabulary_channels
 from .hooks import ablation_hooks, activations, scaling_hooks, steering_hooks
 from .relations import read_relations, relation_scores
 from .salient import salient_operations
+from .statistics import head_statistics, neuron_statistics
 
 __all__ = [
     "VocabularyChannels",
     "ablation_hooks",
     "activations",
     "channel_effects",
+    "head_statistics",
+    "neuron_statistics",
     "read_relations",
     "relation_scores",
     "salient_operations",
