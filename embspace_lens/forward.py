@@ -247,6 +247,16 @@ def resume(
     return found[last], found
 
 
+def logits(
+    model: Any, batch: TokenBatch, *, hooks: Sequence[tuple[str, Callable[..., Any]]] = ()
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """Run the whole model, with interventions if there are any, to its predictions of every position."""
+    batch = batch.to(device_of(model))
+    mask = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.length[:, None]
+    arguments: Mapping[str, Any] = {} if is_causal(model) else {"attention_mask": mask.long()}
+    return model.run_with_hooks(batch.tokens, fwd_hooks=list(hooks), **arguments)
+
+
 @torch.no_grad()
 def hidden_states(
     model: Any,

@@ -13,6 +13,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch
 from bench_align import bench_demo, bench_large
+from bench_channels import bench_channels
 from bench_factors import bench_factors
 from bench_topk import (
     Row,
@@ -122,6 +123,7 @@ def table() -> Iterator[Row]:
     yield from bench_demo(*(EmbeddingLens(demo.load(f"reviews-small-{seed}")) for seed in (0, 1)))
     yield from bench_large(lens, gpt2_shaped(seed=1))
     yield from bench_factors()
+    yield from bench_channels()
 
 
 def main() -> None:
