@@ -104,6 +104,25 @@ class Vocabulary:
         near = (" " + token.strip(), token.strip(), " " + token.strip().lower(), token.strip().lower())
         raise errors.not_one_token(token, pieces, caller, next((t for t in near if t and t in self._ids), None))
 
+    @cached_property
+    def _writes_spaces(self) -> bool:
+        return any(len(text) > 1 and text[0] == " " for text in self.strings)
+
+    def word(self, word: str | int, caller: str = "word()") -> int | None:
+        """The id of a word as it stands in a text: with a space before it, where the vocabulary writes spaces.
+
+        Returns:
+            None where the word is not one token. A word given with its space, or as an id, is taken as it is.
+
+        Raises:
+            EmbspaceError: If an id is out of range, or there is no tokenizer for a text.
+        """
+        if not isinstance(word, str):
+            return self.index(word, caller)
+        if self.tokenizer is None:
+            raise errors.no_tokenizer(self.model, caller)
+        return self._ids.get(" " + word if self._writes_spaces and word[:1] != " " else word)
+
 
 Embeddings = Callable[[], tuple[Rows, Rows]]
 """Gives the rows of W_E and W_Uᵀ to the masks that need them; rows, since W_U behind its norm is a large new matrix."""

@@ -21,7 +21,7 @@ FLOORS = [
     {"topk"},
     {"frames", "vocabulary", "select"},
     {"host"},
-    {"weights"},
+    {"weights", "first_mlp"},
     {"space"},
     {"readings"},
     {"lens", "forward", "pooled"},

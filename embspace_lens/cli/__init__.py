@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import EmbspaceError
-from . import compare, evidence, factors, models, read
+from . import circuits, compare, evidence, factors, models, read
 from .options import numbers
 
 __all__ = ["app", "main", "numbers"]
@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 
 # One module a group of commands, in the order of `--help`. What they need of torch they import when they run.
-for group in (models, read, compare):
+for group in (models, read, compare, circuits):
     for command in group.COMMANDS:
         app.command()(command)
 app.add_typer(evidence.app, name="evidence")

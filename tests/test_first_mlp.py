@@ -1,0 +1,77 @@
+"""The first MLP called alone gives what it gives inside the model, in every architecture and state."""
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+import zoo
+
+from embspace_lens import EmbspaceError
+from embspace_lens.first_mlp import _norms, behind_first_mlp
+from embspace_lens.host import Host
+from embspace_lens.raw import unwrap
+
+# One of each kind: norms in front, behind, both, neither; parallel; fused; mixtures; MLPs that are no module of their own.
+FAMILIES = [
+    "gpt2", "openai_gpt", "gptj", "bloom", "mpt", "opt", "opt_350m", "xglm", "llama", "gemma2", "glm4", "olmo2", "phi3",
+    "falcon_7b", "mixtral", "qwen2_moe", "gpt_oss", "modernbert_decoder", "native_ln", "native_no_norm", "ht_gpt2",
+    "ht_gqa_gated_rms", "ht_parallel", "ht_moe",
+]  # fmt: skip
+ADDS = ("bloom", "mpt")  # the stream is added inside
+MODELS = {**zoo.ZOO, **zoo.NATIVE, **zoo.HT_ZOO}
+STATES = [(name, state) for name in FAMILIES for state in ("raw", "compat") if state == "raw" or name in zoo.ZOO]
+
+
+def booted(name, state):
+    if name not in MODELS:
+        pytest.skip("only TransformerLens 3 has HookedTransformer")
+    if name in zoo.UNAVAILABLE:
+        pytest.skip(zoo.UNAVAILABLE[name])
+    if name in zoo.NO_FORWARD:
+        pytest.skip(zoo.NO_FORWARD[name])
+    model = MODELS[name]()
+    if name in zoo.ZOO:
+        model = zoo.boot(model)
+    return zoo.compat(model) if state == "compat" else model
+
+
+@pytest.mark.parametrize(("name", "state"), STATES)
+def test_it_is_what_the_model_computes(name, state):
+    model = booted(name, state)
+    host = Host(model)
+    before, after = _norms(host, model.blocks[0]._modules)
+    mlp = host.blocks[0].mlp
+    inside = mlp._modules["out"] if host.is_bridge and unwrap(mlp) is unwrap(model.blocks[0]) else mlp
+    entrance = mlp if isinstance(before, torch.nn.Identity) else before
+    end = inside if isinstance(after, torch.nn.Identity) else after
+    seen = {}
+    with ExitStack() as stack:
+
+        def keep(module, key, which):
+            def hook(_, args, kwargs, out):
+                seen[key] = which([*args, *kwargs.values()], out)
+
+            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+
+        keep(entrance, "in", lambda args, out: args[0])
+        keep(end, "out", lambda args, out: out[0] if isinstance(out, tuple) else out)
+        if name in ADDS:
+            keep(mlp, "stream", lambda args, out: args[1])
+        with torch.no_grad():
+            model(torch.tensor([[3, 5, 6, 7, 9]]))
+    expected = seen["out"].reshape(-1, 32) - (seen["stream"][0] if name in ADDS else 0)
+    torch.testing.assert_close(behind_first_mlp(host, seen["in"].reshape(-1, 32)), expected, atol=2e-6, rtol=1e-5)
+
+
+def test_hooks_of_others_stay_and_none_is_left(tiny):
+    model = tiny("gpt2")
+    before = [(name, len(point.fwd_hooks)) for name, point in model.hook_dict.items()]
+    behind_first_mlp(Host(model), torch.randn(3, 32))
+    assert [(name, len(point.fwd_hooks)) for name, point in model.hook_dict.items()] == before
+
+
+@pytest.mark.parametrize("name", ["native_attn_only", "bert"])
+def test_models_without_such_an_mlp_are_told(name):
+    model = booted(name, "raw")
+    with pytest.raises(EmbspaceError, match=r"first_mlp=False"):
+        behind_first_mlp(Host(model), torch.randn(3, 32))
