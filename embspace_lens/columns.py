@@ -25,7 +25,13 @@ GLOSSARY: dict[str, Column] = {
     "method": Column("str", "", "factor: one factor's code; or a control: logistic regression, the majority."),
     "factor": Column("int64", "", "Number of a dictionary's factor, from 0; −1 where a method uses none."),
     "relation": Column("str", "", "Name of a relation between words, such as antonyms, given as pairs."),
+    "metric": Column("str", "", "What a forward pass was measured by: a name of the user's, or logit, log_prob, probability."),
+    "patch_type": Column("str", "", "Which activation of a head or block was patched: out, q, k, v …; empty if not said."),
+    "composition": Column("str", "", "Q, K or V: by which input of its own a head reads what an earlier head wrote."),
+    "src_layer": Column("int64", "", "Block of the head that writes, where two heads compose."),
+    "src_head": Column("int64", "", "The head that writes, where two heads compose."),
     "layer": Column("int64", "", "Block number, as in blocks.{layer}; −1 for the embedding and unembedding."),
+    "node": Column("str", "", "Part of the forward pass: embed, attn_out, mlp_out, head, neuron, resid_pre … or remainder."),
     "expert": Column(
         "int64", "", "Expert of a mixture; −1 for weights that every token passes (shared, or dense layer)."
     ),
@@ -65,10 +71,12 @@ GLOSSARY: dict[str, Column] = {
     "token_string": Column("str", "", "Exact text of the token, leading space kept."),
     "example": Column("int64", "", "Which of the texts, counted from 0."),
     "pos": Column("int64", "tokens", "Which of the text's own tokens, from 0."),
+    "src_pos": Column("int64", "tokens", "Attended-from token of a patched attention pattern; −1 where none is meant."),
     "dest_token_index": Column("int64", "", "Vocabulary id of the attending (query) or promoted (OV output) token."),
     "dest_token_string": Column("str", "", "Exact text of the attending or promoted token."),
     "src_token_index": Column("int64", "", "Vocabulary id of the attended-from (key, OV input) token."),
     "src_token_string": Column("str", "", "Exact text of the attended-from token."),
+    "value": Column("float32", "as the metric", "What the metric was, or which part or change of it belongs to the row."),
     "score": Column(
         "float32",
         "as the lens's score",
@@ -115,7 +123,7 @@ GLOSSARY: dict[str, Column] = {
         "float32", "", "Share of a relation's pairs whose target is among a head's top tokens for the source."
     ),
     "control": Column("float32", "as the row's estimate", "The same with targets shuffled; the mean over all shuffles."),
-    "p_value": Column("float32", "", "Share of shuffles in which the best of all heads scores as high as this one."),
+    "p_value": Column("float32", "", "Share of shuffles that reach what the row found, by the rule that its function states."),
     "moved": Column("float32", "logits", "By how much an intervention moves the logits of tokens, in size; a mean."),
     "low": Column("float32", "as the row's estimate", "Lower end of a 95 % interval of the row's estimate."),
     "high": Column("float32", "as the row's estimate", "Upper end of a 95 % interval of the row's estimate."),

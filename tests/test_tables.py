@@ -119,6 +119,7 @@ def test_glossary_is_real():
     made |= {"offset", "saliency"}  # saliency
     made |= {"activation"}  # activations
     made |= {"channel", "skew", "kurtosis", "explained", "n_tokens", "moved"}  # vocabulary_channels, channel_effects
+    made |= {"metric", "patch_type", "src_pos", "value", "node", "composition", "src_layer", "src_head"}  # patching
     made |= {f"{name}_norm" for name in ("in", "gate", "out", "ov", "qk")} | {"role", "ov_copying", "qk_matching"}
     made |= {f"{pair}_similarity" for pair in ("in_out", "gate_out", "in_gate")}  # neuron_statistics, head_statistics
     made |= {f"vocab_{moment}" for moment in ("mean", "variance", "skew", "kurtosis")}
