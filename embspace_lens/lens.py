@@ -247,14 +247,29 @@ class EmbeddingLens:
         """
         return self._reader.circuit("W_OV", layer, head, k, largest)
 
-    def qk(self, layer: Select = None, head: Select = None, *, k: int = 10, largest: bool = True) -> pd.DataFrame:
-        r"""Read whom each head attends to: the best pairs of query and key tokens, position apart.
+    def qk(
+        self,
+        layer: Select = None,
+        head: Select = None,
+        *,
+        distance: int | None = None,
+        k: int = 10,
+        largest: bool = True,
+    ) -> pd.DataFrame:
+        r"""Read whom each head attends to: the best pairs of query and key tokens, position apart or at a distance.
 
         .. math:: s(\mathrm{dest}, \mathrm{src}) = E'_\mathrm{dest}\, W_Q W_K^\top\, E'^\top_\mathrm{src}
+
+        Rotary positions turn queries and keys by their places, so that a score depends on how far apart the two are; at a
+        distance Δ the form is as low-rank as without:
+
+        .. math:: s_\Delta(\mathrm{dest}, \mathrm{src}) = E'_\mathrm{dest}\, W_Q R(\Delta) W_K^\top\, E'^\top_\mathrm{src}
 
         Args:
             layer: Which blocks; all of them by default.
             head: Which query heads.
+            distance: Of models with rotary positions: how many tokens the key stands before the query; 0 is the query's own
+                place, where nothing is turned. None leaves positions out.
             k: How many pairs to keep for each head.
             largest: The highest scores first; with False, the lowest.
 
@@ -263,7 +278,8 @@ class EmbeddingLens:
             division by √d_head; `weight` is W_QK.
 
         Raises:
-            EmbspaceError: If the model has no such layer or head, or the block's attention cannot be read.
+            EmbspaceError: If the model has no such layer or head, or the block's attention cannot be read; with a distance, if its
+                positions are not rotary.
 
         Example:
             >>> lens.qk(layer=0, head=0, k=2)["rank"].tolist()
@@ -271,8 +287,9 @@ class EmbeddingLens:
 
         References:
             Dar et al. (2023), Analyzing Transformers in Embedding Space, §3.1 and Appendix A.
+            Su et al. (2021), RoFormer: Enhanced Transformer with Rotary Position Embedding. https://arxiv.org/abs/2104.09864
         """
-        return self._reader.circuit("W_QK", layer, head, k, largest)
+        return self._reader.circuit("W_QK", layer, head, k, largest, distance)
 
     def singular(
         self, layer: Select = None, head: Select = None, *, weight: str = "W_OV", n_directions: int = 10, k: int = 10
@@ -315,14 +332,15 @@ class EmbeddingLens:
         k: int = 10,
         largest: bool = True,
     ) -> pd.DataFrame:
-        r"""Read any residual vectors: SAE rows, probes, steering vectors, transformer factors.
+        r"""Read any residual vectors: sparse autoencoders, transcoders, probes, steering vectors, transformer factors.
 
         .. math:: s = xE
 
         Args:
-            vectors: `[n, d_model]` or `[d_model]`, a tensor or anything that becomes one.
+            vectors: `[n, d_model]` or `[d_model]`, a tensor or anything that becomes one; or the object itself: an SAELens
+                autoencoder or transcoder (anything with `W_dec` and `W_enc`, or `decoder` and `encoder` layers), or `Factors`.
             names: A name for each; by default their numbers, written with equally many digits so that they sort.
-            side: `"write"` for what is added to the stream, `"read"` for what listens to it.
+            side: `"write"` for what is added to the stream (decoders), `"read"` for what listens to it (encoders).
             k: How many tokens to keep for each.
             largest: The highest scores first; with False, the lowest.
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from . import errors
 from .frames import tidy
 from .select import Select, one_k, select, weight_names
-from .space import EmbeddingSpace, as_tensor, full, unembedding_rows
+from .space import EmbeddingSpace, full, unembedding_rows
+from .vectors import residual_vectors
 from .vocabulary import Vocabulary
 from .weights import ATTENTION, MLP, Weights, side_of
 
@@ -161,15 +162,17 @@ class Reader:
 
         return tidy([*grain, "token_index", "token_string", "score"], blocks(), self.vocabulary.array)
 
-    def circuit(self, name: str, layer: Select, head: Select, k: int, largest: bool) -> pd.DataFrame:
-        """Best pairs of tokens of W_OV (source × promoted) or W_QK (query × key)."""
+    def circuit(
+        self, name: str, layer: Select, head: Select, k: int, largest: bool, distance: int | None = None
+    ) -> pd.DataFrame:
+        """Best pairs of tokens of W_OV (source × promoted) or W_QK (query × key, at a distance of rotary positions)."""
         k = one_k(k, self.space.n_tokens**2, "pairs of tokens that this lens reads")
         heads, layers = self.heads(head), self.layers(layer, "attn")
 
         def blocks() -> Iterator[dict[str, Any]]:
             with tqdm(total=len(layers) * len(heads), desc=name, unit="head", disable=None, leave=False) as progress:
                 for number in layers:
-                    form = getattr(self.weights, name)(number)
+                    form = self.weights.W_OV(number) if name == "W_OV" else self.weights.W_QK(number, distance)
                     for h in heads:
                         sides = ("read", "write" if name == "W_OV" else "read")
                         scores, a, b = self.space.top_pairs(form.A[h], form.B[h].T, sides, k, largest=largest)
@@ -240,7 +243,7 @@ class Reader:
         return torch.where(top[0] >= top[1], 1.0, -1.0).to(x)
 
     def directions(self, vectors: Any, names: Sequence[str] | None, side: str, k: int, largest: bool) -> pd.DataFrame:
-        x = as_tensor(vectors, "vectors")
+        x = residual_vectors(vectors, side)
         x = x[None] if x.ndim == 1 else x
         if x.ndim != 2:
             raise errors.EmbspaceError(f"vectors have shape {tuple(x.shape)}; give [n, d_model], one direction a row.")

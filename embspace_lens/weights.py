@@ -11,6 +11,7 @@ from transformer_lens import FactoredMatrix
 from . import errors
 from .experts import ALWAYS
 from .host import Block, Host, Norm
+from .rotary import rotary_of
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 MLP = ("W_in", "W_gate", "W_out")
@@ -106,9 +107,30 @@ class Weights:
         """Source → written, `W_V W_O`: one `d_model × d_model` matrix a head, kept as its factors."""
         return FactoredMatrix(self.W_V(layer), self.W_O(layer))
 
-    def W_QK(self, layer: int) -> FactoredMatrix:
-        """Query × key, `W_Q W_Kᵀ`: one `d_model × d_model` form a head, kept as its factors, without position and 1/√d_head."""
-        return FactoredMatrix(self.W_Q(layer), self.W_K(layer).transpose(-1, -2))
+    def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
+        """Query × key, `W_Q W_Kᵀ`: one `d_model × d_model` form a head, kept as its factors, without position and 1/√d_head.
+
+        With a distance, `W_Q R(Δ) W_Kᵀ` of rotary positions: a query and a key so many tokens before it.
+        """
+        q, k = self.W_Q(layer), self.W_K(layer)
+        return FactoredMatrix(q if distance is None else q @ self.rotation(layer, distance).to(q), k.transpose(-1, -2))
+
+    def rotation(self, layer: int, distance: int) -> Float[Tensor, "d_head d_head"]:
+        """R(Δ) of rotary positions, times what a model multiplies its scores by for their sake.
+
+        Raises:
+            EmbspaceError: If the model has no rotary positions, or the distance is no number of tokens within its context.
+        """
+        block = self._block(layer, "attn")
+        n_ctx = int(getattr(self.host.cfg, "n_ctx", 0) or 0)
+        whole = hasattr(distance, "__index__") and not isinstance(distance, bool)
+        if not whole or distance < 0 or (n_ctx and distance >= n_ctx):
+            reach = f" and {n_ctx - 1}" if n_ctx else " and the context's length"
+            raise errors.EmbspaceError(
+                f"distance={distance!r} is not a number of tokens between 0{reach}, counted back from the query to the key."
+            )
+        d_head = self.host.attention(block, "W_O").shape[1]
+        return rotary_of(self.host, block).matrix(int(distance), d_head)
 
     def W_in(self, layer: int, expert: int | None = None) -> Float[Tensor, "d_model d_mlp"]:
         """Columns listen to the stream: keys of the MLP's memory."""

@@ -137,7 +137,7 @@ def test_every_mode_is_the_hook_by_hand(models, name, kind, mode):
     if mode == "tensor":
         values = torch.randn(3, 8) if kind == "head" else torch.randn(3)
     options = dict(model=model, vectors=VECTORS if kind == "direction" else None)
-    repeated = pd.concat([frame, frame[::-1]], ignore_index=True)  # units are taken once, whatever the rows' order
+    repeated = pd.concat([frame[::-1], frame], ignore_index=True)  # units are taken once, whatever the rows' order
     if mode == "scale":
         hooks = scaling_hooks(repeated, -1.5, **options)
     else:

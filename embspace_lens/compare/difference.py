@@ -57,8 +57,8 @@ class Change(Weights):
         a, b = self.after.W_OV(layer), self.before.W_OV(layer)
         return FactoredMatrix(torch.cat([a.A, b.A], dim=-1), torch.cat([a.B, -b.B], dim=-2))
 
-    def W_QK(self, layer: int) -> FactoredMatrix:
-        a, b = self.after.W_QK(layer), self.before.W_QK(layer)
+    def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
+        a, b = self.after.W_QK(layer, distance), self.before.W_QK(layer, distance)
         return FactoredMatrix(torch.cat([a.A, b.A], dim=-1), torch.cat([a.B, -b.B], dim=-2))
 
     def W_out(self, layer: int, expert: int | None = None) -> Float[Tensor, "d_mlp d_model"]:
