@@ -44,7 +44,7 @@ GLOSSARY: dict[str, Column] = {
     "inverse": Column("str", "", "Right inverse of the embedding matrix: transpose or pinv."),
     "k": Column("int64", "", "How many entries of a vector of scores are kept."),
     "sample": Column(
-        "str", "", "The claim (paired, aligned) or its control (shuffled, permuted), which should be lower."
+        "str", "", "The claim (paired, aligned, own) or its control (shuffled, permuted, other, random), which should be lower."
     ),
     "layer_a": Column("int64", "", "Block of the first of two models."),
     "layer_b": Column("int64", "", "Block of the second of two models."),
@@ -72,6 +72,8 @@ GLOSSARY: dict[str, Column] = {
     "example": Column("int64", "", "Which of the texts, counted from 0."),
     "pos": Column("int64", "tokens", "Which of the text's own tokens, from 0."),
     "src_pos": Column("int64", "tokens", "Attended-from token of a patched attention pattern; −1 where none is meant."),
+    "dest_pos": Column("int64", "tokens", "Position of the attending token (query), from 0."),
+    "src_pos": Column("int64", "tokens", "Position of the attended-from token (key), from 0."),
     "dest_token_index": Column("int64", "", "Vocabulary id of the attending (query) or promoted (OV output) token."),
     "dest_token_string": Column("str", "", "Exact text of the attending or promoted token."),
     "src_token_index": Column("int64", "", "Vocabulary id of the attended-from (key, OV input) token."),
@@ -107,7 +109,10 @@ GLOSSARY: dict[str, Column] = {
         "float32", "layers", "How many layers a random assignment matches with their own number, on average."
     ),
     "correlation": Column(
-        "float32", "", "Pearson correlation over the tokens that two models share; of layers, the mean of its size."
+        "float32",
+        "",
+        "Pearson correlation over the tokens that two models share; of layers, the mean of its size; of a score and an effect, "
+        "Spearman's.",
     ),
     "jaccard": Column("float32", "", "Tokens that two lists share, over the tokens of either; a mean."),
     "recall": Column(
@@ -170,6 +175,14 @@ GLOSSARY: dict[str, Column] = {
     "qk_matching": Column(
         "float32", "", "The same of the full QK circuit: 1 attends to its own token, −1 away from it."
     ),
+    "previous_token": Column("float32", "", "Attention to the position before, by place alone; a mean over positions."),
+    "first_token": Column("float32", "", "Attention to position 0, by place alone; a mean over positions."),
+    "same_position": Column("float32", "", "Attention to the token's own position, by place alone; a mean."),
+    "uniform": Column("float32", "", "What attention that is spread evenly would give each of these, a control."),
+    "token_token": Column("float32", "", "Share of the scores' mean square in which token meets token (query first)."),
+    "token_position": Column("float32", "", "Share in which the query's token meets the key's position."),
+    "position_token": Column("float32", "", "Share in which the query's position meets the key's token."),
+    "position_position": Column("float32", "", "Share in which position meets position."),
     "rows": Column("int64", "", "First dimension of the weight as served (heads and experts apart)."),
     "columns": Column("int64", "", "Second dimension of the weight as served (heads and experts apart)."),
     "n_heads": Column("int64", "", "How many heads the weight is split into, as stored; 0 if it is not."),
