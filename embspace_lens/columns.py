@@ -25,13 +25,19 @@ GLOSSARY: dict[str, Column] = {
     "method": Column("str", "", "factor: one factor's code; or a control: logistic regression, the majority."),
     "factor": Column("int64", "", "Number of a dictionary's factor, from 0; −1 where a method uses none."),
     "relation": Column("str", "", "Name of a relation between words, such as antonyms, given as pairs."),
-    "metric": Column("str", "", "What a forward pass was measured by: a name of the user's, or logit, log_prob, probability."),
-    "patch_type": Column("str", "", "Which activation of a head or block was patched: out, q, k, v …; empty if not said."),
+    "metric": Column(
+        "str", "", "What a forward pass was measured by: a name of the user's, or logit, log_prob, probability."
+    ),
+    "patch_type": Column(
+        "str", "", "Which activation of a head or block was patched: out, q, k, v …; empty if not said."
+    ),
     "composition": Column("str", "", "Q, K or V: by which input of its own a head reads what an earlier head wrote."),
     "src_layer": Column("int64", "", "Block of the head that writes, where two heads compose."),
     "src_head": Column("int64", "", "The head that writes, where two heads compose."),
     "layer": Column("int64", "", "Block number, as in blocks.{layer}; −1 for the embedding and unembedding."),
-    "node": Column("str", "", "Part of the forward pass: embed, attn_out, mlp_out, head, neuron, resid_pre … or remainder."),
+    "node": Column(
+        "str", "", "Part of the forward pass: embed, attn_out, mlp_out, head, neuron, resid_pre … or remainder."
+    ),
     "expert": Column(
         "int64", "", "Expert of a mixture; −1 for weights that every token passes (shared, or dense layer)."
     ),
@@ -44,7 +50,9 @@ GLOSSARY: dict[str, Column] = {
     "inverse": Column("str", "", "Right inverse of the embedding matrix: transpose or pinv."),
     "k": Column("int64", "", "How many entries of a vector of scores are kept."),
     "sample": Column(
-        "str", "", "The claim (paired, aligned, own) or its control (shuffled, permuted, other, random), which should be lower."
+        "str",
+        "",
+        "The claim (paired, aligned, own) or its control (shuffled, permuted, other, random), which should be lower.",
     ),
     "layer_a": Column("int64", "", "Block of the first of two models."),
     "layer_b": Column("int64", "", "Block of the second of two models."),
@@ -71,14 +79,15 @@ GLOSSARY: dict[str, Column] = {
     "token_string": Column("str", "", "Exact text of the token, leading space kept."),
     "example": Column("int64", "", "Which of the texts, counted from 0."),
     "pos": Column("int64", "tokens", "Which of the text's own tokens, from 0."),
-    "src_pos": Column("int64", "tokens", "Attended-from token of a patched attention pattern; −1 where none is meant."),
     "dest_pos": Column("int64", "tokens", "Position of the attending token (query), from 0."),
-    "src_pos": Column("int64", "tokens", "Position of the attended-from token (key), from 0."),
+    "src_pos": Column("int64", "tokens", "Position of the attended-from token (key), from 0; −1 where none is meant."),
     "dest_token_index": Column("int64", "", "Vocabulary id of the attending (query) or promoted (OV output) token."),
     "dest_token_string": Column("str", "", "Exact text of the attending or promoted token."),
     "src_token_index": Column("int64", "", "Vocabulary id of the attended-from (key, OV input) token."),
     "src_token_string": Column("str", "", "Exact text of the attended-from token."),
-    "value": Column("float32", "as the metric", "What the metric was, or which part or change of it belongs to the row."),
+    "value": Column(
+        "float32", "as the metric", "What the metric was, or which part or change of it belongs to the row."
+    ),
     "score": Column(
         "float32",
         "as the lens's score",
@@ -94,14 +103,20 @@ GLOSSARY: dict[str, Column] = {
     "offset": Column("int64", "tokens", "Where a token stands, counted from the target; negative is before it."),
     "saliency": Column("float32", "as the hidden states", "How much a factor's code loses when the token is replaced."),
     "code": Column("float32", "as the hidden states", "How strong a factor is in a hidden state; 0 or more."),
-    "amplification": Column("float32", "", "Length of what a head writes for a token, over that of the token's vector."),
+    "amplification": Column(
+        "float32", "", "Length of what a head writes for a token, over that of the token's vector."
+    ),
     "singular_value": Column(
         "float32", "", "Singular value of the direction, with norms folded as the lens folds them."
     ),
     "similarity": Column("float32", "cosine", "Cosine of two vectors, between −1 and 1."),
-    "skew": Column("float32", "", "Third standardised moment of scores over the vocabulary; above 0, the high tail is long."),
+    "skew": Column(
+        "float32", "", "Third standardised moment of scores over the vocabulary; above 0, the high tail is long."
+    ),
     "kurtosis": Column("float32", "", "Excess kurtosis of scores over the vocabulary; 0 for a Gaussian."),
-    "explained": Column("float32", "", "Share of a neuron's squared length in the span of its channels up to this one."),
+    "explained": Column(
+        "float32", "", "Share of a neuron's squared length in the span of its channels up to this one."
+    ),
     "n_tokens": Column("int64", "", "How many tokens stand out in a channel; further channels hardly see them."),
     "n_matched": Column("int64", "", "How many layers are matched with the layer of their own number."),
     "n_layers": Column("int64", "", "How many layers both models have that hold the weight."),
@@ -127,13 +142,19 @@ GLOSSARY: dict[str, Column] = {
     "relation_score": Column(
         "float32", "", "Share of a relation's pairs whose target is among a head's top tokens for the source."
     ),
-    "control": Column("float32", "as the row's estimate", "The same with targets shuffled; the mean over all shuffles."),
-    "p_value": Column("float32", "", "Share of shuffles that reach what the row found, by the rule that its function states."),
+    "control": Column(
+        "float32", "as the row's estimate", "The same with targets shuffled; the mean over all shuffles."
+    ),
+    "p_value": Column(
+        "float32", "", "Share of shuffles that reach what the row found, by the rule that its function states."
+    ),
     "moved": Column("float32", "logits", "By how much an intervention moves the logits of tokens, in size; a mean."),
     "low": Column("float32", "as the row's estimate", "Lower end of a 95 % interval of the row's estimate."),
     "high": Column("float32", "as the row's estimate", "Upper end of a 95 % interval of the row's estimate."),
     "n": Column("int64", "", "How many observations the row's estimate rests on."),
-    "n_left_out": Column("int64", "", "How many pairs were left out: a word of theirs is not one token that the lens reads."),
+    "n_left_out": Column(
+        "int64", "", "How many pairs were left out: a word of theirs is not one token that the lens reads."
+    ),
     "n_vectors": Column("int64", "", "How many hidden states a fit had seen, those that the row measures included."),
     "importance": Column("float32", "as the hidden states", "Mean of a factor's largest codes in a layer."),
     "level": Column("str", "", "word, pattern or long range, by the rule that `factors.level` states."),
@@ -154,17 +175,23 @@ GLOSSARY: dict[str, Column] = {
     ),
     "n_active": Column("float32", "", "How many codes are above zero; a mean over vectors."),
     "n_dead": Column("int64", "", "How many factors have been in no code for long."),
-    "role": Column("str", "", "prediction, suppression or entropy, by the rules that neuron_statistics states; or empty."),
+    "role": Column(
+        "str", "", "prediction, suppression or entropy, by the rules that neuron_statistics states; or empty."
+    ),
     "in_norm": Column("float32", "", "Length of a neuron's W_in column, norms folded."),
     "gate_norm": Column("float32", "", "Length of a neuron's W_gate column, norms folded; NaN without a gate."),
     "out_norm": Column("float32", "", "Length of a neuron's W_out row, norms folded."),
     "in_out_similarity": Column("float32", "cosine", "Between a neuron's W_in column and its W_out row."),
     "gate_out_similarity": Column("float32", "cosine", "Between W_gate column and W_out row; NaN without a gate."),
     "in_gate_similarity": Column("float32", "cosine", "Between W_in column and W_gate column; NaN without a gate."),
-    "vocab_mean": Column("float32", "cosine", "Mean of a W_out row's cosines with centred embeddings, over the tokens."),
+    "vocab_mean": Column(
+        "float32", "cosine", "Mean of a W_out row's cosines with centred embeddings, over the tokens."
+    ),
     "vocab_variance": Column("float32", "cosine squared", "Variance of those cosines over the tokens that are read."),
     "vocab_skew": Column("float32", "", "Skew of those cosines: above 0 where few tokens are promoted."),
-    "vocab_kurtosis": Column("float32", "", "Kurtosis of those cosines: large where few tokens are meant; normal is 3."),
+    "vocab_kurtosis": Column(
+        "float32", "", "Kurtosis of those cosines: large where few tokens are meant; normal is 3."
+    ),
     "ov_norm": Column("float32", "", "Frobenius norm of a head's W_OV, norms folded."),
     "qk_norm": Column("float32", "", "Frobenius norm of a head's W_QK, norms folded."),
     "ov_effective_rank": Column("float32", "", "Exponential of the entropy of W_OV's singular values."),

@@ -225,6 +225,18 @@ class Host:
             return weight.T.unflatten(0, (-1, d_head))
         return weight.unflatten(0, (-1, d_head)).transpose(-1, -2) if weight.shape[0] % d_head == 0 else None
 
+    def attention_scale(self, layer: int, d_head: int) -> float:
+        """What products of queries and keys are multiplied by, before the softmax."""
+        if not self.is_bridge:
+            attn: Any = self.blocks[layer].attn
+            return 1 / float(attn.attn_scale)
+        if self.architecture == "GPTNeoForCausalLM" or not self.from_config("scale_attn_weights", True):
+            return 1.0
+        scale = (
+            self.from_config("attention_multiplier") or (self.from_config("query_pre_attn_scalar") or d_head) ** -0.5
+        )
+        return float(scale) / (layer + 1 if self.from_config("scale_attn_by_inverse_layer_idx", False) else 1)
+
     def experts(self, block: Block) -> list[int]:
         """The experts of a block's MLP; none where the architecture has no mixtures."""
         if not self.has_experts:

@@ -1,5 +1,8 @@
 """Positions: rotary distances against the attention scores of a forward pass, learned ones against slow loops."""
 
+import doctest
+import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,8 +10,10 @@ import pytest
 import torch
 import zoo
 from reference import brute_top_pairs
+from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError, difference
+from embspace_lens.circuits import position_heads, position_qk
 from embspace_lens.raw import unwrap
 from embspace_lens.rotary import HALVES, NEIGHBOURS
 from embspace_lens.weights import Weights
@@ -173,3 +178,172 @@ def test_frequencies_that_follow_the_length_are_refused():
     lens = EmbeddingLens(zoo.boot(zoo._build("llama", "LlamaConfig", "LlamaForCausalLM", zoo.LLAMA | scaling)))
     with pytest.raises(EmbspaceError, match=r"its rotation \(dynamic\) depends on how long the text is"):
         lens.qk(layer=0, distance=1)
+
+
+# -- learned positions
+
+LEARNED = ["gpt2", "gpt_neo", "opt", "gpt_bigcode", "native_ln", *(["ht_gpt2", "ht_no_norm"] if zoo.HT_ZOO else [])]
+SHARES = ["previous_token", "first_token", "same_position", "uniform"]
+TERMS = ["token_token", "token_position", "position_token", "position_position"]
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_position_scores_equal_slow_loops(model_of, name):
+    lens = EmbeddingLens(model_of(name))
+    found: Any = position_qk(lens, positions=range(3, 9))
+    check_tidy(found, ["layer", "head", "dest_pos", "src_pos"], ["layer", "head", "dest_pos", "src_pos", "score"])
+    assert len(found) == 2 * 4 * 6 * 7 / 2
+    p = lens.weights.W_pos.double()
+    for row in found.itertuples():
+        assert row.src_pos <= row.dest_pos
+        q, k = (getattr(lens.weights, f"W_{x}")(row.layer)[row.head].double() for x in "QK")
+        assert row.score == pytest.approx(float(p[row.dest_pos] @ q @ (p[row.src_pos] @ k)), abs=1e-4)
+
+
+def slow_heads(lens, layer, head, scale):
+    """Attention of mean tokens, and the four terms' mean squares, one pair at a time."""
+    W, n = lens.weights, lens.weights.W_pos.shape[0]
+    E, p = W.W_E.double(), W.W_pos.double()
+    ids = lens.space.ids
+    E = E if ids is None else E[ids]
+    q, k = W.W_Q(layer)[head].double(), W.W_K(layer)[head].double()
+    norm = W.host.blocks[layer].before_attn
+    x = [E.mean(dim=0) + row for row in p]
+    if norm.name:
+        x = [v / ((v - v.mean() if norm.centres else v).square().mean() + W.host.cfg.eps).sqrt() for v in x]
+    A = np.zeros((n, n))
+    for i in range(n):
+        A[i, : i + 1] = torch.stack([(x[i] @ q) @ (x[j] @ k) * scale for j in range(i + 1)]).softmax(dim=0)
+    places = range(2, n)
+    shares = [np.mean([A[i, j] for i, j in zip(places, js)]) for js in (range(1, n), [0] * n, places)]
+    shares.append(np.mean([1 / (i + 1) for i in places]))
+    squares = []
+    for dest in (E, p):
+        for src in (E, p):
+            centred = src - src.mean(dim=0)
+            squares.append(np.mean([float((a @ q) @ (b @ k)) ** 2 for a in dest for b in centred]))
+    return shares, [square / sum(squares) for square in squares]
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("options", [{}, dict(vocabulary=range(5, 25), score="cosine")])
+def test_position_heads_equal_slow_loops(model_of, name, options):
+    lens = EmbeddingLens(model_of(name), **options)
+    found: Any = position_heads(lens)
+    check_tidy(found, ["layer", "head"], ["layer", "head", *SHARES, *TERMS])
+    scale = 1.0 if name == "gpt_neo" else 8**-0.5
+    for row in found.query("head == layer + 1").itertuples():
+        shares, terms = slow_heads(lens, row.layer, row.head, scale)
+        assert [getattr(row, name) for name in SHARES] == pytest.approx(shares, abs=1e-5)
+        assert [getattr(row, name) for name in TERMS] == pytest.approx(terms, abs=1e-5)
+
+
+def attention(model, x=None):
+    """Queries, keys and the pattern of block 0, on a text or on a stream put in."""
+    seen: dict[str, Any] = {}
+
+    def keep(value, hook, name):
+        seen[name] = value[0].detach()
+
+    n = zoo.N_CTX if x is None else len(x)
+    hooks: list[Any] = [] if x is None else [("blocks.0.hook_resid_pre", lambda value, hook: x[None])]
+    hooks += [(f"blocks.0.attn.hook_{name}", partial(keep, name=name)) for name in ("q", "k", "pattern")]
+    with torch.no_grad():
+        model.run_with_hooks(torch.arange(2, n + 2)[None], fwd_hooks=hooks)
+    if "pattern" not in seen:
+        pytest.skip("this TransformerLens shows no pattern of this architecture")
+    return seen["q"], seen["k"], seen["pattern"]
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_the_scale_of_scores_is_the_forward_passes(model_of, name):
+    model = model_of(name)
+    q, k, pattern = attention(model)
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scores = torch.einsum("ihd,jhd->hij", q, k) * EmbeddingLens(model).weights.host.attention_scale(0, q.shape[-1])
+    scores = scores.masked_fill(torch.ones(len(q), len(q), dtype=torch.bool).triu(1), -torch.inf)
+    torch.testing.assert_close(pattern[:, :5], scores[:, :5].softmax(dim=-1), atol=1e-4, rtol=1e-3)
+
+
+def test_attention_by_place_is_the_forward_passes():
+    """Mean tokens put into the stream of a GPT-2 without biases: the forward pass attends as the table says."""
+    hf: Any = zoo.ZOO["gpt2"]()
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    model: Any = zoo.boot(hf)
+    lens = EmbeddingLens(model)
+    mean = lens.weights.W_E.mean(dim=0)
+    _, _, pattern = attention(model, mean + lens.weights.W_pos)
+    found: Any = position_heads(lens, layer=0)
+    for head in range(4):
+        A = pattern[head]
+        expected = [A.diagonal(-1)[1:].mean(), A[2:, 0].mean(), A.diagonal()[2:].mean()]
+        assert found.loc[head, SHARES[:3]].tolist() == pytest.approx([float(x) for x in expected], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Heads of a model without norms and biases: head 0 looks back by one, 1 at the start, 2 at itself, 3 at tokens alone."""
+    model: Any = zoo.NATIVE["native_no_norm"]()
+    n = zoo.N_CTX
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.original_model.parameters():
+            if parameter.ndim == 1:
+                parameter.zero_()
+        host = EmbeddingLens(model).weights.host
+        E, p = host.outer("W_E"), host.outer("W_pos")
+        # Places are points on a circle of 8 numbers, and one that all share; tokens fill the others.
+        angle = torch.arange(n)[:, None] * torch.tensor([1.0, 2.0, 3.0, 4.0]) * 2 * torch.pi / (n + 1)
+        p.zero_()
+        p[:, 0:8:2], p[:, 1:8:2], p[:, 8] = angle.cos(), angle.sin(), 1
+        E.zero_()
+        E[:, 9:] = torch.randn(zoo.D_VOCAB, zoo.D_MODEL - 9, generator=generator)
+        block = host.blocks[0]
+        q, k = (host.attention(block, f"W_{x}") for x in "QK")
+        q.zero_(), k.zero_()
+        turn = torch.zeros(8, 8)
+        for i, f in enumerate([1.0, 2.0, 3.0, 4.0]):
+            a = torch.tensor(f * 2 * torch.pi / (n + 1))
+            turn[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor([[a.cos(), -a.sin()], [a.sin(), a.cos()]])
+        for head in (0, 1, 2):
+            k[head, :8] = torch.eye(8) * 6
+        q[0, :8], q[2, :8] = turn * 6, torch.eye(8) * 6
+        q[1, 8] = 10 * p[0, :8]
+        q[3, 9:17], k[3, 9:17] = torch.eye(8), torch.eye(8)
+    return EmbeddingLens(model)
+
+
+def test_planted_heads_are_told(planted):
+    found: Any = position_heads(planted, layer=0)
+    assert found["previous_token"].idxmax() == 0 and found["previous_token"][0] > 0.9
+    assert found["first_token"].idxmax() == 1 and found["first_token"][1] > 0.9
+    assert found["same_position"].idxmax() == 2 and found["same_position"][2] > 0.9
+    assert found[SHARES[:3]].loc[3].tolist() == pytest.approx([found["uniform"][3]] * 3, rel=0.01), "evenly"
+    assert found["position_position"][:3].tolist() == pytest.approx([1, 1, 1], abs=1e-4)
+    assert found["token_token"][3] == pytest.approx(1, abs=1e-4)
+    table: Any = position_qk(planted, layer=0, head=0)
+    scores = table.query("dest_pos == 9").set_index("src_pos")["score"]
+    assert scores.idxmax() == 8
+
+
+def test_both_ways_and_nothing(tiny):
+    if "bert" not in zoo.UNAVAILABLE:
+        found = position_qk(EmbeddingLens(tiny("bert")), layer=0, head=1, positions=[2, 5])
+        assert found[["dest_pos", "src_pos"]].values.tolist() == [[2, 2], [2, 5], [5, 2], [5, 5]]
+    lens = EmbeddingLens(tiny("gpt2"))
+    for empty in (position_qk(lens, layer=[]), position_qk(lens, positions=[]), position_heads(lens, head=[])):
+        assert len(empty) == 0 and len(empty.columns) >= 5
+    with pytest.raises(EmbspaceError, match="positions=24 is out of range"):
+        position_qk(lens, positions=24)
+    for read in (position_qk, position_heads):
+        with pytest.raises(EmbspaceError, match=r"not learned embeddings. lens.qk\(distance=…\) reads rotary ones"):
+            read(EmbeddingLens(tiny("llama")))
+
+
+def test_the_examples_in_docstrings_run(lens):
+    names = {"lens": lens, "position_qk": position_qk, "position_heads": position_heads}
+    for test in doctest.DocTestFinder().find(sys.modules["embspace_lens.circuits.positions"], globs=names):
+        assert doctest.DocTestRunner().run(test).failed == 0, test.name

@@ -6,6 +6,7 @@ from .channel_effects import channel_effects
 from .channels import VocabularyChannels, vocabulary_channels
 from .hooks import ablation_hooks, activations, scaling_hooks, steering_hooks
 from .patching import attribution_frame, composition_frame, logit_lens_frame, patching_frame
+from .positions import position_heads, position_qk
 from .relations import read_relations, relation_scores
 from .salient import salient_operations
 from .statistics import head_statistics, neuron_statistics
@@ -22,6 +23,8 @@ __all__ = [
     "logit_lens_frame",
     "neuron_statistics",
     "patching_frame",
+    "position_heads",
+    "position_qk",
     "read_relations",
     "relation_scores",
     "salient_operations",

@@ -1,0 +1,195 @@
+"""Learned position embeddings as items of their own: whom a head attends to by place alone, and how much place decides."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import errors, forward, readings
+from ..frames import tidy
+from ..lens import EmbeddingLens
+from ..rows import float64
+from ..select import Select, select
+from ..space import Embedding
+from ..weights import Weights
+
+FIRST = 2  # the first place whose own, previous and first tokens are three
+
+
+def position_qk(
+    lens: EmbeddingLens, layer: Select = None, head: Select = None, *, positions: Select = None
+) -> pd.DataFrame:
+    r"""Read whom each head attends to by place alone: the score of every query position for every key position.
+
+    .. math:: s(\mathrm{dest}, \mathrm{src}) = p_\mathrm{dest}\, W_Q W_K^\top\, p_\mathrm{src}^\top
+
+    Position embeddings stand in the stream where tokens do, so that a score here is to be read as those of `lens.qk`: before
+    the division by √d_head, and by the norm. A causal model's head sees no position behind its own; such pairs are left out.
+
+    Args:
+        lens: The lens of a model with learned position embeddings.
+        layer: Which blocks; all of them by default. What later blocks see of positions has passed the blocks before.
+        head: Which query heads.
+        positions: Which positions, on both sides; all that the model has by default, which is n_ctx² / 2 rows for each head.
+
+    Returns:
+        One row per (layer, head, dest_pos, src_pos), with `score`.
+
+    Raises:
+        EmbspaceError: If the model's positions are not learned embeddings, or it has no such layer, head or position.
+
+    Example:
+        >>> position_qk(lens, layer=0, head=1, positions=range(2))[["dest_pos", "src_pos"]].values.tolist()
+        [[0, 0], [1, 0], [1, 1]]
+
+    References:
+        Elhage et al. (2021), A Mathematical Framework for Transformer Circuits, "Eigenvalue analysis" (positional heads).
+    """
+    layers, heads = _selected(lens, layer, head)
+    W_pos = _positions(lens)
+    chosen = torch.tensor(select("positions", positions, len(W_pos), lens.name, "positions"), dtype=torch.long)
+    dest, src = (part.flatten() for part in torch.meshgrid(chosen, chosen, indexing="ij"))
+    seen = src <= dest if forward.is_causal(lens.weights.host.model) else torch.ones_like(src, dtype=torch.bool)
+    dest, src = dest[seen].numpy(), src[seen].numpy()
+    rows = W_pos[chosen.to(W_pos.device)]
+
+    def blocks() -> Iterator[dict[str, Any]]:
+        for number in tqdm(layers if len(dest) else [], desc="position_qk", unit="layer", disable=None, leave=False):
+            for h, q, k in _heads(lens.weights, number, heads):
+                scores = ((rows @ q) @ (rows @ k).T).cpu()
+                yield {
+                    "layer": number,
+                    "head": h,
+                    "dest_pos": dest,
+                    "src_pos": src,
+                    "score": scores.flatten()[seen],
+                }
+
+    return tidy(["layer", "head", "dest_pos", "src_pos", "score"], blocks())
+
+
+def position_heads(lens: EmbeddingLens, layer: Select = None, head: Select = None) -> pd.DataFrame:
+    r"""Describe every head by what place does to its attention.
+
+    Attention by place alone is that of a text of mean tokens: the stream holds :math:`x_i = \bar e + p_i`, the mean embedding of
+    the lens's tokens and a position, and passes the norm,
+
+    .. math:: A_{ij} = \operatorname{softmax}_{j} \; \hat x_i W_Q W_K^\top \hat x_j^\top / \sqrt{d_\mathrm{head}}
+
+    `previous_token`, `first_token` and `same_position` are the means of :math:`A_{i,i-1}`, :math:`A_{i,0}` and :math:`A_{ii}` over
+    the positions from the third on; uniform attention of a causal model would give each the mean of 1/(i+1), `uniform`. Biases
+    are no weights that the lens reads, and are left out.
+
+    How token and place share the work: a score of query (token t, place i) and key (token u, place j) is the sum of four,
+
+    .. math:: e_t W \tilde e_u + e_t W \tilde p_j + p_i W \tilde e_u + p_i W \tilde p_j, \qquad W = W_Q W_K^\top
+
+    with keys less their mean, for what all keys share moves no attention. `token_token`, `token_position`, `position_token` and
+    `position_position` (query first) are the mean squares of the four over all tokens and places, as shares of their sum.
+
+    Args:
+        lens: The lens of a model with learned position embeddings; its tokens count.
+        layer: Which blocks; all of them by default. The figures are exact for the first block's stream alone.
+        head: Which query heads.
+
+    Returns:
+        One row per (layer, head), with `previous_token`, `first_token`, `same_position`, `uniform`, `token_token`,
+        `token_position`, `position_token` and `position_position`.
+
+    Raises:
+        EmbspaceError: If the model's positions are not learned embeddings, or it has no such layer or head.
+
+    Example:
+        >>> found = position_heads(lens, layer=0)
+        >>> found.filter(regex="^(token|position)_").sum(axis=1).round(4).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+
+    References:
+        Elhage et al. (2021), A Mathematical Framework for Transformer Circuits. Voita et al. (2019), Analyzing Multi-Head
+        Self-Attention, §4 (positional heads). https://arxiv.org/abs/1905.09418
+    """
+    layers, heads = _selected(lens, layer, head)
+    columns = ["layer", "head", "previous_token", "first_token", "same_position", "uniform"]
+    columns += ["token_token", "token_position", "position_token", "position_position"]
+    W_pos = float64(_positions(lens))
+    n = len(W_pos)
+    if n <= FIRST:
+        raise errors.EmbspaceError(f"{lens.name} has {n} positions; previous, first and own token are three.")
+    if not layers or not heads:
+        return tidy(columns, [])
+    tokens = Embedding(lens.weights.W_E, ids=lens.space.ids)
+    mean = torch.stack([float64(tile).sum(dim=0) for tile in tokens.tiles()]).sum(dim=0) / len(tokens)
+    mean = mean.to(W_pos.device)
+    # Query sides by their second moments, key sides by their covariances.
+    moments = {"token": tokens.gram.to(W_pos.device) / len(tokens), "position": W_pos.T @ W_pos / n}
+    spreads = {"token": moments["token"] - torch.outer(mean, mean)}
+    spreads["position"] = moments["position"] - torch.outer(W_pos.mean(dim=0), W_pos.mean(dim=0))
+    causal = forward.is_causal(lens.weights.host.model)
+    hidden = torch.ones(n, n, dtype=torch.bool).triu(1).to(W_pos.device) & causal
+    uniform = torch.full((n, n), 1 / n, dtype=torch.float64)
+    uniform = uniform.tril() / uniform.tril().sum(dim=1, keepdim=True) if causal else uniform
+
+    def blocks() -> Iterator[dict[str, Any]]:
+        for number in tqdm(layers, desc="position_heads", unit="layer", disable=None, leave=False):
+            x = _normalised(lens.weights, number, mean + W_pos)
+            for h, q, k in _heads(lens.weights, number, heads):
+                q, k = float64(q).to(x), float64(k).to(x)
+                scores = (x @ q) @ (x @ k).T * lens.weights.host.attention_scale(number, q.shape[1])
+                found = _shares(scores.masked_fill(hidden, -torch.inf).softmax(dim=-1))
+                squares = {
+                    f"{dest}_{src}": float(((q.T @ moments[dest] @ q) * (k.T @ spreads[src] @ k)).sum())
+                    for dest in moments
+                    for src in spreads
+                }
+                total = sum(squares.values()) or np.nan
+                yield {
+                    "layer": number,
+                    "head": h,
+                    "uniform": _shares(uniform)["same_position"],
+                    **found,
+                    **{name: value / total for name, value in squares.items()},
+                }
+
+    return tidy(columns, blocks())
+
+
+def _selected(lens: EmbeddingLens, layer: Select, head: Select) -> tuple[list[int], list[int]]:
+    reader = readings.Reader(lens.weights, lens.space, lens.vocabulary)
+    return reader.layers(layer, "attn"), reader.heads(head)
+
+
+def _positions(lens: EmbeddingLens) -> Float[Tensor, "n_ctx d_model"]:
+    if not lens.weights.host.has_positions:
+        raise errors.unsupported(
+            f"W_pos of {lens.name}",
+            "its positions are not learned embeddings. lens.qk(distance=…) reads rotary ones",
+        )
+    return lens.weights.W_pos.float()
+
+
+def _heads(weights: Weights, layer: int, heads: list[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    q, k = weights.W_Q(layer), weights.W_K(layer)
+    return ((h, q[h], k[h]) for h in heads)
+
+
+def _normalised(weights: Weights, layer: int, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    """The stream as a block's attention meets it: by the norm's scale alone, for gain and centring are in the weights."""
+    norm = weights.host.blocks[layer].before_attn
+    if not norm.name:
+        return x
+    spread = x - x.mean(dim=-1, keepdim=True) if norm.centres else x
+    return x / (spread.square().mean(dim=-1, keepdim=True) + float(weights.host.cfg.eps)).sqrt()
+
+
+def _shares(attention: Float[Tensor, "n n"]) -> dict[str, float]:
+    """Mean attention to the previous, the first and the own position, over those positions for which they are three."""
+    return {
+        "previous_token": float(attention.diagonal(-1)[FIRST - 1 :].mean()),
+        "first_token": float(attention[FIRST:, 0].mean()),
+        "same_position": float(attention.diagonal()[FIRST:].mean()),
+    }
