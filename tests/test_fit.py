@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from embspace_lens import EmbspaceError, demo
 from embspace_lens.cli import app
 from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit, fit_factors, saliency, top_contexts
+from embspace_lens.factors.shipped import own_texts
 from embspace_lens.forward import hidden_states
 from embspace_lens.texts import texts_of
 
@@ -222,6 +223,43 @@ def test_saliency_on_the_command_line(reviews):
     expected = saliency(demo_factors(), model, texts, places, n_samples=30)
     assert len(got) and set(got["layer"]) == {3}
     pd.testing.assert_frame_equal(got, expected, check_dtype=False, rtol=1e-3)
+
+
+@needs_demo
+def test_a_site_on_the_command_line(reviews, tmp_path, monkeypatch):
+    pytest.importorskip("jinja2", reason="the site needs jinja2")
+    site = tmp_path / "site"
+    result = run("explore", site, "--texts", reviews, "--layer", "2-3", "--n", 3)
+    assert result.exit_code == 0 and str(site / "index.html") in result.stdout, result.output
+    about = (site / "about.html").read_text(encoding="utf-8")
+    assert "4, reviews.csv" in about and "hidden states of 2 layers" in about
+    asked = []
+    monkeypatch.setattr("embspace_lens.factors.shipped.own_texts", lambda model: asked.append(model) or ["A film."])
+    result = run("explore", site, "--demo")
+    assert result.exit_code == 0 and len(asked) == 1, result.output
+    about = (site / "about.html").read_text(encoding="utf-8")
+    assert "1, made up by the model itself" in about and "of 4 layers" in about
+    for arguments, sentence in (
+        ([], "Give --texts PATH, or --demo"),
+        (["--demo", "--texts", reviews], "Give --texts PATH, or --demo"),
+        (["--demo", "--factors", tmp_path], "leave --factors out"),
+        (["--demo", "--model", "reviews-small-1"], "factors='reviews-small-1' is not one of"),
+    ):
+        result = run("explore", site, *arguments)
+        assert result.exit_code == 2 and sentence in result.stderr
+
+
+@needs_demo
+def test_a_model_makes_up_texts():
+    model = demo.load("reviews-small-0")
+    texts = own_texts(model, n=4, n_tokens=12, seed=3)
+    assert 1 <= len(texts) <= 4 and all(1 <= len(model.tokenizer(text).input_ids) <= 16 for text in texts)
+    assert texts == own_texts(model, n=4, n_tokens=12, seed=3) != own_texts(model, n=4, n_tokens=12, seed=4)
+    state = torch.get_rng_state()
+    own_texts(model, n=1, n_tokens=2)
+    assert torch.equal(state, torch.get_rng_state()) and not any("<|" in text for text in texts)
+    with pytest.raises(EmbspaceError, match="does not write text"):
+        own_texts(zoo.boot(zoo.ZOO["bert"]()))
 
 
 @needs_demo

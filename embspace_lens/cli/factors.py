@@ -1,4 +1,4 @@
-"""Commands of transformer factors: factors fit, contexts, importance, saliency, senses."""
+"""Commands of transformer factors: factors fit, contexts, importance, saliency, senses, explore."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -159,7 +159,7 @@ def saliency(
     from ..factors import saliency as explain
     from ..factors import top_contexts
 
-    places = top_contexts(dictionary, found, chosen, layers=layers, n=n, max_tokens=max_tokens)
+    places: Any = top_contexts(dictionary, found, chosen, layers=layers, n=n, max_tokens=max_tokens)
     places = places[places["factor"].isin(wanted or [])]
     df = explain(dictionary, found, chosen, places, n_samples=n_samples, seed=seed)
     output.give(df, f"Next: embspace-lens factors contexts --factor {factor} --texts {texts}")
@@ -207,6 +207,57 @@ def senses(
     from ..factors import senses as measure
 
     output.give(measure(dictionary, found, sentences, words=named, layers=layers, at_least=at_least, seed=seed))
+
+
+@app.command()
+def explore(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the site goes.")] = Path("factors-site"),
+    texts: Annotated[
+        Path | None,
+        typer.Option("--texts", metavar="PATH", help="Parquet, JSON lines or CSV; or text, one text a paragraph."),
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="The demo model's own dictionary, and texts that the model makes up.")
+    ] = False,
+    factors: Dictionary = None,
+    model: Model = MODEL,
+    layer: Layers = None,
+    n: Annotated[
+        int, typer.Option("--n", metavar="N", min=1, help="How many contexts of each factor and layer.")
+    ] = 200,
+    max_tokens: MaxTokens = None,
+    column: Column = "text",
+    where: Where = None,
+    n_texts: NTexts = None,
+) -> None:
+    """Write a site of all factors, to open in a browser."""
+    layers = numbers("layer", layer)
+    if demo == (texts is not None):
+        raise EmbspaceError("Give --texts PATH, or --demo for texts that the demo model makes up.")
+    if demo and factors is not None:
+        raise EmbspaceError("--demo shows the demo model's own dictionary: leave --factors out, or give --texts.")
+    chosen = _read(texts, column, where, n_texts) if texts is not None else None
+    dictionary = _dictionary(factors, model)
+    lens = open_lens(model, "words", "cosine")
+    from ..factors.shipped import own_texts
+    from ..show.site import explore as write
+
+    read = own_texts(lens.weights.host.model) if chosen is None else chosen
+    if demo and layers is None:
+        layers = list(range(lens.weights.n_layers))  # the dictionary was not fitted to the embedding
+    source = "made up by the model itself" if texts is None else texts.name
+    write(
+        dictionary,
+        folder,
+        model=lens.weights.host.model,
+        texts=read,
+        lens=lens,
+        layers=layers,
+        n_contexts=n,
+        max_tokens=max_tokens,
+        about={"Texts": f"{len(read):,}, {source}"},
+    )
+    typer.echo(f"{folder}: {dictionary.n_factors:,} factors\nOpen {folder / 'index.html'} in a browser.")
 
 
 def _read(texts: Path, column: str, where: str | None, n_texts: int | None) -> list[str]:

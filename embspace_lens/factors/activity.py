@@ -265,8 +265,11 @@ def _contexts(layer: int, top: _Top, window: int, tokenizer: Any) -> dict[str, A
 
 
 def _decoded(tokenizer: Any, rows: np.ndarray) -> list[str]:
-    known = [row[row != NO_TOKEN].tolist() for row in rows]
-    return tokenizer.batch_decode(known, clean_up_tokenization_spaces=False, skip_special_tokens=False)
+    # One place of a text is a context of many factors: it is decoded once.
+    different, which = np.unique(rows, axis=0, return_inverse=True)
+    known = [row[row != NO_TOKEN].tolist() for row in different]
+    texts = tokenizer.batch_decode(known, clean_up_tokenization_spaces=False, skip_special_tokens=False)
+    return [texts[i] for i in which.ravel().tolist()]
 
 
 def _behind(tokenizer: Any, target: np.ndarray, rows: np.ndarray) -> list[str]:

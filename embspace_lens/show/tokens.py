@@ -52,6 +52,18 @@ def display(token: str) -> str:
     return text if text.strip(_JOINERS) else token.encode("unicode_escape").decode()
 
 
+def visible(text: str) -> str:
+    r"""A stretch of text as one line: spaces stay spaces, line ends and characters that would act or vanish are shown.
+
+    Example:
+        >>> visible("a film\n\x00")
+        'a film⏎\\x00'
+    """
+    if text.isprintable():  # nearly always, and there are millions of them
+        return text
+    return "".join(character if character.isprintable() else _shown(character) for character in text)
+
+
 def pair(left: str, right: str) -> str:
     """A pair of tokens: `␣not→␣bad`, from the attended-from or attending token to the promoted or attended-from one."""
     return f"{display(left)}→{display(right)}"
