@@ -57,8 +57,8 @@ def climb(
 
     .. math:: \max_r \lambda \operatorname{slog} \kappa\big((rE) \circ m\big) - \big(1 - \cos(w, r)\big)
 
-    The first steps take a third of λ, and so stay nearer to w: which of many heights is climbed is decided there, and they
-    lead to a higher one on average than the slope at w does.
+    There are many heights, and the first steps decide which is climbed. So each vector climbs twice: straight on, and with a
+    third of λ at first, which stays nearer to w. The higher end stands.
 
     Args:
         vectors: Where to begin, a vector a row.
@@ -73,18 +73,21 @@ def climb(
         Unit directions, one for each vector; zeros for zeros.
     """
     w = normalize(vectors, dim=1)
-    near = _ascend(w, w, mask, project, back, kurtosis_weight / 3, tolerance, FIRST_STEPS)
-    return _ascend(w, near, mask, project, back, kurtosis_weight, tolerance, max_steps)
+    near, _ = _ascend(w, w, mask, project, back, kurtosis_weight / 3, tolerance, FIRST_STEPS)
+    ends = [_ascend(w, u, mask, project, back, kurtosis_weight, tolerance, max_steps) for u in (w, near)]
+    (straight, height), (nearer, other) = ends
+    return torch.where((height >= other)[:, None], straight, nearer)
 
 
 def _ascend(w, u, mask, project, back, kurtosis_weight, tolerance, max_steps):
-    """Conjugate gradients on the sphere from u (Polak–Ribière); the objective never falls.
+    """Conjugate gradients on the sphere from u (Polak–Ribière): directions and the objective there, which never falls.
 
     A vector that a step lifts by less than the tolerance is done, and costs nothing from then on.
     """
     found, todo, m = u, torch.arange(len(u), device=u.device), mask
     c = centred(project(u) * m)
     value = objective(excess_kurtosis(c), (u * w).sum(1), kurtosis_weight)
+    height = value
     way, uphill = torch.zeros_like(u), torch.zeros_like(u)  # the last step's, as seen from where it led
     for _ in range(max_steps):
         gradient = _tangent(back(_by_score(c, kurtosis_weight) * m) + w, u)
@@ -98,14 +101,14 @@ def _ascend(w, u, mask, project, back, kurtosis_weight, tolerance, max_steps):
         way = (cos * p - sin * u) * way.norm(dim=1, keepdim=True)
         u, c = normalize(cos * u + sin * p, dim=1), cos * c + sin * q
         uphill = _tangent(gradient, u)
-        found = found.index_copy(0, todo, u)
+        found, height = found.index_copy(0, todo, u), height.index_copy(0, todo, reached)
         go = reached - value > tolerance
         if not go.any():
             break
         value = reached
         if not go.all():
             todo, w, u, c, m, value, way, uphill = (t[go] for t in (todo, w, u, c, m, value, way, uphill))
-    return found
+    return found, height
 
 
 def _tangent(x: Tensor, u: Tensor) -> Tensor:
