@@ -89,7 +89,10 @@ def test_a_table_to_be_read(run):
         "head",
         "effect",
     ]
-    assert "Next: embspace-lens operations --layer" in result.stdout
+    best = table(run("relations", "next.json", "--shuffles", "5", "--format", "csv"))
+    clearest = best.sort_values(["p_value", "relation_score"], ascending=[True, False], kind="stable").iloc[0]
+    unit = f"--layer {clearest['layer']} --head {clearest['head']} "
+    assert f"Next: embspace-lens operations {unit}" in result.stdout
     result = run("operations", "--layer", "0", "--head", "1", "--n", "3", "-k", "2")
     assert result.exit_code == 0 and "→" in result.stdout and "Next: embspace-lens heads --layer 0" in result.stdout
 
