@@ -39,11 +39,12 @@ MISREAD = "TransformerLens splits its fused query, key and value weights wrongly
 
 
 class Norm(NamedTuple):
-    """What a norm does to a weight beside it: multiply by `gain`, and centre over d_model."""
+    """What a norm does to a weight beside it: multiply by `gain`, and centre over d_model; and the bias it adds to the stream."""
 
     name: str = ""
     gain: Tensor | None = None
     centres: bool = False
+    bias: Tensor | None = None
 
 
 class Block(NamedTuple):
@@ -113,7 +114,10 @@ class Host:
             gain = readable(gain, f"the gain of {name}", self.name).float()
             offset = getattr(module, "uses_weight_offset", None) if self.is_bridge else False
             gain = 1 + gain if (kind in OFFSET_NORMS if offset is None else offset) else gain
-        return Norm(name, gain, centres=not rms)
+        bias = getattr(original, "bias", None)
+        bias = getattr(original, "b", None) if bias is None else bias
+        bias = bias.detach().float() if isinstance(bias, Tensor) else None
+        return Norm(name, gain, not rms, bias)
 
     def _block(self, layer: int, block: nn.Module) -> Block:
         modules = dict(block._modules)
@@ -224,6 +228,17 @@ class Host:
         if name == "W_O":
             return weight.T.unflatten(0, (-1, d_head))
         return weight.unflatten(0, (-1, d_head)).transpose(-1, -2) if weight.shape[0] % d_head == 0 else None
+
+    def attention_bias(self, block: Block, name: str) -> Tensor | None:
+        """What is added to queries (b_Q) or keys (b_K) `[n_heads, d_head]`, the norm's share included; keys may have fewer heads."""
+        stored = attribute(block.attn, name, f"{name} of block {block.layer}", self.name)
+        bias = stored.detach().float() if isinstance(stored, Tensor) else None
+        weight = self.attention(block, name.replace("b_", "W_"))
+        bias = bias.reshape(-1, weight.shape[-1]) if bias is not None else None
+        if block.before_attn.bias is None:
+            return bias
+        passed = (block.before_attn.bias.to(weight) @ weight).float()
+        return passed if bias is None else passed + bias.repeat_interleave(len(passed) // len(bias), dim=0).to(passed)
 
     def attention_scale(self, layer: int, d_head: int) -> float:
         """What products of queries and keys are multiplied by, before the softmax."""

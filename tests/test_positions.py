@@ -44,6 +44,8 @@ def model_of(tiny):
                 rotary_dim=4, rotary_adjacent_pairs=True,
             )  # fmt: skip
             return zoo._hooked(name, settings)
+        if name == "native_rms":
+            return zoo._native(name, dict(act_fn="silu", normalization_type="RMS"))
         return tiny(name) if name in zoo.ZOO else (zoo.NATIVE | zoo.HT_ZOO)[name]()
 
     return get
@@ -182,7 +184,15 @@ def test_frequencies_that_follow_the_length_are_refused():
 
 # -- learned positions
 
-LEARNED = ["gpt2", "gpt_neo", "opt", "gpt_bigcode", "native_ln", *(["ht_gpt2", "ht_no_norm"] if zoo.HT_ZOO else [])]
+LEARNED = [
+    "gpt2",
+    "gpt_neo",
+    "opt",
+    "gpt_bigcode",
+    "native_ln",
+    "native_rms",
+    *(["ht_gpt2", "ht_no_norm"] if zoo.HT_ZOO else []),
+]
 SHARES = ["previous_token", "first_token", "same_position", "uniform"]
 TERMS = ["token_token", "token_position", "position_token", "position_position"]
 
@@ -200,40 +210,53 @@ def test_position_scores_equal_slow_loops(model_of, name):
         assert row.score == pytest.approx(float(p[row.dest_pos] @ q @ (p[row.src_pos] @ k)), abs=1e-4)
 
 
-def slow_heads(lens, layer, head, scale):
+def slow_heads(lens, layer, head, scale, often=None):
     """Attention of mean tokens, and the four terms' mean squares, one pair at a time."""
     W, n = lens.weights, lens.weights.W_pos.shape[0]
     E, p = W.W_E.double(), W.W_pos.double()
     ids = lens.space.ids
     E = E if ids is None else E[ids]
+    share = torch.ones(len(E)).double() if often is None else (often if ids is None else often[ids]).double()
+    share = share / share.sum()
     q, k = W.W_Q(layer)[head].double(), W.W_K(layer)[head].double()
     norm = W.host.blocks[layer].before_attn
-    x = [E.mean(dim=0) + row for row in p]
+    x = [sum(f * e for f, e in zip(share, E)) + row for row in p]
     if norm.name:
         x = [v / ((v - v.mean() if norm.centres else v).square().mean() + W.host.cfg.eps).sqrt() for v in x]
-    A = np.zeros((n, n))
+    A, b = np.zeros((n, n)), {}
+    for side in "QK":
+        stored = getattr(W.host.blocks[layer].attn, f"b_{side}", None)
+        b[side] = torch.zeros(8) if stored is None else stored.detach().double().reshape(-1, 8)
+        b[side] = b[side] if b[side].ndim == 1 else b[side][head // (4 // len(b[side]))]
+        if norm.bias is not None:
+            raw = W.host.attention(W.host.blocks[layer], f"W_{side}")
+            b[side] = b[side] + norm.bias.double() @ raw[head // (4 // len(raw))].double()
     for i in range(n):
-        A[i, : i + 1] = torch.stack([(x[i] @ q) @ (x[j] @ k) * scale for j in range(i + 1)]).softmax(dim=0)
+        scores = [(x[i] @ q + b["Q"]) @ (x[j] @ k + b["K"]) * scale for j in range(i + 1)]
+        A[i, : i + 1] = torch.stack(scores).softmax(dim=0)
     places = range(2, n)
     shares = [np.mean([A[i, j] for i, j in zip(places, js)]) for js in (range(1, n), [0] * n, places)]
     shares.append(np.mean([1 / (i + 1) for i in places]))
-    squares = []
-    for dest in (E, p):
-        for src in (E, p):
-            centred = src - src.mean(dim=0)
-            squares.append(np.mean([float((a @ q) @ (b @ k)) ** 2 for a in dest for b in centred]))
+    squares, even = [], torch.full((n,), 1 / n).double()
+    for dest, f in ((E, share), (p, even)):
+        for src, g in ((E, share), (p, even)):
+            centred = src - g @ src
+            each = ((dest @ q) @ (centred @ k).T).square()
+            squares.append(sum(float(f[i] * g[j] * each[i, j]) for i in range(len(f)) for j in range(len(g))))
     return shares, [square / sum(squares) for square in squares]
 
 
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("options", [{}, dict(vocabulary=range(5, 25), score="cosine")])
-def test_position_heads_equal_slow_loops(model_of, name, options):
+@pytest.mark.parametrize("often", [None, torch.arange(zoo.D_VOCAB) % 7])
+def test_position_heads_equal_slow_loops(model_of, monkeypatch, name, options, often):
+    monkeypatch.setattr("embspace_lens.space.TILE", 11)
     lens = EmbeddingLens(model_of(name), **options)
-    found: Any = position_heads(lens)
+    found: Any = position_heads(lens, frequencies=often)
     check_tidy(found, ["layer", "head"], ["layer", "head", *SHARES, *TERMS])
     scale = 1.0 if name == "gpt_neo" else 8**-0.5
     for row in found.query("head == layer + 1").itertuples():
-        shares, terms = slow_heads(lens, row.layer, row.head, scale)
+        shares, terms = slow_heads(lens, row.layer, row.head, scale, often)
         assert [getattr(row, name) for name in SHARES] == pytest.approx(shares, abs=1e-5)
         assert [getattr(row, name) for name in TERMS] == pytest.approx(terms, abs=1e-5)
 
@@ -265,17 +288,12 @@ def test_the_scale_of_scores_is_the_forward_passes(model_of, name):
     torch.testing.assert_close(pattern[:, :5], scores[:, :5].softmax(dim=-1), atol=1e-4, rtol=1e-3)
 
 
-def test_attention_by_place_is_the_forward_passes():
-    """Mean tokens put into the stream of a GPT-2 without biases: the forward pass attends as the table says."""
-    hf: Any = zoo.ZOO["gpt2"]()
-    with torch.no_grad():
-        for name, parameter in hf.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-    model: Any = zoo.boot(hf)
+@pytest.mark.parametrize("name", LEARNED)
+def test_attention_by_place_is_the_forward_passes(model_of, name):
+    """Mean tokens put into the stream: the forward pass attends as the table says, biases and all."""
+    model = model_of(name)
     lens = EmbeddingLens(model)
-    mean = lens.weights.W_E.mean(dim=0)
-    _, _, pattern = attention(model, mean + lens.weights.W_pos)
+    _, _, pattern = attention(model, lens.weights.W_E.mean(dim=0) + lens.weights.W_pos)
     found: Any = position_heads(lens, layer=0)
     for head in range(4):
         A = pattern[head]
@@ -303,7 +321,8 @@ def planted():
         E[:, 9:] = torch.randn(zoo.D_VOCAB, zoo.D_MODEL - 9, generator=generator)
         block = host.blocks[0]
         q, k = (host.attention(block, f"W_{x}") for x in "QK")
-        q.zero_(), k.zero_()
+        q.zero_()
+        k.zero_()
         turn = torch.zeros(8, 8)
         for i, f in enumerate([1.0, 2.0, 3.0, 4.0]):
             a = torch.tensor(f * 2 * torch.pi / (n + 1))
@@ -338,6 +357,10 @@ def test_both_ways_and_nothing(tiny):
         assert len(empty) == 0 and len(empty.columns) >= 5
     with pytest.raises(EmbspaceError, match="positions=24 is out of range"):
         position_qk(lens, positions=24)
+    with pytest.raises(EmbspaceError, match=r"shape \(3,\); give one number of 0 or more for each of 97 tokens"):
+        position_heads(lens, frequencies=[1, 2, 3])
+    with pytest.raises(EmbspaceError, match="0 for every token"):
+        position_heads(lens, frequencies=[0] * 97)
     for read in (position_qk, position_heads):
         with pytest.raises(EmbspaceError, match=r"not learned embeddings. lens.qk\(distance=…\) reads rotary ones"):
             read(EmbeddingLens(tiny("llama")))

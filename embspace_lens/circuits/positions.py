@@ -15,7 +15,7 @@ from ..frames import tidy
 from ..lens import EmbeddingLens
 from ..rows import float64
 from ..select import Select, select
-from ..space import Embedding
+from ..space import Embedding, as_tensor
 from ..weights import Weights
 
 FIRST = 2  # the first place whose own, previous and first tokens are three
@@ -73,17 +73,19 @@ def position_qk(
     return tidy(["layer", "head", "dest_pos", "src_pos", "score"], blocks())
 
 
-def position_heads(lens: EmbeddingLens, layer: Select = None, head: Select = None) -> pd.DataFrame:
+def position_heads(
+    lens: EmbeddingLens, layer: Select = None, head: Select = None, *, frequencies: Any = None
+) -> pd.DataFrame:
     r"""Describe every head by what place does to its attention.
 
     Attention by place alone is that of a text of mean tokens: the stream holds :math:`x_i = \bar e + p_i`, the mean embedding of
     the lens's tokens and a position, and passes the norm,
 
-    .. math:: A_{ij} = \operatorname{softmax}_{j} \; \hat x_i W_Q W_K^\top \hat x_j^\top / \sqrt{d_\mathrm{head}}
+    .. math:: A_{ij} = \operatorname{softmax}_{j} \; (\hat x_i W_Q + b_Q)(\hat x_j W_K + b_K)^\top / \sqrt{d_\mathrm{head}}
 
     `previous_token`, `first_token` and `same_position` are the means of :math:`A_{i,i-1}`, :math:`A_{i,0}` and :math:`A_{ii}` over
-    the positions from the third on; uniform attention of a causal model would give each the mean of 1/(i+1), `uniform`. Biases
-    are no weights that the lens reads, and are left out.
+    the positions from the third on; uniform attention of a causal model would give each the mean of 1/(i+1), `uniform`. The norm's
+    bias is in b_Q and b_K.
 
     How token and place share the work: a score of query (token t, place i) and key (token u, place j) is the sum of four,
 
@@ -96,13 +98,16 @@ def position_heads(lens: EmbeddingLens, layer: Select = None, head: Select = Non
         lens: The lens of a model with learned position embeddings; its tokens count.
         layer: Which blocks; all of them by default. The figures are exact for the first block's stream alone.
         head: Which query heads.
+        frequencies: How often each token is, `[d_vocab]`, counts or shares; all of the lens's tokens alike by default. Mean tokens
+            of real texts lie elsewhere than those of a vocabulary, and attention by place with them.
 
     Returns:
         One row per (layer, head), with `previous_token`, `first_token`, `same_position`, `uniform`, `token_token`,
         `token_position`, `position_token` and `position_position`.
 
     Raises:
-        EmbspaceError: If the model's positions are not learned embeddings, or it has no such layer or head.
+        EmbspaceError: If the model's positions are not learned embeddings, it has no such layer or head, or frequencies are not one
+            number for each token.
 
     Example:
         >>> found = position_heads(lens, layer=0)
@@ -122,11 +127,9 @@ def position_heads(lens: EmbeddingLens, layer: Select = None, head: Select = Non
         raise errors.EmbspaceError(f"{lens.name} has {n} positions; previous, first and own token are three.")
     if not layers or not heads:
         return tidy(columns, [])
-    tokens = Embedding(lens.weights.W_E, ids=lens.space.ids)
-    mean = torch.stack([float64(tile).sum(dim=0) for tile in tokens.tiles()]).sum(dim=0) / len(tokens)
-    mean = mean.to(W_pos.device)
+    mean, moment = (part.to(W_pos.device) for part in _token_moments(lens, frequencies))
     # Query sides by their second moments, key sides by their covariances.
-    moments = {"token": tokens.gram.to(W_pos.device) / len(tokens), "position": W_pos.T @ W_pos / n}
+    moments = {"token": moment, "position": W_pos.T @ W_pos / n}
     spreads = {"token": moments["token"] - torch.outer(mean, mean)}
     spreads["position"] = moments["position"] - torch.outer(W_pos.mean(dim=0), W_pos.mean(dim=0))
     causal = forward.is_causal(lens.weights.host.model)
@@ -139,7 +142,8 @@ def position_heads(lens: EmbeddingLens, layer: Select = None, head: Select = Non
             x = _normalised(lens.weights, number, mean + W_pos)
             for h, q, k in _heads(lens.weights, number, heads):
                 q, k = float64(q).to(x), float64(k).to(x)
-                scores = (x @ q) @ (x @ k).T * lens.weights.host.attention_scale(number, q.shape[1])
+                b_Q, b_K = (_bias(lens.weights, number, h, f"b_{side}").to(x) for side in "QK")
+                scores = (x @ q + b_Q) @ (x @ k + b_K).T * lens.weights.host.attention_scale(number, q.shape[1])
                 found = _shares(scores.masked_fill(hidden, -torch.inf).softmax(dim=-1))
                 squares = {
                     f"{dest}_{src}": float(((q.T @ moments[dest] @ q) * (k.T @ spreads[src] @ k)).sum())
@@ -172,9 +176,37 @@ def _positions(lens: EmbeddingLens) -> Float[Tensor, "n_ctx d_model"]:
     return lens.weights.W_pos.float()
 
 
+def _token_moments(
+    lens: EmbeddingLens, frequencies: Any
+) -> tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]:
+    """The mean and the second moment of the lens's token embeddings, in float64, each token as often as it is."""
+    tokens, d_vocab = Embedding(lens.weights.W_E, ids=lens.space.ids), len(lens.weights.W_E)
+    share = torch.ones(d_vocab) if frequencies is None else as_tensor(frequencies, "frequencies").cpu()
+    if share.shape != (d_vocab,) or not torch.isfinite(share).all() or (share < 0).any():
+        raise errors.EmbspaceError(
+            f"frequencies have shape {tuple(share.shape)}; give one number of 0 or more for each of {d_vocab:,} tokens."
+        )
+    share = share.double() if lens.space.ids is None else share.double()[lens.space.ids]
+    if share.sum() == 0:
+        raise errors.EmbspaceError("frequencies are 0 for every token that this lens reads.")
+    share = share / share.sum()
+    mean, moment, start = torch.zeros(lens.weights.d_model).double(), torch.zeros(()).double(), 0
+    for tile in tokens.tiles():
+        rows = float64(tile).cpu()
+        part = share[start : start + len(rows), None]
+        mean, moment, start = mean + (part * rows).sum(dim=0), moment + rows.T @ (part * rows), start + len(rows)
+    return mean, moment
+
+
 def _heads(weights: Weights, layer: int, heads: list[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
     q, k = weights.W_Q(layer), weights.W_K(layer)
     return ((h, q[h], k[h]) for h in heads)
+
+
+def _bias(weights: Weights, layer: int, head: int, name: str) -> Float[Tensor, "*d_head"]:
+    """What a head adds to its queries or keys, the norm's share included; heads of a group share their keys."""
+    bias = weights.host.attention_bias(weights.host.blocks[layer], name)
+    return torch.zeros(()) if bias is None else bias[head // (weights.n_heads // len(bias))]
 
 
 def _normalised(weights: Weights, layer: int, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
