@@ -1,7 +1,9 @@
 """The only forward passes: texts → batches of tokens → hidden states and activations, streamed."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 from typing import Any
 
@@ -10,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .errors import EmbspaceError, no_tokenizer, out_of_range
+from .shards import Shards
 
 WINDOW = 1024  # texts sorted by length together, so that rows of a batch are about as long as each other
 OVERFLOWS = ("cut", "split")
@@ -266,6 +269,7 @@ def hidden_states(
     batch_tokens: int = 8192,
     max_tokens: int | None = None,
     overflow: str = "cut",
+    shards: str | os.PathLike[str] | None = None,
 ) -> Iterator[HiddenStates]:
     """Stream the hidden states of texts: of their own tokens alone, batch by batch, in bounded memory.
 
@@ -276,19 +280,45 @@ def hidden_states(
         batch_tokens: About how many tokens run at once.
         max_tokens: The longest row; the model's context by default.
         overflow: As for `token_batches`.
+        shards: A folder in which they are kept, one safetensors file a batch. What is there already, of a run that was stopped or that
+            is read again, is not computed a second time.
 
     Returns:
         One `HiddenStates` a batch. Texts of similar length run together, so examples come in no particular order.
 
     Raises:
-        EmbspaceError: If there is no such layer, or no tokenizer.
+        EmbspaceError: If there is no such layer, no tokenizer, or the folder holds the states of other texts or another model.
 
     Example:
         >>> [h.states[0].shape[0] for h in hidden_states(model, ["one two"], layers=[0])]
         [2]
     """
-    for batch in token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens, overflow=overflow):
-        yield states_of(model, batch, layers)
+    batches = token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens, overflow=overflow)
+    kept = None if shards is None else kept_states(model, layers, shards)
+    for number, batch in enumerate(batches):
+        yield states_of(model, batch, layers) if kept is None else kept(number, batch)
+
+
+def kept_states(
+    model: Any, layers: Sequence[int] | None, folder: str | os.PathLike[str]
+) -> Callable[[int, TokenBatch], HiddenStates]:
+    """A function of a batch and its number: its hidden states, from a folder if they are there, else computed and put there."""
+    chosen = list(range(-1, len(model.blocks))) if layers is None else [int(layer) for layer in layers]
+    weights = [parameter.flatten()[:1024].float().cpu().tolist() for parameter in model.parameters()]
+    source = sha256(repr((chosen, [str(model.cfg.model_name), *weights])).encode()).hexdigest()
+    shards = Shards(folder, source)
+
+    def get(number: int, batch: TokenBatch) -> HiddenStates:
+        found = shards.get(number, batch.tokens)
+        if found is not None:
+            example, pos, token_index = (found.pop(name) for name in ("example", "pos", "token_index"))
+            return HiddenStates(example, pos, token_index, {int(layer): states for layer, states in found.items()})
+        part = states_of(model, batch, chosen)
+        known = {"example": part.example, "pos": part.pos, "token_index": part.token_index}
+        shards.put(number, batch.tokens, known | {str(layer): states for layer, states in part.states.items()})
+        return part
+
+    return get
 
 
 @torch.no_grad()

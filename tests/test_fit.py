@@ -2,6 +2,7 @@
 
 import io
 import json
+from importlib import import_module
 
 import pandas as pd
 import pytest
@@ -152,6 +153,16 @@ def test_what_cannot_be_fitted(change, sentence, model):
         fit_factors(model, arguments.pop("texts"), **arguments)
 
 
+def test_epochs_read_kept_states(model, tmp_path, monkeypatch):
+    module = import_module("embspace_lens.forward")
+    ran, compute = [], module.states_of
+    monkeypatch.setattr(module, "states_of", lambda *arguments: ran.append(1) or compute(*arguments))
+    kept = fit_factors(model, TEXTS, **OPTIONS | {"epochs": 3}, shards=tmp_path / "kept")
+    n = len(list((tmp_path / "kept").iterdir()))
+    assert len(ran) == n, "each batch is computed once, in the first epoch"
+    assert torch.equal(kept.directions, fit_factors(model, TEXTS, **OPTIONS | {"epochs": 3}).directions)
+
+
 # -- the command line
 
 
@@ -214,12 +225,12 @@ def test_factors_are_fitted_and_read_on_the_command_line(reviews, tmp_path):
 def test_saliency_on_the_command_line(reviews):
     pytest.importorskip("captum", reason="saliency needs captum")
     result = run(
-        "saliency", "--texts", reviews, "--layer", 3, "--factor", "0-99", "--n-samples", 30, "--n-texts", 1, "--format", "csv"
+        "saliency", "--texts", reviews, "--layer", 3, "--factor", "0-19", "--n-samples", 30, "--n-texts", 1, "--format", "csv"
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     got = pd.read_csv(io.StringIO(result.stdout), keep_default_na=False)
     model, texts = demo.load("reviews-small-0"), pd.read_csv(reviews)["text"].tolist()[:1]
-    places = top_contexts(demo_factors(), model, texts, layers=[3], n=1).query("factor < 100")
+    places = top_contexts(demo_factors(), model, texts, layers=[3], n=1).query("factor < 20")
     expected = saliency(demo_factors(), model, texts, places, n_samples=30)
     assert len(got) and set(got["layer"]) == {3}
     pd.testing.assert_frame_equal(got, expected, check_dtype=False, rtol=1e-3)
@@ -252,9 +263,9 @@ def test_a_site_on_the_command_line(reviews, tmp_path, monkeypatch):
 @needs_demo
 def test_a_model_makes_up_texts():
     model = demo.load("reviews-small-0")
-    texts = own_texts(model, n=4, n_tokens=12, seed=3)
-    assert 1 <= len(texts) <= 4 and all(1 <= len(model.tokenizer(text).input_ids) <= 16 for text in texts)
-    assert texts == own_texts(model, n=4, n_tokens=12, seed=3) != own_texts(model, n=4, n_tokens=12, seed=4)
+    texts = own_texts(model, n=2, n_tokens=8, seed=3)
+    assert 1 <= len(texts) <= 2 and all(1 <= len(model.tokenizer(text).input_ids) <= 12 for text in texts)
+    assert texts == own_texts(model, n=2, n_tokens=8, seed=3) != own_texts(model, n=2, n_tokens=8, seed=4)
     state = torch.get_rng_state()
     own_texts(model, n=1, n_tokens=2)
     assert torch.equal(state, torch.get_rng_state()) and not any("<|" in text for text in texts)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import zoo
 
-from embspace_lens import EmbspaceError, demo
+from embspace_lens import EmbspaceError, demo, forward
 from embspace_lens.forward import activations, hidden_states, own_words, residual, resume, state_hook, token_batches
 
 TEXTS = ["w2 w3 w4", "", "w5", "w6 w7 w8 w9 w10 w11 w12", "w13 w14", "w20 w21 w22 w23 w24 w25 w26 w27 w28"]
@@ -204,3 +204,69 @@ def test_a_model_that_looks_both_ways_writes_nothing(tiny):
         pytest.skip("no BERT in this zoo")
     with pytest.raises(EmbspaceError, match="looks both ways"):
         next(own_words(tiny("bert"), 1, 4))
+
+
+# -- shards
+
+
+def test_states_that_are_kept_are_not_computed_again(tiny, tmp_path, monkeypatch):
+    model, texts = tiny("gpt2"), ["w2 w3 w4", "w5", "", "w6 w7 w8 w9", "w3 w3"]
+    options = {"layers": [-1, 1], "batch_tokens": 6}
+    plain = list(hidden_states(model, texts, **options))
+    ran = []
+    compute = forward.states_of
+    monkeypatch.setattr(forward, "states_of", lambda *arguments: ran.append(1) or compute(*arguments))
+    stream = hidden_states(model, texts, **options, shards=tmp_path / "kept")
+    first = [next(stream), next(stream)]  # a run that is stopped here
+    assert len(ran) == 2 and len(list((tmp_path / "kept").iterdir())) == 2
+    again = list(hidden_states(model, texts, **options, shards=tmp_path / "kept"))
+    assert len(ran) == len(plain) == len(again) > 2, "only the rest is computed"
+    third = list(hidden_states(model, texts, **options, shards=tmp_path / "kept"))
+    assert len(ran) == len(plain), "and then nothing"
+    for a, b in zip([*first, *again, *third], [*plain[:2], *plain, *plain], strict=True):
+        assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("example", "pos", "token_index"))
+        assert set(a.states) == set(b.states) and all(
+            torch.equal(a.states[layer], b.states[layer]) for layer in a.states
+        )
+
+
+def test_kept_states_of_something_else_are_refused(tiny, tmp_path):
+    model, texts = tiny("gpt2"), ["w2 w3 w4", "w5 w6"]
+    folder = tmp_path / "kept"
+    list(hidden_states(model, texts, [0], shards=folder))
+    changed = zoo.boot(zoo.ZOO["gpt2"]()).eval()
+    with torch.no_grad():
+        changed.blocks[1].mlp.out.weight[0, 0] += 1
+    for other in (
+        hidden_states(model, ["w2 w3 w4", "w5 w7"], [0], shards=folder),
+        hidden_states(model, texts, [1], shards=folder),
+        hidden_states(changed, texts, [0], shards=folder),
+    ):
+        with pytest.raises(EmbspaceError, match="made from other texts, other layers or another model"):
+            list(other)
+    (path,) = folder.iterdir()
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(EmbspaceError, match="cannot be read .* Remove it, and it is made again"):
+        list(hidden_states(model, texts, [0], shards=folder))
+    path.unlink()
+    assert len(list(hidden_states(model, texts, [0], shards=folder))) == 1
+    with pytest.raises(EmbspaceError, match="cannot be made a folder"):
+        list(hidden_states(model, texts, [0], shards=path))
+
+
+def test_a_full_disk_keeps_what_was_kept(tiny, tmp_path, monkeypatch):
+    from embspace_lens import files
+
+    model, texts = tiny("gpt2"), ["w2 w3 w4", "w5", "w6 w7 w8 w9", "w3 w3"]
+    folder = tmp_path / "kept"
+    stream = hidden_states(model, texts, [0], batch_tokens=4, shards=folder)
+    next(stream)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.Path, "write_bytes", full)
+    with pytest.raises(EmbspaceError, match="No space left on device"):
+        next(stream)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before

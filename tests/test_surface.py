@@ -17,7 +17,7 @@ PACKAGE = Path(embspace_lens.__file__).parent
 FLOORS = [
     {"errors", "columns"},
     {"rows", "raw", "files", "texts"},
-    {"pairs", "experts", "screen"},
+    {"pairs", "experts", "screen", "shards"},
     {"topk"},
     {"frames", "vocabulary", "select"},
     {"host"},

@@ -1,5 +1,6 @@
 """From a model and texts to factors, in one call that can be stopped and taken up again."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError
 from ..files import read_json, whole, write_json
-from ..forward import HiddenStates, states_of, token_batches
+from ..forward import HiddenStates, kept_states, states_of, token_batches
 from ..texts import texts_of
 from .dictionary import Factors
 from .fitting import FactorFitter
@@ -41,6 +42,7 @@ def fit_factors(
     buffer: int = BUFFER,
     seed: int = 0,
     device: str | None = None,
+    shards: str | os.PathLike[str] | None = None,
     checkpoint: str | Path | None = None,
 ) -> Factors:
     r"""Fit transformer factors to the hidden states that texts have in a model, all layers in one dictionary.
@@ -66,6 +68,7 @@ def fit_factors(
         buffer: How many hidden states are held and shuffled.
         seed: Of the fit and of the shuffling.
         device: Where the fit computes; where the model is by default.
+        shards: A folder in which hidden states are kept, as for `hidden_states`: later epochs and other fits read them there.
         checkpoint: A folder that is kept up to date; the same call goes on from it, to the same factors.
 
     Returns:
@@ -105,7 +108,9 @@ def fit_factors(
     options |= {"max_vectors": max_vectors, "model": str(getattr(model.cfg, "model_name", ""))}
     fit = _Fit(int(model.cfg.d_model), int(model.cfg.d_vocab), options, where, checkpoint)
     with tqdm(desc="factors", unit=" vectors", initial=fit.seen, total=max_vectors, disable=None, leave=False) as bar:
-        for number, part in enumerate(_parts(model, found, layers, epochs, batch_tokens, max_tokens, fit.parts)):
+        for number, part in enumerate(
+            _parts(model, found, layers, epochs, batch_tokens, max_tokens, fit.parts, shards)
+        ):
             if part is None:
                 continue
             fit.take(part, number + 1)
@@ -127,12 +132,17 @@ def _parts(
     batch_tokens: int,
     max_tokens: int | None,
     skip: int,
+    shards: Any,
 ) -> Iterator[HiddenStates | None]:
     """The hidden states of all batches; None for the first ones, which were seen before."""
     number = 0
+    kept = None if shards is None else kept_states(model, layers, shards)
     for _ in range(epochs):
-        for batch in token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens):
-            yield states_of(model, batch, layers) if number >= skip else None
+        for place, batch in enumerate(token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens)):
+            if number < skip:
+                yield None
+            else:
+                yield states_of(model, batch, layers) if kept is None else kept(place, batch)
             number += 1
 
 
