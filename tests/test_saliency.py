@@ -126,11 +126,11 @@ def test_reach_by_hand():
         ["factor", "layer", "rank", "offset", "saliency"],
         [
             {
-                "factor": np.array([0, 0, 0, 0, 1]),
-                "layer": np.zeros(5, dtype=int),
-                "rank": np.array([0, 0, 1, 1, 0]),
-                "offset": np.array([-4, 0, -2, -1, 0]),
-                "saliency": np.array([1.0, 3.0, 2.0, -5.0, -1.0]),
+                "factor": np.array([0, 0, 0, 0, 0, 1]),
+                "layer": np.zeros(6, dtype=int),
+                "rank": np.array([0, 0, 0, 1, 1, 0]),
+                "offset": np.array([-9, -4, 0, -2, -1, 0]),
+                "saliency": np.array([0.2, 1.0, 3.0, 2.0, -5.0, -1.0]),
             }
         ],
     )

@@ -18,6 +18,7 @@ from ..frames import tidy
 from ..vocabulary import Vocabulary
 from .dictionary import Factors
 
+FAINT = 0.1  # of the strongest token's saliency
 KERNEL_WIDTH = 0.25  # in cosine distance
 PER_PASS = 128  # variants of a text that run at once
 COLUMNS = ["factor", "layer", "rank", "offset", "token_index", "token_string", "saliency"]
@@ -93,9 +94,10 @@ def saliency(
 def reach_of(saliency: pd.DataFrame) -> pd.DataFrame:
     r"""How far from their targets the tokens lie that decide factors' codes, for `level`.
 
-    .. math:: \mathrm{reach} = \sum_i \max(w_i, 0) |i| / \sum_i \max(w_i, 0)
+    .. math:: \mathrm{reach} = \sum_i w_i |i| / \sum_i w_i \quad \text{over tokens with } w_i \ge \tfrac{1}{10} \max_j w_j
 
-    with i a token's offset and w its saliency; the median over a factor's contexts.
+    with i a token's offset and w its saliency; the median over a factor's contexts. Weaker tokens are left out: a fit to samples gives
+    every token a little, and many of them are far.
 
     Args:
         saliency: A table of `saliency`.
@@ -103,7 +105,9 @@ def reach_of(saliency: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per (factor), with `reach`, in tokens; missing where nothing is salient.
     """
-    strong = saliency["saliency"].clip(lower=0).astype("float64")
+    value = saliency["saliency"].astype("float64")
+    most = value.groupby([saliency[name] for name in ("factor", "layer", "rank")]).transform("max")
+    strong = value.where(value >= FAINT * most, 0.0).clip(lower=0)
     parts = saliency.assign(far=strong * saliency["offset"].abs(), strong=strong)
     sums: Any = parts.groupby(["factor", "layer", "rank"])[["far", "strong"]].sum()
     each: Any = (sums["far"] / sums["strong"].where(sums["strong"] > 0)).groupby(level="factor").median()

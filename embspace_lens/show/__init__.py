@@ -5,6 +5,7 @@ from .alignment import plot_alignment
 from .plots import (
     plot_displacement,
     plot_heads,
+    plot_importance,
     plot_keep_k,
     plot_pairs,
     plot_plane,
@@ -14,12 +15,15 @@ from .plots import (
     plot_tokens,
 )
 from .report import write_report
+from .site import explore
 
 __all__ = [
     "EmbspaceAccessor",
+    "explore",
     "plot_alignment",
     "plot_displacement",
     "plot_heads",
+    "plot_importance",
     "plot_keep_k",
     "plot_pairs",
     "plot_plane",

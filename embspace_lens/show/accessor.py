@@ -115,6 +115,7 @@ class EmbspaceAccessor:
                 "inverse": plots.plot_keep_k,
                 "kernel": plots.plot_stitch,
                 "share": plots.plot_displacement,
+                "importance": plots.plot_importance,
             }
             for column, plot in drawn.items():
                 if column in self._df.columns:
