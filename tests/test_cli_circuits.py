@@ -57,12 +57,15 @@ def refused(result, sentence):
 
 def test_all_heads(run, folder):
     lens = EmbeddingLens.from_pretrained(folder, vocabulary="ascii", score="cosine")
-    options = ["--layer", "1", "--head", "0-2", "-k", "7", "--shuffles", "30", "--seed", "2", "--no-first-mlp"]
+    options = ["--layer", "1", "--head", "0-2", "-k", "90", "--shuffles", "150", "--seed", "2", "--no-first-mlp"]
     options += ["--vocabulary", "ascii", "--score", "cosine", "--table", "heads", "--format", "csv"]
     df = table(run("relations", "next.json", *options))
-    wanted = dict(layer=1, head=range(3), k=7, n_shuffles=30, seed=2, first_mlp=False)
+    wanted = dict(layer=1, head=range(3), k=90, n_shuffles=150, seed=2, first_mlp=False)
     expected = relation_scores(lens, {"next": pairs()["next"]}, **wanted)
     pd.testing.assert_frame_equal(df, expected, check_dtype=False, rtol=1e-5)
+    other = relation_scores(lens, {"next": pairs()["next"]}, **(wanted | dict(seed=0)))
+    assert (other["p_value"] != expected["p_value"]).any()  # the options are seen in the table
+    assert len({1, *expected["relation_score"]}) > 2
 
 
 def test_the_best_heads_of_several_files(run, folder):
