@@ -118,7 +118,14 @@ def test_glossary_is_real():
     made |= {"level", "peak", "onset", "purity", "reach", "word", "tag", "method", "precision", "f1"}  # level, senses
     made |= {"offset", "saliency"}  # saliency
     made |= {"activation"}  # activations
-    made |= {"dest_pos", "src_pos", "previous_token", "first_token", "same_position", "uniform"}  # position_qk, position_heads
+    made |= {
+        "dest_pos",
+        "src_pos",
+        "previous_token",
+        "first_token",
+        "same_position",
+        "uniform",
+    }  # position_qk, position_heads
     made |= {f"{dest}_{src}" for dest in ("token", "position") for src in ("token", "position")}
     made |= {"channel", "skew", "kurtosis", "explained", "n_tokens", "moved"}  # vocabulary_channels, channel_effects
     made |= {"metric", "patch_type", "src_pos", "value", "node", "composition", "src_layer", "src_head"}  # patching

@@ -14,6 +14,7 @@ from .tokens import display
 
 MOST = len(look.SERIES)
 WIDTH, HEIGHT = 460, 300
+TOP = 1.16  # room for the names of curves that all end at their peaks
 
 
 def plot_importance(df: pd.DataFrame, named: pd.DataFrame | None = None) -> Any:
@@ -52,13 +53,13 @@ def plot_importance(df: pd.DataFrame, named: pd.DataFrame | None = None) -> Any:
         share = curve["importance"] / most
         figure.add_trace(line(go, curve["layer"], share, hover, colour))
         ends.append((escape(name), float(share.iloc[-1]), colour))
-    name_ends(figure, ends, 1.06 / HEIGHT)
+    name_ends(figure, ends, TOP / HEIGHT)
     axis = {"linecolor": look.LIGHT.line, "tickfont": {"size": 11, "color": look.LIGHT.quiet}, "zeroline": False}
     layers = df["layer"].to_numpy()
     every = max(1, -(-(int(layers.max()) - int(layers.min()) + 1) // 14))
     figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="", dtick=every)
     figure.update_xaxes(title={"text": "layer (−1: the embedding)", "font": {"size": 12}, "standoff": 6})
-    figure.update_yaxes(**axis, gridcolor=look.LIGHT.line, range=[0, 1.06], dtick=0.25)
+    figure.update_yaxes(**axis, gridcolor=look.LIGHT.line, range=[0, TOP], dtick=0.25)
     figure.update_yaxes(title={"text": "importance, share of its peak", "font": {"size": 12}})
     figure.update_layout(margin={"l": 64, "r": 150, "t": 92, "b": 54})
     return quiet(
