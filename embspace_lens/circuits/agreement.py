@@ -48,22 +48,7 @@ def agreement(
         >>> agreement(a, a, scores=("score", "score"))["sample"].tolist()
         ['paired', 'permuted']
     """
-    keys = [on] if isinstance(on, str) else list(on)
-    units = []
-    for name, table, column in (("zero_pass", zero_pass, scores[0]), ("causal", causal, scores[1])):
-        missing = [c for c in (*keys, column) if c not in table]
-        if missing:
-            raise errors.EmbspaceError(
-                f"{name} has no column {missing[0]!r}; it has {', '.join(map(repr, table.columns))}."
-            )
-        units.append(table.pivot_table(values=column, index=keys, observed=True).set_axis([name], axis="columns"))
-    both = units[0].join(units[1], how="inner").dropna()
-    if len(both) < FEWEST:
-        raise errors.EmbspaceError(
-            f"{len(both)} units are in both tables; a rank correlation needs {FEWEST} at least. Are their keys of one kind?"
-        )
-    if both.nunique().min() < 2:
-        raise errors.EmbspaceError(f"The {both.nunique().idxmin()} score is the same for all {len(both)} units.")
+    both = in_both(zero_pass, causal, on, scores)
     a, b = both["zero_pass"].to_numpy(), both["causal"].to_numpy()
     generator = np.random.default_rng(seed)
     found = _spearman(a[None], b[None])[0]
@@ -81,6 +66,31 @@ def agreement(
         "n": [len(a)] * 2,
     }
     return tidy(["sample", "correlation", "low", "high", "p_value", "n"], [block])
+
+
+def in_both(zero_pass: pd.DataFrame, causal: pd.DataFrame, on: Sequence[str], scores: tuple[str, str]) -> pd.DataFrame:
+    """The scores of the units that both tables have, indexed by their keys; as `agreement` compares them.
+
+    Raises:
+        EmbspaceError: As `agreement`.
+    """
+    keys = [on] if isinstance(on, str) else list(on)
+    units = []
+    for name, table, column in (("zero_pass", zero_pass, scores[0]), ("causal", causal, scores[1])):
+        missing = [c for c in (*keys, column) if c not in table]
+        if missing:
+            raise errors.EmbspaceError(
+                f"{name} has no column {missing[0]!r}; it has {', '.join(map(repr, table.columns))}."
+            )
+        units.append(table.pivot_table(values=column, index=keys, observed=True).set_axis([name], axis="columns"))
+    both = units[0].join(units[1], how="inner").dropna()
+    if len(both) < FEWEST:
+        raise errors.EmbspaceError(
+            f"{len(both)} units are in both tables; a rank correlation needs {FEWEST} at least. Are their keys of one kind?"
+        )
+    if both.nunique().min() < 2:
+        raise errors.EmbspaceError(f"The {both.nunique().idxmin()} score is the same for all {len(both)} units.")
+    return both
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from .accessor import EmbspaceAccessor
 from .alignment import plot_alignment
 from .plots import (
+    plot_agreement,
     plot_displacement,
     plot_heads,
     plot_importance,
@@ -20,6 +21,7 @@ from .site import explore
 __all__ = [
     "EmbspaceAccessor",
     "explore",
+    "plot_agreement",
     "plot_alignment",
     "plot_displacement",
     "plot_heads",

@@ -1,5 +1,6 @@
 """Plots of the lens's tables: plotly figures whose title says what is seen."""
 
+from .agreement import plot_agreement
 from .bars import plot_tokens
 from .comparison import plot_displacement, plot_stitch
 from .evidence import plot_keep_k, plot_recall, plot_related_pairs
@@ -9,6 +10,7 @@ from .pairs import plot_pairs
 from .plane import plot_plane
 
 __all__ = [
+    "plot_agreement",
     "plot_displacement",
     "plot_heads",
     "plot_importance",
