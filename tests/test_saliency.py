@@ -136,6 +136,8 @@ def test_reach_by_hand():
     )
     found = reach_of(frame)
     check_tidy(found, ["factor"], ["factor", "reach"])
+    with pytest.raises(EmbspaceError, match="another table: it has no 'offset'"):
+        reach_of(frame.drop(columns="offset"))
     assert found["reach"][0] == pytest.approx((1 + 2) / 2) and np.isnan(found["reach"][1])
 
 

@@ -130,6 +130,10 @@ def importance(
     Raises:
         EmbspaceError: As `activity`.
 
+    Example:
+        >>> importance(Factors(torch.eye(32)[:2], l1=0.1), model, ["w2 w3"], layers=[0, 1], n=1)["layer"].tolist()
+        [0, 1, 0, 1]
+
     References:
         Yun et al. (2021), Transformer visualization via dictionary learning, §3. https://arxiv.org/abs/2103.15949
     """
@@ -163,6 +167,11 @@ def top_contexts(
 
     Raises:
         EmbspaceError: As `activity`.
+
+    Example:
+        >>> found = top_contexts(Factors(torch.eye(32), l1=0.01), model, ["w2 w3 w4"], layers=[0], n=1)
+        >>> set(found["token_string"].str.strip()) <= {"w2", "w3", "w4"}
+        True
 
     References:
         Yun et al. (2021), Transformer visualization via dictionary learning, §3. https://arxiv.org/abs/2103.15949

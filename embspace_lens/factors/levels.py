@@ -41,6 +41,12 @@ def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame 
     Raises:
         EmbspaceError: If the tables are others, or of one layer only.
 
+    Example:
+        >>> from embspace_lens.factors import Factors, activity
+        >>> seen = activity(Factors(torch.eye(32), l1=0.01), model, ["w2 w3 w4"])
+        >>> set(level(seen.importance, seen.contexts)["level"]) <= {"word", "pattern", "long range"}
+        True
+
     References:
         Yun et al. (2021), Transformer visualization via dictionary learning, §3. https://arxiv.org/abs/2103.15949
     """

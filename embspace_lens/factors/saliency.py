@@ -64,6 +64,14 @@ def saliency(
     Raises:
         EmbspaceError: If the table or the texts are others, a number makes no sense, or captum is not installed.
 
+    Example:
+        >>> from embspace_lens.factors import top_contexts
+        >>> factors, texts = Factors(torch.eye(32), l1=0.01), ["w2 w3 w4"]
+        >>> where = top_contexts(factors, model, texts, layers=[0], n=1).head(1)
+        >>> found = saliency(factors, model, texts, where, n_samples=20, replacement="w9")
+        >>> int(found["offset"].max())
+        0
+
     References:
         Yun et al. (2021), Transformer visualization via dictionary learning, §3. https://arxiv.org/abs/2103.15949
         Ribeiro et al. (2016), "Why Should I Trust You?": Explaining the Predictions of Any Classifier. https://arxiv.org/abs/1602.04938
@@ -104,7 +112,19 @@ def reach_of(saliency: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per (factor), with `reach`, in tokens; missing where nothing is salient.
+
+    Raises:
+        EmbspaceError: If it is another table.
+
+    Example:
+        >>> from embspace_lens.frames import tidy
+        >>> row = {"factor": [7, 7], "layer": [0, 0], "rank": [0, 0], "offset": [-2, 0], "saliency": [1.0, 3.0]}
+        >>> reach_of(tidy(list(row), [row]))["reach"].tolist()
+        [0.5]
     """
+    missing = [name for name in ("factor", "layer", "rank", "offset", "saliency") if name not in saliency.columns]
+    if missing:
+        raise EmbspaceError(f"saliency is another table: it has no {missing[0]!r}.")
     value = saliency["saliency"].astype("float64")
     most = value.groupby([saliency[name] for name in ("factor", "layer", "rank")]).transform("max")
     strong = value.where(value >= FAINT * most, 0.0).clip(lower=0)

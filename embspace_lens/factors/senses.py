@@ -57,6 +57,12 @@ def senses(
     Raises:
         EmbspaceError: If no word has two senses in the text, or scikit-learn is not installed.
 
+    Example:
+        >>> verb, noun = [("w2", "pp"), ("w9", "vb")], [("w3", "at"), ("w9", "nn")]
+        >>> found = senses(Factors(torch.eye(32), l1=0.01), model, [verb, noun] * 20, layers=[0], at_least=10)
+        >>> found["method"].tolist()
+        ['factor', 'logistic', 'majority']
+
     References:
         Yun et al. (2021), Transformer visualization via dictionary learning, §4 and figure 4. https://arxiv.org/abs/2103.15949
     """

@@ -19,6 +19,9 @@ def demo_factors(name: str = "reviews-small-0") -> Factors:
     Args:
         name: The demo model.
 
+    Returns:
+        The `Factors`.
+
     Raises:
         EmbspaceError: If no factors come with it.
 
@@ -42,8 +45,16 @@ def own_texts(model: Any, *, n: int = 160, n_tokens: int = 48, seed: int = 0) ->
         n_tokens: How long each is, at most.
         seed: Of the sampling, among the 50 likeliest tokens each time.
 
+    Returns:
+        The texts.
+
     Raises:
         EmbspaceError: If the model looks both ways.
+
+    Example:
+        >>> texts = own_texts(model, n=2, n_tokens=4)
+        >>> len(texts) <= 2
+        True
     """
     if not is_causal(model):
         raise errors.EmbspaceError("A model that looks both ways does not write text; give texts instead.")
