@@ -126,7 +126,7 @@ def reach_of(saliency: pd.DataFrame) -> pd.DataFrame:
     if missing:
         raise EmbspaceError(f"saliency is another table: it has no {missing[0]!r}.")
     value = saliency["saliency"].astype("float64")
-    most = value.groupby([saliency[name] for name in ("factor", "layer", "rank")]).transform("max")
+    most: Any = value.groupby([saliency[name] for name in ("factor", "layer", "rank")]).transform("max")
     strong = value.where(value >= FAINT * most, 0.0).clip(lower=0)
     parts = saliency.assign(far=strong * saliency["offset"].abs(), strong=strong)
     sums: Any = parts.groupby(["factor", "layer", "rank"])[["far", "strong"]].sum()
