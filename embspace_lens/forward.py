@@ -1,7 +1,7 @@
 """The only forward passes: texts → batches of tokens → hidden states and activations, streamed."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from .errors import EmbspaceError, no_tokenizer, out_of_range
 from .shards import Shards
+from .texts import texts_of
 
 WINDOW = 1024  # texts sorted by length together, so that rows of a batch are about as long as each other
 OVERFLOWS = ("cut", "split")
@@ -177,6 +179,20 @@ def state_hook(model: Any, layer: int) -> str:
     return f"blocks.{layer + 1}.hook_resid_pre" if layer + 1 < n_layers else f"blocks.{layer}.hook_resid_post"
 
 
+def chosen_layers(model: Any, layers: int | Iterable[int] | None) -> list[int]:
+    """The layers asked for, each once, as numbers; by default −1, the embedding, and all blocks.
+
+    Raises:
+        EmbspaceError: If none are asked for.
+    """
+    if layers is None:
+        return list(range(-1, len(model.blocks)))
+    chosen = list(dict.fromkeys(int(layer) for layer in ([layers] if isinstance(layers, int) else layers)))
+    if not chosen:
+        raise EmbspaceError("layers names no layer. Leave it out for all of them.")
+    return chosen
+
+
 def activations(
     model: Any,
     batch: TokenBatch,
@@ -263,23 +279,25 @@ def logits(
 @torch.no_grad()
 def hidden_states(
     model: Any,
-    texts: Iterable[str],
+    texts: Any,
     layers: Sequence[int] | None = None,
     *,
     batch_tokens: int = 8192,
     max_tokens: int | None = None,
     overflow: str = "cut",
+    column: str = "text",
     shards: str | os.PathLike[str] | None = None,
 ) -> Iterator[HiddenStates]:
     """Stream the hidden states of texts: of their own tokens alone, batch by batch, in bounded memory.
 
     Args:
         model: A TransformerLens model with a tokenizer.
-        texts: Any iterable of texts, read as it is needed.
+        texts: A list, any iterable, a Hugging Face dataset, or a file; read as it is needed.
         layers: After which blocks; −1 is the embedding. All of them, and the embedding, by default.
         batch_tokens: About how many tokens run at once.
         max_tokens: The longest row; the model's context by default.
         overflow: As for `token_batches`.
+        column: The column of texts, of a table or dataset.
         shards: A folder in which they are kept, one safetensors file a batch. What is there already, of a run that was stopped or that
             is read again, is not computed a second time.
 
@@ -293,17 +311,21 @@ def hidden_states(
         >>> [h.states[0].shape[0] for h in hidden_states(model, ["one two"], layers=[0])]
         [2]
     """
-    batches = token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens, overflow=overflow)
+    found = texts_of(texts, column=column)
+    batches = token_batches(model, found, batch_tokens=batch_tokens, max_tokens=max_tokens, overflow=overflow)
     kept = None if shards is None else kept_states(model, layers, shards)
-    for number, batch in enumerate(batches):
-        yield states_of(model, batch, layers) if kept is None else kept(number, batch)
+    total = len(found) if isinstance(found, Sized) else None
+    with tqdm(total=total, desc="hidden states", unit="text", disable=None, leave=False) as bar:
+        for number, batch in enumerate(batches):
+            yield states_of(model, batch, layers) if kept is None else kept(number, batch)
+            bar.update(int((batch.start == 0).sum()))
 
 
 def kept_states(
     model: Any, layers: Sequence[int] | None, folder: str | os.PathLike[str]
 ) -> Callable[[int, TokenBatch], HiddenStates]:
     """A function of a batch and its number: its hidden states, from a folder if they are there, else computed and put there."""
-    chosen = list(range(-1, len(model.blocks))) if layers is None else [int(layer) for layer in layers]
+    chosen = chosen_layers(model, layers)
     weights = [parameter.flatten()[:1024].float().cpu().tolist() for parameter in model.parameters()]
     source = sha256(repr((chosen, [str(model.cfg.model_name), *weights])).encode()).hexdigest()
     shards = Shards(folder, source)
@@ -324,7 +346,7 @@ def kept_states(
 @torch.no_grad()
 def states_of(model: Any, batch: TokenBatch, layers: Sequence[int] | None = None) -> HiddenStates:
     """The hidden states of one batch, as `hidden_states` streams them."""
-    chosen = list(range(-1, len(model.blocks))) if layers is None else list(layers)
+    chosen = chosen_layers(model, layers)
     name_of = {layer: state_hook(model, layer) for layer in chosen}
     found = activations(model, batch, list(name_of.values()))
     own = batch.mask.to(device_of(model))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import zoo
@@ -270,3 +271,29 @@ def test_a_full_disk_keeps_what_was_kept(tiny, tmp_path, monkeypatch):
     with pytest.raises(EmbspaceError, match="No space left on device"):
         next(stream)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_texts_come_from_whatever_holds_them(tiny, tmp_path):
+    model, texts = tiny("gpt2"), ["w2 w3 w4", "w5 w6"]
+    expected = [part.token_index.tolist() for part in hidden_states(model, texts, [0])]
+    pd.DataFrame({"review": texts}).to_parquet(tmp_path / "texts.parquet")
+    (tmp_path / "texts.txt").write_text("w2 w3 w4\n\nw5 w6\n")
+
+    class Dataset:
+        column_names = ("review",)
+
+        def __iter__(self):
+            return iter({"review": text} for text in texts)
+
+        def __len__(self):
+            return 2
+
+    for source, column in (
+        (iter(texts), "text"),
+        (tmp_path / "texts.parquet", "review"),
+        (str(tmp_path / "texts.txt"), "text"),
+        (Dataset(), "review"),
+    ):
+        assert [part.token_index.tolist() for part in hidden_states(model, source, [0], column=column)] == expected
+    with pytest.raises(EmbspaceError, match="has no column 'text'; its columns are 'review'"):
+        list(hidden_states(model, Dataset(), [0]))
