@@ -157,7 +157,11 @@ GLOSSARY: dict[str, Column] = {
     ),
     "n_vectors": Column("int64", "", "How many hidden states a fit had seen, those that the row measures included."),
     "importance": Column("float32", "as the hidden states", "Mean of a factor's largest codes in a layer."),
-    "level": Column("str", "", "word, pattern or long range, by the rule that `factors.level` states."),
+    "level": Column(
+        "str",
+        "",
+        "word, pattern or long range, by the rule that `factors.level` states; empty for a factor that is never active.",
+    ),
     "peak": Column("float32", "share of the depth", "Where a factor is most important: 0 the first layer, 1 the last."),
     "onset": Column("float32", "share of the depth", "Where a factor first has half of its largest importance."),
     "purity": Column("float32", "", "Share of a factor's strongest targets that are one and the same token."),

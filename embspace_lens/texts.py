@@ -24,7 +24,7 @@ def read_texts(path: str | Path, *, column: str = "text", where: str | None = No
         The texts, in the order of the file, empty ones left out.
 
     Raises:
-        EmbspaceError: If the file does not exist, has no such column, or holds no text.
+        EmbspaceError: If the file does not exist, is damaged, has no such column, or holds no text; or `where` is no condition.
     """
     path = Path(path)
     if set(path.suffixes) & TABLES:
@@ -34,7 +34,10 @@ def read_texts(path: str | Path, *, column: str = "text", where: str | None = No
         _refuse_missing(path)
         if where is not None:
             raise EmbspaceError(f"where={where!r} needs a table, and {path} is a text file. Leave it out.")
-        texts = re.split(r"\n\s*\n", path.read_text(encoding="utf-8"))
+        try:
+            texts = re.split(r"\n\s*\n", path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as reason:
+            raise EmbspaceError(f"{path} cannot be read as text in UTF-8: {reason}.") from reason
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise EmbspaceError(f"{path} holds no text" + (f" where {where}." if where else "."))
@@ -72,26 +75,36 @@ def read_table(path: Path, columns: list[str], where: str | None = None) -> pd.D
     """Read a table that has the columns, and of it the rows that `where` names.
 
     Raises:
-        EmbspaceError: If there is no such file, or it lacks a column.
+        EmbspaceError: If there is no such file, it is damaged or lacks a column, or `where` is no condition on its rows.
     """
     _refuse_missing(path)
-    if ".parquet" in path.suffixes:
-        frame = pd.read_parquet(path)
-    else:
-        frame = pd.read_csv(path) if ".csv" in path.suffixes else pd.read_json(path, lines=True)
+    try:
+        if ".parquet" in path.suffixes:
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path) if ".csv" in path.suffixes else pd.read_json(path, lines=True)
+    except (OSError, EOFError, ValueError) as reason:  # pandas's and arrow's own errors are among them
+        raise EmbspaceError(f"{path} cannot be read ({reason}). It is damaged, or not what its name says.") from reason
     for column in columns:
         if column not in frame.columns:
             raise EmbspaceError(
                 f"{path} has no column {column!r}; its columns are {', '.join(map(repr, frame.columns))}."
             )
-    return frame.query(where) if where else frame
+    if not where:
+        return frame
+    try:
+        return frame.query(where)
+    except (SyntaxError, ValueError, TypeError, AttributeError, KeyError, NameError) as reason:
+        raise EmbspaceError(
+            f"where={where!r} is not a condition on the rows of {path}: {reason}. Write it as in \"split == 'test'\"."
+        ) from reason
 
 
 def texts_of(source: Any, *, column: str = "text", where: str | None = None) -> Iterable[str]:
-    """Texts from what a user has: a list, any iterable, a Hugging Face dataset, or a file.
+    """Texts from what a user has: a list, any iterable, a dataframe, a Hugging Face dataset, or a file.
 
     Args:
-        source: Texts; a `datasets.Dataset`, of which `column` is read as it is needed; or the path of a file for `read_texts`.
+        source: Texts; a dataframe; a `datasets.Dataset`, of which `column` is read as it is needed; or the path of a file for `read_texts`.
         column: The column of a table or of a dataset.
         where: As for `read_texts`; for files alone.
 
@@ -102,8 +115,16 @@ def texts_of(source: Any, *, column: str = "text", where: str | None = None) -> 
         if isinstance(source, str) and (len(source) > 4096 or "\n" in source):
             raise EmbspaceError("texts is one string; give a sequence of texts, [text] for a single one.")
         return read_texts(source, column=column, where=where)
+    if isinstance(source, pd.DataFrame):
+        if column not in source.columns:
+            raise EmbspaceError(
+                f"The table has no column {column!r}; its columns are {', '.join(map(repr, source.columns))}."
+            )
+        return source[column].tolist()
     names = getattr(source, "column_names", None)
     if names is None:
+        if not isinstance(source, Iterable):
+            raise EmbspaceError(f"texts={source!r} holds no texts; give a list of them, or the path of a file.")
         return source
     if column not in names:
         raise EmbspaceError(f"The dataset has no column {column!r}; its columns are {', '.join(map(repr, names))}.")

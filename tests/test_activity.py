@@ -135,9 +135,9 @@ def test_levels_are_where_factors_set_in():
     strong = curves([4, 3, 2, 1], [1, 1, 4, 3], [0, 0, 1, 4], [1, 2, 3, 4], [0, 0, 0, 0])
     df = level(strong, targets([5, 5, 5, 6], [7, 8], [9], [9]))
     check_tidy(df, ["factor"], list(df))
-    assert df["level"].tolist() == ["word", "pattern", "long range", "word", "word"]
-    assert df["onset"].tolist() == pytest.approx([0, 2 / 3, 1, 1 / 3, 0])
-    assert df["peak"].tolist() == pytest.approx([0, 2 / 3, 1, 1, 0])
+    assert df["level"].tolist() == ["word", "pattern", "long range", "word", ""], "a dead factor is no word"
+    assert df["onset"].tolist() == pytest.approx([0, 2 / 3, 1, 1 / 3, np.nan], nan_ok=True)
+    assert df["peak"].tolist() == pytest.approx([0, 2 / 3, 1, 1, np.nan], nan_ok=True)
     assert df["purity"].tolist()[:3] == [0.75, 0.5, 1.0] and df["token_string"].tolist() == ["w5", "w7", "w9", "w9", ""]
     assert np.isnan(df["purity"].iloc[4]) and df["token_index"].iloc[4] == -1
 
@@ -201,6 +201,10 @@ def test_senses_named_by_the_user_and_words_without_any(model):
     assert set(df["tag"]) == {"nn"} and senses(factors, model, sentences, words={"w5": ["nn"]}, layers=[0, 1]).equals(
         df
     )
+    assert senses(factors, model, sentences, words={"w5": "nn"}, layers=[0, 1]).equals(df), "one tag as it is"
+    assert set(senses(factors, model, sentences, words="w5", layers=[0], at_least=9)["word"]) == {"w5"}
+    with pytest.raises(EmbspaceError, match="seed=-1 is not a whole number"):
+        senses(factors, model, sentences, seed=-1)
     with pytest.raises(EmbspaceError, match="No word has two tags that occur 60 times"):
         senses(factors, model, sentences)
     with pytest.raises(EmbspaceError, match="'w50' does not occur"):

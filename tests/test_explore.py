@@ -9,6 +9,7 @@ from collections import Counter
 from importlib import import_module
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import zoo
@@ -425,6 +426,10 @@ def test_what_is_missing_is_left_out(factors, seen, tiny, tmp_path):
     assert head["level"] == "" and len(head["curve"]) == 1
     single = explore(Factors(factors.directions[:1], l1=0.1), tmp_path / "single")
     assert given(single / "data" / "f" / "0" / "head.js")[1]["neighbours"] == []
+    few = Activity(*(table[table["factor"] < 3].reset_index(drop=True) if "factor" in table else table for table in (seen.importance, seen.measures, seen.contexts)))  # fmt: skip
+    part = explore(factors, tmp_path / "part", seen=few)
+    _, overview = given(part / "data" / "overview.js")
+    assert [row[0] for row in overview["rows"]][3:] == [""] * 9 and all(row[0] for row in overview["rows"][:2])
     with pytest.raises(EmbspaceError, match="texts are read by a model"):
         explore(factors, tmp_path / "x", texts=TEXTS)
     with pytest.raises(EmbspaceError, match="seen speaks of factor 11, and there are 2"):
@@ -447,9 +452,12 @@ def test_saliency_tints_its_contexts(factors, seen, tmp_path):
     block = {name: np.full(3, row[name]) for name in ("factor", "layer", "rank")}
     block |= {"offset": offsets, "token_index": np.arange(3), "token_string": np.array([" far", " near", " me"], dtype=object)}  # fmt: skip
     table = tidy([*block, "saliency"], [block | {"saliency": np.array([-0.2, 0.9, 1.0])}])
-    site = explore(factors, tmp_path / "pages", seen=seen, saliency=table)
+    site = explore(
+        factors, tmp_path / "pages", seen=seen, saliency=pd.concat([table, table])
+    )  # what is said twice is shown once
     place = [-1, 0, 1].index(row["layer"])
     text = dom(site / "factor.html", f"#{row['factor']}/{place}")
     assert 'class="tok minus" style="--s:0.20" title="saliency −0.2"> far</span>' in text
     assert 'class="tok strong" style="--s:0.90" title="saliency 0.9"> near</span>' in text
+    assert text.count("> far</span>") == 1
     assert "Where it was computed, the tint is saliency" in text

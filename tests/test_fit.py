@@ -1,13 +1,18 @@
 """From texts to factors in one call: what it is fitted to, and that it can be stopped."""
 
+import bz2
 import io
 import json
+import re
 from importlib import import_module
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import zoo
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from embspace_lens import EmbspaceError, demo
@@ -15,7 +20,7 @@ from embspace_lens.cli import app
 from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit, fit_factors, saliency, top_contexts
 from embspace_lens.factors.shipped import own_texts
 from embspace_lens.forward import hidden_states
-from embspace_lens.texts import texts_of
+from embspace_lens.texts import read_texts, texts_of
 
 TEXTS = [" ".join(f"w{2 + (7 * i + 3 * j) % 60}" for j in range(3 + i % 9)) for i in range(60)]
 OPTIONS = {"n_factors": 8, "l1": 0.3, "layers": [0, 1], "buffer": 100}
@@ -77,9 +82,9 @@ def test_a_fit_that_was_stopped_ends_at_the_same_factors(model, whole, tmp_path,
     folder, flushes = tmp_path / "fit", []
     flush = fit._Fit._flush
 
-    def stops(self, number):
-        flush(self, number)
-        flushes.append(number)
+    def stops(self):
+        flush(self)
+        flushes.append(self.number)
         if len(flushes) == after:
             raise KeyboardInterrupt
 
@@ -100,6 +105,88 @@ def test_a_fit_that_was_stopped_ends_at_the_same_factors(model, whole, tmp_path,
         path.write_bytes(b"x")
     with pytest.raises(EmbspaceError, match="holds no fit that can be read"):
         fit_factors(model, TEXTS, **OPTIONS, batch_tokens=40, checkpoint=folder)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_vectors": 150}, {"epochs": 2, "buffer": 10_000}])
+def test_a_finished_fit_is_not_learnt_from_twice(model, tmp_path, options):
+    options = OPTIONS | {"batch_tokens": 40} | options
+    unbroken = fit_factors(model, TEXTS, **options)
+    for _ in range(3):
+        assert torch.equal(fit_factors(model, TEXTS, **options, checkpoint=tmp_path).directions, unbroken.directions)
+
+
+@pytest.mark.parametrize("step", ["_flush", "flush"])
+def test_a_fit_that_was_stopped_while_it_ended(model, tmp_path, monkeypatch, step):
+    """With the last states learnt from and saved, before the end was written down."""
+    options = OPTIONS | {"batch_tokens": 40}
+    unbroken = fit_factors(model, TEXTS, **options)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self):
+        raise Killed
+
+    monkeypatch.setattr(fit, "SECONDS", -1)
+    with monkeypatch.context() as m:
+        end = fit._Fit._flush
+        if step == "flush":
+            m.setattr(FactorFitter, "flush", killed)
+        else:
+            m.setattr(fit._Fit, "end", lambda self: (end(self), killed(self)))
+        with pytest.raises(Killed):
+            fit_factors(model, TEXTS, **options, checkpoint=tmp_path)
+    assert torch.equal(fit_factors(model, TEXTS, **options, checkpoint=tmp_path).directions, unbroken.directions)
+
+
+def test_a_fit_of_other_texts_is_not_gone_on_with(model, tmp_path):
+    options = OPTIONS | {"batch_tokens": 40}
+    fit_factors(model, TEXTS, **options, checkpoint=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for other in ([text.replace("w3", "w4") for text in TEXTS], TEXTS[:30], [*TEXTS, "w2 w3"], [*TEXTS, *TEXTS * 20]):
+        with pytest.raises(EmbspaceError, match="holds a fit to other texts"):
+            fit_factors(model, other, **options, checkpoint=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ([1], "is not a checkpoint's"),
+        ({"options": 3}, "is not a checkpoint's"),
+        ({"parts": "x"}, "holds no fit that can be read"),
+        ({"fitter": 3}, "holds no fit that can be read"),
+        ({"counts": 3}, "counts of 3 tokens"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(model, tmp_path, change, sentence):
+    fit_factors(model, TEXTS, **OPTIONS, checkpoint=tmp_path)
+    facts = json.loads((tmp_path / "fit.json").read_text())
+    if "counts" in change:
+        save_file({"counts": torch.zeros(3, dtype=torch.int64)}, tmp_path / facts["fitter"] / "counts.safetensors")
+    else:
+        (tmp_path / "fit.json").write_text(json.dumps(facts | change if isinstance(change, dict) else change))
+    with pytest.raises(EmbspaceError, match=sentence):
+        fit_factors(model, TEXTS, **OPTIONS, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said(model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(EmbspaceError, match="cannot be made a folder"):
+        fit_factors(model, TEXTS, **OPTIONS, checkpoint=tmp_path / "file")
+    write = Path.write_bytes
+
+    def full(self, data):
+        if "counts" in self.name:
+            write(self, data[:9])
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(fit, "SECONDS", -1)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(EmbspaceError, match="No space left on device"):
+        fit_factors(model, TEXTS, **OPTIONS, checkpoint=tmp_path / "full")
+    assert not (tmp_path / "full" / "fit.json").exists()
 
 
 def test_it_stops_when_enough_was_seen(model, tmp_path):
@@ -124,6 +211,7 @@ def test_texts_as_users_have_them(model, whole, tmp_path):
     (tmp_path / "reviews.txt").write_text("\n\n".join(TEXTS))
     for texts, options in (
         (iter(TEXTS), {}),
+        (pd.DataFrame({"review": TEXTS}), {"column": "review"}),
         (Dataset(), {"column": "review"}),
         (tmp_path / "reviews.parquet", {"column": "review"}),
         (str(tmp_path / "reviews.txt"), {}),
@@ -145,12 +233,50 @@ def test_texts_as_users_have_them(model, whole, tmp_path):
         ({"n_factors": 0}, "n_factors"),
         ({"l1": 0}, "l1"),
         ({"layers": [7]}, "layer=7 is out of range"),
+        ({"layers": []}, "layers names no layer"),
+        ({"texts": None}, "texts=None holds no texts"),
+        ({"texts": pd.DataFrame({"review": TEXTS})}, "The table has no column 'text'; its columns are 'review'"),
     ],
 )
 def test_what_cannot_be_fitted(change, sentence, model):
     arguments = {"texts": TEXTS, **OPTIONS} | change
     with pytest.raises(EmbspaceError, match=sentence):
         fit_factors(model, arguments.pop("texts"), **arguments)
+
+
+def test_layers_as_users_write_them(model):
+    options = {key: value for key, value in OPTIONS.items() if key != "layers"}
+    first = fit_factors(model, TEXTS, **options, layers=0)
+    for layers in ([0], np.array([0]), (0, 0), range(1)):
+        assert torch.equal(fit_factors(model, TEXTS, **options, layers=layers).directions, first.directions)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.parquet", b"PAR1 and then nothing"),
+        ("b.parquet", b""),
+        ("a.jsonl", b'{"text": "one"}\n{"te'),
+        ("a.csv", b""),
+        ("b.csv", b"\xff\xfe\x00text\n"),
+        ("c.csv", b'text\n"not closed'),
+        ("d.csv.gz", b"not gzip"),
+        ("e.jsonl.bz2", bz2.compress(b'{"text": "one"}\n' * 99)[:-20]),
+        ("a.txt", b"\xff\xfe\x00\x80"),
+    ],
+)
+def test_damaged_texts_are_refused_in_a_sentence(name, data, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(EmbspaceError, match=re.escape(name) + " cannot be read"):
+        read_texts(tmp_path / name)
+
+
+@pytest.mark.parametrize("where", ["nope > 3", "n >", "n + 1", "n.nope()", "@x > 1"])
+def test_a_condition_that_is_none_is_refused_in_a_sentence(where, tmp_path):
+    pd.DataFrame({"text": ["a", "b"], "n": [1, 2]}).to_csv(tmp_path / "t.csv")
+    assert read_texts(tmp_path / "t.csv", where="n > 1") == ["b"]
+    with pytest.raises(EmbspaceError, match="is not a condition on the rows"):
+        read_texts(tmp_path / "t.csv", where=where)
 
 
 def test_epochs_read_kept_states(model, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Which tokens decide a code: planted linear codes, variants run by hand, and models that look one way or both."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import zoo
@@ -194,6 +195,24 @@ def test_what_is_refused(tiny, factors):
         explain(factors, model, contexts.assign(example=3, pos=5))
     with pytest.raises(EmbspaceError, match="Text 1 has 0 tokens"):
         explain(factors, model, contexts.assign(example=1, pos=0))
+    with pytest.raises(EmbspaceError, match="no token -1"):
+        explain(factors, model, contexts.assign(pos=-1))
+    with pytest.raises(EmbspaceError, match="contexts speaks of factor 99, and there are"):
+        explain(factors, model, contexts.assign(factor=99))
+    for texts, sentence in (
+        (["w50 " * 40] * 4, "is not the one that contexts names"),
+        (["  "] * 4, "has 0 tokens"),
+    ):
+        with pytest.raises(EmbspaceError, match=sentence):
+            saliency(factors, model, texts, contexts, n_samples=9)
     empty = explain(factors, model, contexts.head(0))
     check_tidy(empty, GRAIN, COLUMNS)
     assert empty.empty
+
+
+def test_texts_as_users_have_them(tiny, factors):
+    model = tiny("gpt2")
+    contexts = contexts_of(factors, model).head(1)
+    first = saliency(factors, model, TEXTS, contexts, n_samples=20)
+    for given in (pd.DataFrame({"review": TEXTS}), iter(TEXTS)):
+        assert saliency(factors, model, given, contexts, n_samples=20, column="review").equals(first)

@@ -10,20 +10,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import EmbspaceError
-from ..files import read_json, whole, write_json
-from ..forward import HiddenStates, kept_states, states_of, token_batches
+from ..files import read_json, write_json, write_whole
+from ..forward import HiddenStates, chosen_layers, kept_states, states_of, token_batches
 from ..texts import texts_of
-from .dictionary import Factors
+from .dictionary import Factors, make_folder
 from .fitting import FactorFitter
 
 WEIGHTINGS = ("frequency", "uniform")
 BUFFER = 65_536  # hidden states that are shuffled together
 SECONDS = 60  # between checkpoints
+FACTS = {"parts": int, "seen": int, "flushes": int, "said": str, "done": bool}
 
 
 def fit_factors(
@@ -97,7 +98,12 @@ def fit_factors(
     if epochs > 1 and iter(found) is found:
         raise EmbspaceError("texts can be read only once, so epochs=1; give a list, a dataset or a file for more.")
     where = device or str(next(model.parameters()).device)
-    options = {"n_factors": n_factors, "layers": layers and list(layers), "l1": float(l1), "epochs": epochs}
+    options = {
+        "n_factors": n_factors,
+        "layers": layers if layers is None else chosen_layers(model, layers),
+        "l1": float(l1),
+        "epochs": epochs,
+    }
     options |= {
         "weighting": weighting,
         "batch_tokens": batch_tokens,
@@ -108,16 +114,15 @@ def fit_factors(
     options |= {"max_vectors": max_vectors, "model": str(getattr(model.cfg, "model_name", ""))}
     fit = _Fit(int(model.cfg.d_model), int(model.cfg.d_vocab), options, where, checkpoint)
     with tqdm(desc="factors", unit=" vectors", initial=fit.seen, total=max_vectors, disable=None, leave=False) as bar:
-        for number, part in enumerate(
-            _parts(model, found, layers, epochs, batch_tokens, max_tokens, fit.parts, shards)
-        ):
-            if part is None:
-                continue
-            fit.take(part, number + 1)
+        known = fit.parts
+        for tokens, part in _parts(model, found, layers, epochs, batch_tokens, max_tokens, known, shards):
+            fit.meet(tokens)
+            if part is not None:
+                fit.take(part)
             bar.update(fit.seen - bar.n)
             if fit.said:
                 bar.set_postfix_str(fit.said)
-            if max_vectors is not None and fit.seen >= max_vectors:
+            if max_vectors is not None and fit.seen >= max_vectors and fit.number >= known:
                 break
     if not fit.seen:
         raise EmbspaceError("The texts hold no token: there is nothing to fit factors to.")
@@ -133,16 +138,16 @@ def _parts(
     max_tokens: int | None,
     skip: int,
     shards: Any,
-) -> Iterator[HiddenStates | None]:
-    """The hidden states of all batches; None for the first ones, which were seen before."""
+) -> Iterator[tuple[Tensor, HiddenStates | None]]:
+    """The tokens and hidden states of all batches; no states of the first ones, which were learnt from before."""
     number = 0
     kept = None if shards is None else kept_states(model, layers, shards)
     for _ in range(epochs):
         for place, batch in enumerate(token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens)):
             if number < skip:
-                yield None
+                yield batch.tokens, None
             else:
-                yield states_of(model, batch, layers) if kept is None else kept(place, batch)
+                yield batch.tokens, states_of(model, batch, layers) if kept is None else kept(place, batch)
             number += 1
 
 
@@ -153,15 +158,31 @@ class _Fit:
         self.options, self.run = options, sha256(repr(sorted(options.items())).encode()).hexdigest()
         self.fitter = FactorFitter(d_model, options["n_factors"], l1=options["l1"], seed=options["seed"], device=device)
         self.counts = torch.zeros(d_vocab, dtype=torch.int64)
-        self.parts = self.seen = self.flushes = 0
+        self.number = self.parts = self.seen = self.flushes = 0  # batches read, and those of them that are learnt from
         self.said = ""
+        self.done = False
+        self.texts = sha256()  # of all tokens read
+        self.known = ""  # of those that the checkpoint was made from
         self.held: list[Tensor] = []  # hidden states with their weights as a last column
         self.folder = None if checkpoint is None else Path(checkpoint).expanduser()
         self.saved = time.monotonic()
         if self.folder is not None and (self.folder / "fit.json").exists():
             self._load(self.folder)
 
-    def take(self, part: HiddenStates, number: int) -> None:
+    def meet(self, tokens: Tensor) -> None:
+        """Count a batch; the last one that the checkpoint knows must end the texts that it was made from."""
+        self.number += 1
+        self.texts.update(f"{tuple(tokens.shape)}".encode() + tokens.cpu().contiguous().numpy().tobytes())
+        if self.known and (
+            (self.number == self.parts and self.texts.hexdigest() != self.known)
+            or (self.done and self.number > self.parts)
+        ):
+            raise self._other_texts()
+
+    def _other_texts(self) -> EmbspaceError:
+        return EmbspaceError(f"{self.folder} holds a fit to other texts. Name another folder, or remove it.")
+
+    def take(self, part: HiddenStates) -> None:
         """Learn from a batch of hidden states, once enough of them are there to be shuffled."""
         tokens = part.token_index.cpu()
         self.counts += torch.bincount(tokens, minlength=len(self.counts))[: len(self.counts)]
@@ -173,13 +194,13 @@ class _Fit:
             self.held.append(torch.cat([states.float().cpu(), weight[:, None]], dim=1))
             self.seen += len(states)
         if sum(map(len, self.held)) >= self.options["buffer"]:
-            self._flush(number)
+            self._flush()
 
-    def _flush(self, number: int) -> None:
+    def _flush(self) -> None:
         rows = torch.cat(self.held)
         generator = torch.Generator().manual_seed(self.options["seed"] * 1_000_003 + self.flushes)
         rows = rows[torch.randperm(len(rows), generator=generator)]
-        self.held, self.parts, self.flushes = [], number, self.flushes + 1
+        self.held, self.parts, self.flushes, self.known = [], self.number, self.flushes + 1, ""
         self.fitter.update(rows[:, :-1], weight=rows[:, -1])
         last = self.fitter.history.tail(1)
         if len(last):
@@ -189,21 +210,24 @@ class _Fit:
 
     def end(self) -> Factors:
         """The factors, when all has been learnt from."""
+        if self.number < self.parts:
+            raise self._other_texts()
         if self.held:
-            self._flush(self.parts)
+            self._flush()
         self.fitter.flush()
-        if self.folder is not None:
+        if self.folder is not None and not self.done:
+            self.done = True
             self._save(self.folder)
         return self.fitter.factors
 
     def _save(self, folder: Path) -> None:
         """A whole new state beside the old one, then the file that names it, then the old one goes."""
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"fitter-{self.flushes}"
+        make_folder(folder)
+        # The last step, with vectors that fill no batch, is a state of its own: what it follows stays until it is there.
+        name = f"fitter-{self.flushes}" + ("-end" if self.done else "")
         self.fitter.save(folder / name)
-        with whole(folder / name / "counts.safetensors") as partial:
-            save_file({"counts": self.counts}, partial)
-        facts = {"parts": self.parts, "seen": self.seen, "flushes": self.flushes, "said": self.said}
+        write_whole(folder / name / "counts.safetensors", save({"counts": self.counts}))
+        facts = {fact: getattr(self, fact) for fact in FACTS} | {"texts": self.texts.hexdigest()}
         write_json(folder / "fit.json", {"run": self.run, "fitter": name, "options": self.options, **facts})
         for old in folder.glob("fitter-*"):
             if old.name != name:
@@ -212,6 +236,8 @@ class _Fit:
 
     def _load(self, folder: Path) -> None:
         facts = read_json(folder / "fit.json")
+        if not isinstance(facts, dict) or not isinstance(facts.get("options", {}), dict):
+            raise EmbspaceError(f"{folder / 'fit.json'} is not a checkpoint's. Name another folder, or remove it.")
         if facts.get("run") != self.run:
             differ = [k for k, v in self.options.items() if facts.get("options", {}).get(k) != v]
             raise EmbspaceError(
@@ -219,7 +245,13 @@ class _Fit:
             )
         try:
             self.fitter = FactorFitter.load(folder / facts["fitter"], device=str(self.fitter.device))
-            self.counts = load_file(folder / facts["fitter"] / "counts.safetensors")["counts"]
-            self.parts, self.seen, self.flushes, self.said = (facts[k] for k in ("parts", "seen", "flushes", "said"))
-        except (OSError, KeyError, SafetensorError) as reason:
+            counts = load_file(folder / facts["fitter"] / "counts.safetensors")["counts"]
+            if counts.shape != self.counts.shape:
+                raise ValueError(f"counts of {len(counts)} tokens")
+            self.counts, self.known = counts, str(facts["texts"])
+            for fact, kind in FACTS.items():
+                setattr(self, fact, kind(facts[fact]))
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as reason:
+            if isinstance(reason, EmbspaceError):
+                raise
             raise EmbspaceError(f"{folder} holds no fit that can be read: {reason}") from reason

@@ -24,6 +24,7 @@ def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame 
     - **pattern**: onset up to 2/3: it takes some blocks to be built.
     - **long range**: a later onset. Where `reach` is given and is 2 tokens or less, it is a pattern all the same; and a factor that
       sets in early or midway is a pattern, not a word, if its reach is more than 2 tokens.
+    - A factor that is 0 in all layers has no level, peak or onset.
 
     Yun et al. describe the same three: importance that peaks early (word-level disambiguation), rises in the middle
     (sentence-level patterns) and rises late (long-range dependence), and tell the last two apart by hand, from saliency maps. Here the
@@ -36,7 +37,7 @@ def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame 
 
     Returns:
         One row per (factor): `level`, `peak` and `onset`; of its contexts in the peak's layer, the commonest target as `token_index`,
-        `token_string` (−1 and empty for a factor without contexts) and its share, `purity`; and `reach`.
+        `token_string` (−1 and empty for a factor without contexts) and its share, `purity`; and `reach`. `level` is empty for a dead factor.
 
     Raises:
         EmbspaceError: If the tables are others, or of one layer only.
@@ -65,7 +66,8 @@ def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame 
     values = curves.to_numpy()
     depth = (layers - layers[0]) / (layers[-1] - layers[0])
     best = values.argmax(axis=1)
-    onset = depth[(values >= values.max(axis=1, keepdims=True) / 2).argmax(axis=1)]
+    dead = values.max(axis=1) <= 0
+    onset = np.where(dead, np.nan, depth[(values >= values.max(axis=1, keepdims=True) / 2).argmax(axis=1)])
     peak: Any = dict(zip(curves.index, layers[best]))
     at_peak: Any = contexts[contexts["layer"] == contexts["factor"].map(peak)]
     counted = at_peak.value_counts(subset=["factor", "token_index", "token_string"]).reset_index()
@@ -76,6 +78,7 @@ def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame 
     if reach is not None:
         far = reach.groupby("factor")["reach"].median().reindex(curves.index).to_numpy()
     found = np.where(onset <= EARLY, "word", np.where(onset <= LATE, "pattern", "long range"))
+    found = np.where(dead, "", found)
     found = np.where((found == "word") & (far > NEAR), "pattern", found)
     found = np.where((found == "long range") & (far <= NEAR), "pattern", found)
     block = {
@@ -83,7 +86,7 @@ def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame 
         "token_index": first["token_index"].fillna(-1).to_numpy(),
         "token_string": first["token_string"].fillna("").to_numpy(),
         "level": found,
-        "peak": depth[best],
+        "peak": np.where(dead, np.nan, depth[best]),
         "onset": onset,
         "purity": first["share"].to_numpy(),
         "reach": far,

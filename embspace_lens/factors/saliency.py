@@ -15,6 +15,7 @@ from .. import errors
 from ..errors import EmbspaceError
 from ..forward import TokenBatch, activations, device_of, is_causal, state_hook, token_batches
 from ..frames import tidy
+from ..texts import texts_of
 from ..vocabulary import Vocabulary
 from .dictionary import Factors
 
@@ -28,7 +29,7 @@ NEEDED = ("factor", "layer", "rank", "example", "pos")
 def saliency(
     factors: Factors,
     model: Any,
-    texts: Sequence[str],
+    texts: Any,
     contexts: pd.DataFrame,
     *,
     n_samples: int = 2001,
@@ -36,6 +37,7 @@ def saliency(
     max_tokens: int = 64,
     replacement: str | int | None = None,
     seed: int = 0,
+    column: str = "text",
 ) -> pd.DataFrame:
     r"""Explain factors' codes by the tokens around their targets.
 
@@ -49,13 +51,14 @@ def saliency(
     Args:
         factors: The dictionary.
         model: The model that it was fitted to.
-        texts: The texts that `contexts` was made from.
+        texts: The texts that `contexts` was made from, as `top_contexts` was given them.
         contexts: Rows of `top_contexts` or `activity(…).contexts`: what is to be explained.
         n_samples: How many variants; 2,001 in the original.
         n_features: How many tokens may be salient; the others' saliency is 0.
         max_tokens: How many tokens up to the target (around it, for models that look both ways) may be replaced.
         replacement: The token put in their place, as its text or id. By default the tokenizer's mask, unknown or end-of-text token.
         seed: Of the variants.
+        column: The column of texts, of a table or dataset.
 
     Returns:
         One row per (factor, layer, rank, offset): the token `offset` places from the target, as `token_index` and `token_string`, and its
@@ -82,10 +85,17 @@ def saliency(
     for name, value in (("n_samples", n_samples), ("n_features", n_features), ("max_tokens", max_tokens)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise EmbspaceError(f"{name}={value!r} is not a positive number.")
+    largest = max(contexts["factor"].tolist(), default=0)
+    if largest >= factors.n_factors:
+        raise EmbspaceError(
+            f"contexts speaks of factor {largest}, and there are {factors.n_factors} factors. Is it of another dictionary?"
+        )
+    if not isinstance(texts, list | tuple):
+        texts = list(texts_of(texts, column=column))
     vocabulary = Vocabulary(model.tokenizer, int(model.cfg.d_vocab))
     instead = _replacement(model, vocabulary, replacement)
     blocks = []
-    rows: Any = contexts[list(NEEDED)]
+    rows: Any = contexts[[name for name in (*NEEDED, "token_index") if name in contexts.columns]]
     for row in tqdm(rows.to_dict("records"), desc="saliency", unit="context", disable=None, leave=False):
         tokens, place, first, last = _context(model, texts, row, max_tokens)
         code = _Code(factors, model, tokens, place, first, instead, int(row["layer"]), int(row["factor"]))
@@ -229,13 +239,17 @@ def _context(model: Any, texts: Sequence[str], row: Any, max_tokens: int) -> tup
         raise EmbspaceError(
             f"contexts speaks of text {example}, and there are {len(texts)}; give the texts it was made from."
         )
-    (batch,) = token_batches(model, [texts[example]]) if texts[example] else (None,)
+    batch = next(token_batches(model, [texts[example]]), None)  # none of a text without a token
     own = batch.mask[0].nonzero()[:, 0] if batch is not None else torch.zeros(0)
-    if batch is None or pos >= len(own):
+    if batch is None or not 0 <= pos < len(own):
         raise EmbspaceError(
             f"Text {example} has {len(own)} tokens and no token {pos}; give the texts that contexts was made from."
         )
     place = int(own[pos])
+    if int(batch.tokens[0, place]) != row.get("token_index", int(batch.tokens[0, place])):
+        raise EmbspaceError(
+            f"Token {pos} of text {example} is not the one that contexts names; give the texts that it was made from."
+        )
     causal = is_causal(model)
     last = place + 1 if causal else min(int(own[-1]) + 1, place + 1 + max_tokens // 2)
     first = max(int(own[0]), last - max_tokens)

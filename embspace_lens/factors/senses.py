@@ -14,6 +14,7 @@ from ..errors import EmbspaceError
 from ..forward import states_of, token_batches
 from ..frames import tidy
 from .dictionary import Factors
+from .sparse_coding import whole
 
 COLUMNS = ["word", "tag", "method", "factor", "layer", "precision", "recall", "f1", "accuracy", "n"]
 Sentence = Sequence[tuple[str, str]]
@@ -73,6 +74,7 @@ def senses(
         from sklearn.preprocessing import StandardScaler
     except ImportError as reason:
         raise errors.missing_extra("scikit-learn", "factors") from reason
+    whole("seed", seed, least=0)
     targets = _targets(sentences, words, at_least)
     occurrences = _occurrences(sentences, set(targets), at_most, seed)
     states, tags = _states(model, sentences, occurrences, layers)
@@ -118,9 +120,11 @@ def _targets(sentences: Sequence[Sentence], words: Any, at_least: int) -> dict[s
         for word, tag in sentence:
             counts.setdefault(word.lower(), Counter())[tag] += 1
     if isinstance(words, Mapping):
-        targets = {word.lower(): set(tags) for word, tags in words.items()}
+        # one tag may come as it is
+        targets = {word.lower(): {tags} if isinstance(tags, str) else set(tags) for word, tags in words.items()}
     else:
-        chosen = counts if words is None else [word.lower() for word in words]
+        named = [words] if isinstance(words, str) else words
+        chosen = counts if named is None else [word.lower() for word in named]
         several = [word for word in chosen if sum(c >= at_least for c in counts.get(word, Counter()).values()) > 1]
         targets = {word: {min(counts[word], key=lambda tag: (-counts[word][tag], tag))} for word in several}
     for word in targets:

@@ -54,6 +54,8 @@ class Book:
             self.curves = found.reindex(range(self.n_factors), fill_value=0.0).to_numpy(dtype=float)
             if len(self.layers) > 1:
                 self.levels = level_of(seen.importance, seen.contexts, reach).set_index("factor")
+                known = self.levels.reindex(range(self.n_factors))  # of factors that were left out nothing is said
+                self.levels = known.assign(level=known["level"].fillna(""))
             self._contexts = {
                 name: seen.contexts[name].to_numpy()
                 for name in (
@@ -232,7 +234,8 @@ def _salient(df: pd.DataFrame | None) -> dict[tuple[int, int, int], list[list[An
     """By context: what stands around a target, token by token, each with its offset and saliency."""
     found: dict[tuple[int, int, int], list[list[Any]]] = {}
     if df is not None:
-        near = df[df["offset"].abs() <= WINDOW]
+        near: Any = df[df["offset"].abs() <= WINDOW]
+        near = near.drop_duplicates(["factor", "layer", "rank", "offset"])
         columns = (near[name].tolist() for name in ("factor", "layer", "rank", "offset", "token_string", "saliency"))
         for factor, layer, rank, offset, token, value in zip(*columns):
             found.setdefault((factor, layer, rank), []).append([offset, shown(token), _short(value)])
