@@ -252,6 +252,16 @@ class Host:
         )
         return float(scale) / (layer + 1 if self.from_config("scale_attn_by_inverse_layer_idx", False) else 1)
 
+    def attention_window(self, layer: int) -> int | None:
+        """How many positions back a block with learned positions sees, its own counted; None for all (GPT-Neo's local blocks)."""
+        kinds = self.from_config("attention_layers") if self.is_bridge else self.from_config("attn_types")
+        return int(self.from_config("window_size")) if kinds and kinds[layer] == "local" else None
+
+    @property
+    def residual_multiplier(self) -> float:
+        """What a block's outputs are multiplied by where they are added to the stream (Granite)."""
+        return float(self.from_config("residual_multiplier") or 1)
+
     def experts(self, block: Block) -> list[int]:
         """The experts of a block's MLP; none where the architecture has no mixtures."""
         if not self.has_experts:

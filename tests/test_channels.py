@@ -276,6 +276,8 @@ def test_only_the_lens_tokens_are_read(tiny):
 def test_an_empty_choice_keeps_the_columns(lens):
     none = vocabulary_channels(lens, [])
     assert none.channels.columns.tolist() == [*KEYS, *VALUES] and len(none.tokens) == 0
+    nor = vocabulary_channels(lens, 0, [], k=2)
+    assert nor.channels.columns.tolist() == none.channels.columns.tolist() and len(nor.channels) == len(nor.tokens) == 0
     assert none.directions.shape == (0, 32) and repr(none) == "VocabularyChannels(zoo: 0 channels of 0 neurons, W_out)"
 
 
@@ -307,7 +309,7 @@ def edited(family, neuron, layer, direction):
     return model
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "granite"])  # granite scales what its MLPs add
 @torch.no_grad()
 def test_effects_are_those_of_an_edited_weight(tiny, family):
     lens = EmbeddingLens(tiny(family))
@@ -366,9 +368,10 @@ def test_effects_that_cannot_be_had_are_refused(tiny, lens):
         channel_effects(lens, some, ["w2"])
     with pytest.raises(EmbspaceError, match="n_active=1 is not a number of places from 2 on"):
         channel_effects(lens, some, TEXTS, n_active=1)
-    sandwich = EmbeddingLens(tiny("gemma2"))
-    with pytest.raises(EmbspaceError, match="stands behind the MLP"):
-        channel_effects(sandwich, vocabulary_channels(sandwich, 0, 1, k=2), TEXTS)
+    for fold_ln in (True, False):
+        sandwich = EmbeddingLens(tiny("gemma2"), fold_ln=fold_ln)
+        with pytest.raises(EmbspaceError, match="stands behind the MLP"):
+            channel_effects(sandwich, vocabulary_channels(sandwich, 0, 1, k=2), TEXTS)
     mixture = EmbeddingLens(tiny("mixtral"))
     with pytest.raises(EmbspaceError, match="no hook point for neurons"):
         channel_effects(mixture, vocabulary_channels(mixture, 0, 1, k=2), TEXTS)

@@ -4,6 +4,7 @@ import doctest
 import sys
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -326,6 +327,14 @@ def test_steering_at_the_embedding(models):
     same(logits(model, steering_hooks(torch.ones(32), -1, model=model)), logits(model, hand))
 
 
+def test_layers_are_numbers_of_any_kind(models):
+    """A row's layer is numpy's."""
+    model, v = models("gpt2"), torch.ones(32)
+    kinds: Any = (np.int64(1), torch.tensor(1), [np.int64(1)], np.array([1]))
+    for layer in kinds:
+        same(logits(model, steering_hooks(v, layer, model=model)), logits(model, steering_hooks(v, 1, model=model)))
+
+
 def test_where_edits_would_be_lost(models):
     model = models("gpt2")
     with pytest.raises(EmbspaceError, match="reaches the MLP and not the residual stream.*hook='hook_attn_out'"):
@@ -439,6 +448,9 @@ def test_a_corpus_mean_goes_back_in(models):
         ({"layer": [0], "direction": ["c"]}, {"vectors": VECTORS}, "vectors has none for 'c'"),
         ({"layer": [0], "direction": ["a"]}, {"vectors": {"a": torch.ones(3)}}, "width 3"),
         ({"layer": [0], "direction": ["a"]}, {"vectors": {"a": torch.zeros(32)}}, "zero or not finite"),
+        ({"layer": [0.5], "head": [0]}, {}, r"df holds layer=0.5 \(row 0\), which is no whole number"),
+        ({"layer": [0, float("nan")], "neuron": [1, 2]}, {}, r"df holds layer=nan \(row 1\)"),
+        ({"layer": ["0_pre"], "head": [0]}, {}, "df holds layer='0_pre'"),
         ({"layer": [0], "head": [0]}, {"mode": "men"}, "mode='men' is not one of 'zero', 'mean'. Did you mean 'mean'"),
         ({"layer": [0], "head": [0]}, {"mode": torch.ones(2, 8)}, r"shape \(2, 8\) for 1 units; give \[1, d_head\]"),
         ({"layer": [0], "head": [0]}, {"mode": torch.tensor(float("nan"))}, "NaN or infinite"),
@@ -463,6 +475,17 @@ def test_other_refusals(models):
         steering_hooks(torch.ones(2, 32), 0, model=model)
     with pytest.raises(EmbspaceError, match="layer=2 is out of range"):
         steering_hooks(torch.ones(32), 2, model=model)
+    for layer in (1.5, None, "1", True):
+        with pytest.raises(EmbspaceError, match="is not the number of a block"):
+            steering_hooks(torch.ones(32), layer, model=model)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        EmbspaceError, match=r"mode has shape \(5, 9, 4\), which does not fit \(2, 5, 4\) at blocks.0.mlp"
+    ):
+        frame = pd.DataFrame({"layer": 0, "neuron": range(4)})
+        logits(model, ablation_hooks(frame, torch.zeros(5, 9, 4), model=model))
+    for ids in ([97], [-1]):
+        with pytest.raises(EmbspaceError, match="has tokens 0 to 96"):
+            activations(model, torch.tensor(ids), table("head"))
     with pytest.raises(EmbspaceError, match="tokens are torch.float32"):
         activations(model, torch.ones(3), table("head"))
     with pytest.raises(EmbspaceError, match="positions=9 are not places among 5 tokens"):

@@ -274,6 +274,7 @@ def test_mistakes_are_told(tiny, lens):
     for call, message in (
         (lambda: patching_frame(torch.zeros(2, 4)), "axes must name 2 of patch_type, layer"),
         (lambda: patching_frame(torch.zeros(2, 4), ("layer", "heads")), "axis='heads' is not one of .* Did you mean 'head'?"),
+        (lambda: patching_frame(torch.zeros(2, 4), ("pos", "dest_pos")), r"axes name one thing twice: \('pos', 'dest_pos'\)"),
         (lambda: patching_frame("nothing"), "A str is no patching result"),
         (lambda: patching_frame(torch.zeros(4, 2), ("patch_type", "layer")), "patch_type has 4 kinds"),
         (lambda: patching_frame(torch.zeros(2, 9), ("layer", "head"), lens=lens), "head=8 is out of range"),
@@ -283,6 +284,12 @@ def test_mistakes_are_told(tiny, lens):
         (lambda: logit_lens_frame(3, lens), "A int is no result of logit_lens"),
         (lambda: agreement(a, b, on="layers"), "zero_pass has no column 'layers'"),
         (lambda: agreement(a, b.head(3)), "3 units are in both tables; a rank correlation needs 5"),
+        (lambda: agreement(a.head(0), b), "0 units are in both tables"),
+        (lambda: agreement(a, b.assign(value=np.nan)), "0 units are in both tables"),
+        (lambda: agreement(a.assign(score="x"), b), "zero_pass's 'score' holds no numbers"),
+        (lambda: agreement([1], b), "zero_pass is a list; give a table"),
+        (lambda: agreement(a, b, on=[]), "on names no key"),
+        (lambda: agreement(a, b, n_resamples=0), "n_resamples=0 is not a positive number"),
         (lambda: agreement(a.assign(score=1.0), b), "The zero_pass score is the same for all 12 units"),
     ):  # fmt: skip
         with pytest.raises(EmbspaceError, match=message):

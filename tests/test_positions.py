@@ -203,6 +203,12 @@ def test_position_scores_equal_slow_loops(model_of, name):
     found: Any = position_qk(lens, positions=range(3, 9))
     check_tidy(found, ["layer", "head", "dest_pos", "src_pos"], ["layer", "head", "dest_pos", "src_pos", "score"])
     assert len(found) == 2 * 4 * 6 * 7 / 2
+    if name == "gpt_neo":
+        far: Any = position_qk(lens, head=0, positions=[0, 7, 8, 20])
+        assert (far["layer"] == 0).sum() == 10
+        assert far.query("layer == 1")[["dest_pos", "src_pos"]].values.tolist() == [
+            [0, 0], [7, 0], [7, 7], [8, 7], [8, 8], [20, 20],
+        ]  # fmt: skip
     p = lens.weights.W_pos.double()
     for row in found.itertuples():
         assert row.src_pos <= row.dest_pos
@@ -232,11 +238,12 @@ def slow_heads(lens, layer, head, scale, often=None):
             raw = W.host.attention(W.host.blocks[layer], f"W_{side}")
             b[side] = b[side] + norm.bias.double() @ raw[head // (4 // len(raw))].double()
     for i in range(n):
-        scores = [(x[i] @ q + b["Q"]) @ (x[j] @ k + b["K"]) * scale for j in range(i + 1)]
-        A[i, : i + 1] = torch.stack(scores).softmax(dim=0)
+        first = max(0, i - 7) if W.host.architecture == "GPTNeoForCausalLM" and layer == 1 else 0
+        scores = [(x[i] @ q + b["Q"]) @ (x[j] @ k + b["K"]) * scale for j in range(first, i + 1)]
+        A[i, first : i + 1] = torch.stack(scores).softmax(dim=0)
     places = range(2, n)
     shares = [np.mean([A[i, j] for i, j in zip(places, js)]) for js in (range(1, n), [0] * n, places)]
-    shares.append(np.mean([1 / (i + 1) for i in places]))
+    shares.append(np.mean([1 / (A[i] > 0).sum() for i in places]))
     squares, even = [], torch.full((n,), 1 / n).double()
     for dest, f in ((E, share), (p, even)):
         for src, g in ((E, share), (p, even)):
@@ -261,16 +268,16 @@ def test_position_heads_equal_slow_loops(model_of, monkeypatch, name, options, o
         assert [getattr(row, name) for name in TERMS] == pytest.approx(terms, abs=1e-5)
 
 
-def attention(model, x=None):
-    """Queries, keys and the pattern of block 0, on a text or on a stream put in."""
+def attention(model, x=None, layer=0):
+    """Queries, keys and the pattern of a block, on a text or on a stream put in."""
     seen: dict[str, Any] = {}
 
     def keep(value, hook, name):
         seen[name] = value[0].detach()
 
     n = zoo.N_CTX if x is None else len(x)
-    hooks: list[Any] = [] if x is None else [("blocks.0.hook_resid_pre", lambda value, hook: x[None])]
-    hooks += [(f"blocks.0.attn.hook_{name}", partial(keep, name=name)) for name in ("q", "k", "pattern")]
+    hooks: list[Any] = [] if x is None else [(f"blocks.{layer}.hook_resid_pre", lambda value, hook: x[None])]
+    hooks += [(f"blocks.{layer}.attn.hook_{name}", partial(keep, name=name)) for name in ("q", "k", "pattern")]
     with torch.no_grad():
         model.run_with_hooks(torch.arange(2, n + 2)[None], fwd_hooks=hooks)
     if "pattern" not in seen:
@@ -288,13 +295,15 @@ def test_the_scale_of_scores_is_the_forward_passes(model_of, name):
     torch.testing.assert_close(pattern[:, :5], scores[:, :5].softmax(dim=-1), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("fold_ln", [True, False])
+@pytest.mark.parametrize("layer", [0, 1])  # GPT-Neo's second block sees 8 tokens back and no further
 @pytest.mark.parametrize("name", LEARNED)
-def test_attention_by_place_is_the_forward_passes(model_of, name):
+def test_attention_by_place_is_the_forward_passes(model_of, name, layer, fold_ln):
     """Mean tokens put into the stream: the forward pass attends as the table says, biases and all."""
     model = model_of(name)
-    lens = EmbeddingLens(model)
-    _, _, pattern = attention(model, lens.weights.W_E.mean(dim=0) + lens.weights.W_pos)
-    found: Any = position_heads(lens, layer=0)
+    lens = EmbeddingLens(model, fold_ln=fold_ln)
+    _, _, pattern = attention(model, lens.weights.W_E.mean(dim=0) + lens.weights.W_pos, layer)
+    found: Any = position_heads(lens, layer=layer)
     for head in range(4):
         A = pattern[head]
         expected = [A.diagonal(-1)[1:].mean(), A[2:, 0].mean(), A.diagonal()[2:].mean()]

@@ -232,7 +232,9 @@ def test_mistakes_are_told(tiny, tmp_path):
         read_relations(tmp_path)
     with pytest.raises(EmbspaceError, match="cannot be read"):
         read_relations(tmp_path / "absent.json")
-    for bad in ("text", [], [("a", "b", "c")], ["ab"]):
+    with pytest.raises(EmbspaceError, match="relations are a list; give them by name"):
+        relation_scores(lens, pairs)  # pyright: ignore[reportArgumentType]
+    for bad in ("text", [], [("a", "b", "c")], ["ab"], [1, 2]):
         with pytest.raises(EmbspaceError, match="The relation 'bad' holds no pairs"):
             relation_scores(lens, {"bad": bad})
     with pytest.raises(EmbspaceError, match="k=98 is not between 1 and 97"):

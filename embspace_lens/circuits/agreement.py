@@ -1,6 +1,7 @@
 """Does what the weights say predict what an intervention does?"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,8 @@ def agreement(
         >>> agreement(a, a, scores=("score", "score"))["sample"].tolist()
         ['paired', 'permuted']
     """
+    if isinstance(n_resamples, bool) or not isinstance(n_resamples, int | np.integer) or n_resamples < 1:
+        raise errors.EmbspaceError(f"n_resamples={n_resamples!r} is not a positive number of samples.")
     both = in_both(zero_pass, causal, on, scores)
     a, b = both["zero_pass"].to_numpy(), both["causal"].to_numpy()
     generator = np.random.default_rng(seed)
@@ -75,14 +78,23 @@ def in_both(zero_pass: pd.DataFrame, causal: pd.DataFrame, on: Sequence[str], sc
         EmbspaceError: As `agreement`.
     """
     keys = [on] if isinstance(on, str) else list(on)
+    if not keys:
+        raise errors.EmbspaceError("on names no key; give those of a unit, such as ('layer', 'head').")
     units = []
     for name, table, column in (("zero_pass", zero_pass, scores[0]), ("causal", causal, scores[1])):
+        if not isinstance(table, pd.DataFrame):
+            raise errors.EmbspaceError(
+                f"{name} is a {type(table).__name__}; give a table, such as head_statistics(lens)."
+            )
         missing = [c for c in (*keys, column) if c not in table]
         if missing:
             raise errors.EmbspaceError(
                 f"{name} has no column {missing[0]!r}; it has {', '.join(map(repr, table.columns))}."
             )
-        units.append(table.pivot_table(values=column, index=keys, observed=True).set_axis([name], axis="columns"))
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            raise errors.EmbspaceError(f"{name}'s {column!r} holds no numbers (it is {table[column].dtype}).")
+        mean: Any = table.groupby(keys, observed=True)[column].mean()
+        units.append(mean.to_frame(name))
     both = units[0].join(units[1], how="inner").dropna()
     if len(both) < FEWEST:
         raise errors.EmbspaceError(

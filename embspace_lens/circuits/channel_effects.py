@@ -33,7 +33,7 @@ def channel_effects(
 ) -> pd.DataFrame:
     r"""Take each channel out of its neuron, and see whose logits move: those of its own tokens, or of others.
 
-    A neuron of activation a writes a w. Without its channel r it writes
+    A neuron of activation a writes a w (times the factor that some models have behind their MLPs). Without its channel r it writes
 
     .. math:: a\,\big(w - (w \cdot \hat r)\,\hat r\big), \qquad \hat r = r / |r|
 
@@ -75,10 +75,10 @@ def channel_effects(
     numbers = found.channels[keys].drop_duplicates().to_numpy().tolist()
     neurons = [dict(zip(keys, row, strict=True)) for row in numbers]
     for layer in {row["layer"] for row in neurons}:
-        if folded := lens.weights.folded_into("W_out", layer):
+        if norm := lens.weights.host.blocks[layer].after_mlp.name:
             raise errors.unsupported(
                 f"The effect of channels in block {layer} of {lens.name}",
-                f"{folded} stands behind the MLP, and what a neuron adds depends on all the others",
+                f"{norm} stands behind the MLP, and what a neuron adds depends on all the others",
             )
     places = _most_active(lens, neurons, texts, int(n_active), batch_tokens, max_tokens)
     generator = torch.Generator().manual_seed(seed)
@@ -160,7 +160,7 @@ def _moved(
     (site,) = sites(model, [unit])
     w = weights.directions("W_out", unit.layer, unit.expert if weights.experts(unit.layer) else None)[unit.neuron]
     away = normalize(directions.to(w), dim=1)
-    away = away * (away @ w)[:, None]
+    away = away * (away @ w)[:, None] * weights.host.residual_multiplier
     length = torch.tensor([len(row) for row in rows])
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     number = torch.arange(len(rows))

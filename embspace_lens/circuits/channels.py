@@ -115,7 +115,7 @@ def vocabulary_channels(
     with tqdm(total=sum(len(n) for _, _, n in units), desc="channels", unit="neuron", disable=None, leave=False) as bar:
         for number, one, neurons in units:
             vectors = lens.weights.directions(weight, number, one)
-            for part in np.array_split(neurons, max(1, -(-len(neurons) // search.at_once))):
+            for part in np.array_split(neurons, -(-len(neurons) // search.at_once)):
                 block = search(vectors[torch.as_tensor(part, device=vectors.device)])
                 at = {"layer": number, "expert": -1 if one is None else one, "weight": weight}
                 blocks.append(_rows(block, part, k, at))
@@ -142,7 +142,8 @@ def _units(
     mlps = reader.mlps(reader.layers(layer, "mlp"), expert)
     widths = [lens.weights.d_mlp(*mlp) for mlp in mlps]
     chosen = select("neuron", neuron, max(widths, default=0), lens.name, "neurons in its widest MLP")
-    return [(*mlp, np.array([n for n in chosen if n < width], dtype=int)) for mlp, width in zip(mlps, widths)]
+    units = [(*mlp, np.array([n for n in chosen if n < width], dtype=int)) for mlp, width in zip(mlps, widths)]
+    return [unit for unit in units if len(unit[2])]
 
 
 class _Search:

@@ -68,7 +68,13 @@ def ablation_hooks(
                 raise errors.EmbspaceError(
                     f"mode gives several values to one: query heads share key and value heads at {site.hook}. Name one head of a group."
                 )
-            return _for_site(values, site, n_units).to(x).expand_as(x)
+            own = _for_site(values, site).to(x)
+            try:
+                return own.expand_as(x)
+            except RuntimeError as reason:
+                raise errors.EmbspaceError(
+                    f"mode has shape {tuple(own.shape)}, which does not fit {tuple(x.shape)} at {site.hook}."
+                ) from reason
         if mode == "zero":
             return torch.zeros_like(x)
         leading = tuple(range(x.ndim - (2 if site.kind == "head" else 1)))
@@ -150,7 +156,7 @@ def steering_hooks(
     if hook not in STREAM:
         raise errors.choice("hook", hook, STREAM)
     weights = Weights(model)
-    layers = [layer] if isinstance(layer, int) else [int(one) for one in layer]
+    layers = _numbers_of_blocks(layer)
     added = as_tensor(vectors, "vectors") * _number("scale", scale)
     added = added.expand(len(layers), -1) if added.ndim == 1 else added
     if added.ndim != 2 or len(added) != len(layers):
@@ -176,7 +182,7 @@ def activations(
 
     A neuron's activation is what its W_out row is multiplied by; a sub-head's its entry of q, k, v or z; a direction's the
     coordinate :math:`x \cdot v / |v|` of the residual stream after the block; a head's, having d_head numbers, the length
-    :math:`|z W_O|` of what it adds to the residual stream.
+    :math:`|z W_O|` of what it writes, in front of a norm or a factor that the model has between it and the residual stream.
 
     Args:
         model: A TransformerBridge or a HookedTransformer.
@@ -276,13 +282,24 @@ def _check_values(values: Tensor, found: list[Site], n_units: int) -> None:
         )
 
 
-def _for_site(values: Tensor, site: Site, n_units: int) -> Tensor:
+def _for_site(values: Tensor, site: Site) -> Tensor:
     """The values of one site's units."""
     return (
         values
         if values.ndim == 0
         else values.index_select(-2 if site.kind == "head" else -1, torch.tensor(site.numbers))
     )
+
+
+def _numbers_of_blocks(layer: Any) -> list[int]:
+    given = layer.tolist() if hasattr(layer, "tolist") else layer  # tensors, arrays and their scalars
+    given = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    for one in given:
+        if isinstance(one, bool) or not hasattr(one, "__index__"):
+            raise errors.EmbspaceError(
+                f"layer={one!r} is not the number of a block; give one, or several (−1 is the embedding)."
+            )
+    return [int(one) for one in given]
 
 
 def _number(name: str, value: Any) -> float:
@@ -322,6 +339,10 @@ def _batches(model: Any, tokens: Any, batch_tokens: int) -> Iterator[forward.Tok
         raise errors.EmbspaceError(
             f"tokens are {ids.dtype} of shape {tuple(ids.shape)}; give ids [batch, pos], or a list of texts."
         )
+    d_vocab = Weights(model).d_vocab
+    for worst in (ids.min().item(), ids.max().item()) if ids.numel() else ():
+        if not 0 <= worst < d_vocab:
+            raise errors.EmbspaceError(f"Token {worst} is out of range: the model has tokens 0 to {d_vocab - 1}.")
     n, width = ids.shape
     for some in torch.arange(n).split(max(1, batch_tokens // max(width, 1))):
         part = ids[some].long()

@@ -235,6 +235,8 @@ def _cells(
             raise errors.EmbspaceError(
                 f"The tensor has shape {tuple(values.shape)}, so axes must name {values.ndim} of {', '.join(AXES)}; they are {axes!r}."
             )
+        if len({RENAMED.get(axis, axis) for axis in axes}) < len(axes):
+            raise errors.EmbspaceError(f"axes name one thing twice: {tuple(axes)!r}.")
         cells = dict(zip(axes, (i.ravel() for i in np.indices(tuple(values.shape))), strict=True))
     else:
         raise errors.EmbspaceError(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
+from ..columns import GLOSSARY
 from ..forward import state_hook
 from ..frames import tidy
 from ..select import weight_names
@@ -122,8 +123,24 @@ def keys_of(df: Any) -> pd.DataFrame:
         )
     columns = [name for name in KEYS if name in df.columns]
     kept = df[columns].drop_duplicates()
+    for name in columns:
+        _refuse_fractions(name, kept[name])
     keys = tidy(columns, [{name: kept[name].tolist() for name in columns}] if len(kept) else [])
     return keys.sort_values(columns, kind="stable", ignore_index=True)
+
+
+def _refuse_fractions(name: str, column: Any) -> None:
+    """Numbers of layers and units must be whole: a missing one (NaN) would become another unit's."""
+    if GLOSSARY[name].dtype != "int64":
+        return
+    numbers: Any = pd.to_numeric(column, errors="coerce")
+    whole = numbers % 1 == 0
+    if not whole.all():
+        place = whole.tolist().index(False)
+        raise errors.EmbspaceError(
+            f"df holds {name}={column.tolist()[place]!r} (row {column.index[place]}), which is no whole number. "
+            "Leave such rows out."
+        )
 
 
 def units_of(keys: pd.DataFrame) -> list[Unit]:

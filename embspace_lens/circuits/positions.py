@@ -29,7 +29,8 @@ def position_qk(
     .. math:: s(\mathrm{dest}, \mathrm{src}) = p_\mathrm{dest}\, W_Q W_K^\top\, p_\mathrm{src}^\top
 
     Position embeddings stand in the stream where tokens do, so that a score here is to be read as those of `lens.qk`: before
-    the division by √d_head, and by the norm. A causal model's head sees no position behind its own; such pairs are left out.
+    the division by √d_head, and by the norm. A causal model's head sees no position behind its own, and in local blocks none too far
+    before it; such pairs are left out.
 
     Args:
         lens: The lens of a model with learned position embeddings.
@@ -54,19 +55,18 @@ def position_qk(
     W_pos = _positions(lens)
     chosen = torch.tensor(select("positions", positions, len(W_pos), lens.name, "positions"), dtype=torch.long)
     dest, src = (part.flatten() for part in torch.meshgrid(chosen, chosen, indexing="ij"))
-    seen = src <= dest if forward.is_causal(lens.weights.host.model) else torch.ones_like(src, dtype=torch.bool)
-    dest, src = dest[seen].numpy(), src[seen].numpy()
     rows = W_pos[chosen.to(W_pos.device)]
 
     def blocks() -> Iterator[dict[str, Any]]:
         for number in tqdm(layers if len(dest) else [], desc="position_qk", unit="layer", disable=None, leave=False):
+            seen = _seen(lens.weights, number, dest, src)
             for h, q, k in _heads(lens.weights, number, heads):
                 scores = ((rows @ q) @ (rows @ k).T).cpu()
                 yield {
                     "layer": number,
                     "head": h,
-                    "dest_pos": dest,
-                    "src_pos": src,
+                    "dest_pos": dest[seen],
+                    "src_pos": src[seen],
                     "score": scores.flatten()[seen],
                 }
 
@@ -84,8 +84,8 @@ def position_heads(
     .. math:: A_{ij} = \operatorname{softmax}_{j} \; (\hat x_i W_Q + b_Q)(\hat x_j W_K + b_K)^\top / \sqrt{d_\mathrm{head}}
 
     `previous_token`, `first_token` and `same_position` are the means of :math:`A_{i,i-1}`, :math:`A_{i,0}` and :math:`A_{ii}` over
-    the positions from the third on; uniform attention of a causal model would give each the mean of 1/(i+1), `uniform`. The norm's
-    bias is in b_Q and b_K.
+    the positions from the third on; attention spread evenly would give each `uniform`, the mean of 1/(i+1) where all positions
+    before are seen. The norm's bias is in b_Q and b_K.
 
     How token and place share the work: a score of query (token t, place i) and key (token u, place j) is the sum of four,
 
@@ -132,19 +132,18 @@ def position_heads(
     moments = {"token": moment, "position": W_pos.T @ W_pos / n}
     spreads = {"token": moments["token"] - torch.outer(mean, mean)}
     spreads["position"] = moments["position"] - torch.outer(W_pos.mean(dim=0), W_pos.mean(dim=0))
-    causal = forward.is_causal(lens.weights.host.model)
-    hidden = torch.ones(n, n, dtype=torch.bool).triu(1).to(W_pos.device) & causal
-    uniform = torch.full((n, n), 1 / n, dtype=torch.float64)
-    uniform = uniform.tril() / uniform.tril().sum(dim=1, keepdim=True) if causal else uniform
+    place = torch.arange(n)
 
     def blocks() -> Iterator[dict[str, Any]]:
         for number in tqdm(layers, desc="position_heads", unit="layer", disable=None, leave=False):
             x = _normalised(lens.weights, number, mean + W_pos)
+            seen = _seen(lens.weights, number, place[:, None], place)
+            uniform = _shares(seen / seen.sum(dim=1, keepdim=True))["same_position"]
             for h, q, k in _heads(lens.weights, number, heads):
                 q, k = float64(q).to(x), float64(k).to(x)
                 b_Q, b_K = (_bias(lens.weights, number, h, f"b_{side}").to(x) for side in "QK")
                 scores = (x @ q + b_Q) @ (x @ k + b_K).T * lens.weights.host.attention_scale(number, q.shape[1])
-                found = _shares(scores.masked_fill(hidden, -torch.inf).softmax(dim=-1))
+                found = _shares(scores.masked_fill(~seen.to(scores.device), -torch.inf).softmax(dim=-1))
                 squares = {
                     f"{dest}_{src}": float(((q.T @ moments[dest] @ q) * (k.T @ spreads[src] @ k)).sum())
                     for dest in moments
@@ -154,7 +153,7 @@ def position_heads(
                 yield {
                     "layer": number,
                     "head": h,
-                    "uniform": _shares(uniform)["same_position"],
+                    "uniform": uniform,
                     **found,
                     **{name: value / total for name, value in squares.items()},
                 }
@@ -198,6 +197,14 @@ def _token_moments(
     return mean, moment
 
 
+def _seen(weights: Weights, layer: int, dest: Tensor, src: Tensor) -> Tensor:
+    """Which key positions a query position sees."""
+    if not forward.is_causal(weights.host.model):
+        return torch.ones_like(dest - src, dtype=torch.bool)
+    window = weights.host.attention_window(layer)
+    return (src <= dest) & (src > dest - window) if window else src <= dest
+
+
 def _heads(weights: Weights, layer: int, heads: list[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
     q, k = weights.W_Q(layer), weights.W_K(layer)
     return ((h, q[h], k[h]) for h in heads)
@@ -210,12 +217,13 @@ def _bias(weights: Weights, layer: int, head: int, name: str) -> Float[Tensor, "
 
 
 def _normalised(weights: Weights, layer: int, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """The stream as a block's attention meets it: by the norm's scale alone, for gain and centring are in the weights."""
+    """The stream as a block's attention meets it: by the norm's scale, and by its gain where that is not in the weights."""
     norm = weights.host.blocks[layer].before_attn
     if not norm.name:
         return x
     spread = x - x.mean(dim=-1, keepdim=True) if norm.centres else x
-    return x / (spread.square().mean(dim=-1, keepdim=True) + float(weights.host.cfg.eps)).sqrt()
+    gain = 1.0 if weights.fold_ln or norm.gain is None else norm.gain.to(x)
+    return gain * spread / (spread.square().mean(dim=-1, keepdim=True) + float(weights.host.cfg.eps)).sqrt()
 
 
 def _shares(attention: Float[Tensor, "n n"]) -> dict[str, float]:

@@ -80,6 +80,8 @@ def relation_scores(
     k = one_k(k, lens.space.n_tokens, "tokens that this lens reads")
     if isinstance(n_shuffles, bool) or not isinstance(n_shuffles, int | np.integer) or n_shuffles < 1:
         raise EmbspaceError(f"n_shuffles={n_shuffles!r} is not a positive number of shuffles.")
+    if not isinstance(relations, Mapping):
+        raise EmbspaceError(f"relations are a {type(relations).__name__}; give them by name, {{name: pairs}}.")
     reader = Reader(lens.weights, lens.space, lens.vocabulary)
     layers, heads = reader.layers(layer, "attn"), reader.heads(head)
     found = [_Relation.of(lens, name, relations[name]) for name in sorted(relations)]
@@ -197,7 +199,7 @@ class _Relation:
 
     @classmethod
     def of(cls, lens: EmbeddingLens, name: str, pairs: Pairs) -> "_Relation":
-        if isinstance(pairs, str) or not len(pairs) or any(isinstance(p, str) or len(p) != 2 for p in pairs):
+        if isinstance(pairs, str) or not len(pairs) or any(isinstance(p, str) or np.shape(p) != (2,) for p in pairs):
             raise EmbspaceError(
                 f"The relation {name!r} holds no pairs. Give [(source, target), …], words or token ids."
             )
