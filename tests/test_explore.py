@@ -445,6 +445,46 @@ def test_without_texts_pages_still_read(factors, tmp_path, tiny):
     assert "No text was read for this site." in text and "Nearest tokens" in text and 'data-ready="5"' in text
 
 
+@pytest.mark.parametrize(
+    ("pieces", "before", "after", "wanted"),
+    [
+        (["the", "film", "##s", "good"], "the films", " good", ["␣the", "␣film", "s", "␣good"]),
+        (["the", "␣film", "s", "␣good"], "the films", " good", ["the", "␣film", "s", "␣good"]),
+        (["Ã", "©", "x", "␣y"], "é", "x y", ["Ã", "©", "x", "␣y"]),
+    ],
+)
+def test_pieces_without_spaces_are_parted_as_the_text_is(factors, pieces, before, after, wanted):
+    table = hostile_activity(factors)
+    first = table.contexts.iloc[[0]].assign(before=before, after=after)
+    table = Activity(table.importance, table.measures, first.reset_index(drop=True))
+    factor, layer = int(first["factor"].iloc[0]), int(first["layer"].iloc[0])
+    split = 3 if before != "é" else 2
+    offsets = [i - split if i < split else i - split + 1 for i in range(4)]
+    rows = {"factor": factor, "layer": layer, "rank": 0, "offset": offsets, "saliency": 1.0}
+    rows["token_string"] = [piece.replace("␣", " ") for piece in pieces]
+    (row,) = Book(factors, table, None, pd.DataFrame(rows), None).contexts(factor, layer)
+    assert [token[1] for token in row[6]] == wanted and [token[0] for token in row[6]] == offsets
+
+
+def test_names_that_would_turn_the_page_around_are_shown(factors, tmp_path):
+    site = explore(factors, tmp_path / "pages", title="demo \u202e model", about={"Texts": "\u202egnp.exe"})
+    for page in site.glob("*.html"):
+        assert "\u202e" not in page.read_text(encoding="utf-8") and r"demo \u202e model" in page.read_text(
+            encoding="utf-8"
+        )
+
+
+@needs_chromium
+def test_keys_where_there_is_no_curve(factors, tmp_path):
+    site = explore(factors, tmp_path / "bare")
+    script = """
+    addEventListener("error", (event) => { document.body.dataset.broken = event.message; });
+    setTimeout(() => { for (const key of ["[", "]", "ArrowRight"]) document.dispatchEvent(new KeyboardEvent("keydown", { key })); }, 500);
+    """
+    text = dom(site / "factor.html", "#5", script, tmp_path)
+    assert "data-broken" not in text and "Factor 6" in text
+
+
 @needs_chromium
 def test_saliency_tints_its_contexts(factors, seen, tmp_path):
     row = seen.contexts[(seen.contexts["code"] > 0.1) & (seen.contexts["pos"] > 1)].iloc[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...factors import Activity, Factors
 from ...factors import level as level_of
-from ..tokens import ELLIPSIS, display, visible
+from ..tokens import ELLIPSIS, SPACE, display, visible
 
 NEAREST, NEIGHBOURS, WORDS = 10, 8, 12
 WINDOW = 10  # places either side of a target at which saliency is shown
@@ -128,7 +128,7 @@ class Book:
             before, after = visible(table["before"][i])[-ROOM:], visible(table["after"][i])[:ROOM]
             row = [_short(table["code"][i]), before, shown(table["token_string"][i]), after, int(table["example"][i]), int(table["pos"][i])]  # fmt: skip
             salient = self._salient.get((factor, layer, rank))
-            found.append([*row, salient] if salient else row)
+            found.append([*row, _spaced(salient, before, after)] if salient else row)
         return found
 
     def overview(self) -> dict[str, Any]:
@@ -227,6 +227,24 @@ def _neighbours(directions: Float[Tensor, "n_factors d_model"]) -> list[list[lis
         best = cosine.topk(k)
         for values, places in zip(best.values.tolist(), best.indices.tolist()):
             found.append([[place, round(value, 3)] for value, place in zip(values, places) if value > -2][:NEIGHBOURS])
+    return found
+
+
+def _spaced(tokens: list[list[Any]], before: str, after: str) -> list[list[Any]]:
+    """Tokens of a tokenizer whose pieces carry no spaces, such as WordPiece, with those that the text has between them."""
+    found = [*tokens]
+    for side in (-1, 1):
+        places = [i for i, token in enumerate(tokens) if token[0] * side > 0]
+        pieces = [tokens[i][1] for i in places]
+        parted = [piece.removeprefix("##") if piece.startswith("##") else SPACE + piece for piece in pieces]
+        joined, spaced = ("".join(some).replace(SPACE, " ") for some in (pieces, parted))
+        if side < 0:
+            parts = not before.endswith(joined.lstrip()) and before.endswith(spaced.lstrip())
+        else:
+            parts = not after.startswith(joined) and after.startswith(spaced)
+        if parts:
+            for i, piece in zip(places, parted):
+                found[i] = [tokens[i][0], piece, tokens[i][2]]
     return found
 
 

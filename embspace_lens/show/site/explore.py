@@ -16,6 +16,7 @@ from ...errors import EmbspaceError
 from ...factors import Activity, Factors, activity, reach_of
 from .. import look
 from ..html import environment, safe, stylesheet
+from ..tokens import visible
 from .book import BUCKETS, NEAREST, Book, bucket
 
 MARK = "embspace-lens-site"  # a file of this name says that a folder is ours to replace
@@ -94,7 +95,7 @@ def explore(
         nearest = (towards, away)
     reach = reach_of(saliency) if saliency is not None and len(saliency) else None
     book = Book(factors, seen, nearest, saliency, reach)
-    name = title or (lens.name if lens is not None else "a dictionary")
+    name = visible(title or (lens.name if lens is not None else "a dictionary"))
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         _pages(partial, name, book, about_lines(factors, book, seen, lens, dict(about or {})), seen)
@@ -130,7 +131,7 @@ def about_lines(
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return [*lines, ("Versions", ", ".join(versions))]
+    return [(visible(what), visible(says)) for what, says in [*lines, ("Versions", ", ".join(versions))]]
 
 
 def _pages(folder: Path, name: str, book: Book, about: list[tuple[str, str]], seen: Activity | None) -> None:

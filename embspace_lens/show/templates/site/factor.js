@@ -115,6 +115,7 @@
   }
 
   function choose(i) {
+    if (!document.querySelector(".curve")) return;  // no text was read, or there is no such factor
     const held = document.activeElement?.dataset?.layer !== undefined;
     layer = Math.max(0, Math.min(META.layers.length - 1, i));
     history.replaceState(null, "", href(factor, layer));
@@ -144,12 +145,12 @@
 
   async function read() {
     const [number, chosen] = location.hash.slice(1).split("/");
+    const mine = ++turn;  // what is still under way comes too late
     factor = Number(number || 0);
     if (!Number.isInteger(factor) || factor < 0 || factor >= META.n) {
       place.replaceChildren(esl.el("h1", null, "There is no factor " + number), esl.el("p", null, "They go from 0 to " + (META.n - 1) + "."));
       return;
     }
-    const mine = ++turn;
     try {
       const found = await esl.load("f/" + factor + "/head");
       if (mine !== turn) return;
