@@ -258,7 +258,9 @@ def test_agreement_is_spearmans():
 def test_what_agrees_and_what_does_not():
     agree = agreement(*units(30)).iloc[0]
     assert agree["correlation"] == pytest.approx(1) and agree["p_value"] < 0.001 and agree["low"] > 0.99
-    a, _ = units(30)
+    a, b = units(30)
+    against = agreement(a, b.assign(value=-b["value"])).iloc[0]
+    assert against["correlation"] == pytest.approx(-1) and against["p_value"] < 0.001, "either way counts"
     p_values = [agreement(a, units(30, seed=seed)[1], n_resamples=300).iloc[0]["p_value"] for seed in range(1, 41)]
     assert 0.2 < np.mean(p_values) < 0.8 and np.mean(np.less(p_values, 0.05)) < 0.2
 
