@@ -422,6 +422,8 @@ def test_senses_on_the_command_line(tmp_path):
         (["contexts", "--model", "reviews-small-1"], r"factors='reviews-small-1' is not one of 'reviews-small-0'"),
         (["contexts", "--factors", "nowhere"], "does not exist"),
         (["importance", "--layer", "9"], "layer=9 is out of range"),
+        (["contexts", "--factor", "5000"], "factor=5000 is out of range: the dictionary has 1000 factors"),
+        (["saliency", "--factor", "0,1000"], "factor=1000 is out of range"),
     ],
 )
 def test_mistakes_are_sentences(arguments, sentence, reviews):

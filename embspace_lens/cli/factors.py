@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import EmbspaceError
+from ..errors import EmbspaceError, out_of_range
 from .options import MODEL, Format, Layer, Model, Out, numbers, open_lens
 from .output import Output
 
@@ -94,6 +94,7 @@ def contexts(
     dictionary, found = _dictionary(factors, model), _model(model)
     from ..factors import top_contexts
 
+    _refuse_strange(wanted, dictionary)
     df = top_contexts(dictionary, found, chosen, layers=layers, n=n, window=window, max_tokens=max_tokens)
     if wanted is not None:  # codes depend on all factors: only what is shown is chosen
         df = df[df["factor"].isin(wanted)].reset_index(drop=True)
@@ -159,6 +160,7 @@ def saliency(
     from ..factors import saliency as explain
     from ..factors import top_contexts
 
+    _refuse_strange(wanted, dictionary)
     places: Any = top_contexts(dictionary, found, chosen, layers=layers, n=n, max_tokens=max_tokens)
     places = places[places["factor"].isin(wanted or [])]
     df = explain(dictionary, found, chosen, places, n_samples=n_samples, seed=seed)
@@ -268,6 +270,13 @@ def _read(texts: Path, column: str, where: str | None, n_texts: int | None) -> l
 
 def _model(name: str) -> Any:
     return open_lens(name, "all", "dot").weights.host.model
+
+
+def _refuse_strange(wanted: list[int] | None, dictionary: Any) -> None:
+    """Before the texts are read."""
+    for number in wanted or []:
+        if not 0 <= number < dictionary.n_factors:
+            raise out_of_range("factor", number, "the dictionary", dictionary.n_factors, "factors")
 
 
 def _dictionary(folder: Path | None, model: str) -> Any:
