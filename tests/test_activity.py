@@ -1,5 +1,7 @@
 """Where factors are active: against every code counted one by one; levels and senses on planted cases."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -242,3 +244,11 @@ def test_curves_of_importance_are_drawn():
         plot_importance(many)
     with pytest.raises(EmbspaceError, match="draws another table: 'layer', 'importance' is not there"):
         plot_importance(tidy(["factor", "token_string"], [words]))
+
+
+def test_a_threshold_does_not_part_equal_codes():
+    truth = np.array([True, False, False])
+    score, factor, threshold = import_module("embspace_lens.factors.senses")._threshold(
+        np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]), truth
+    )
+    assert (score, factor, threshold) == (pytest.approx(2 / 3), 1, 0.5)

@@ -1,5 +1,7 @@
 """Which tokens decide a code: planted linear codes, variants run by hand, and models that look one way or both."""
 
+from importlib import import_module
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -216,3 +218,11 @@ def test_texts_as_users_have_them(tiny, factors):
     first = saliency(factors, model, TEXTS, contexts, n_samples=20)
     for given in (pd.DataFrame({"review": TEXTS}), iter(TEXTS)):
         assert saliency(factors, model, given, contexts, n_samples=20, column="review").equals(first)
+
+
+def test_tokens_that_hold_a_code_down_are_among_the_strongest():
+    weights = np.array([0.5, -3.0, 1.0, 0.1])
+    found = import_module("embspace_lens.factors.saliency")._lime(
+        lambda kept: kept @ torch.tensor(weights, dtype=torch.float32), 4, 300, 2, [0]
+    )
+    assert (found != 0).tolist() == [False, True, True, False] and found[1] < -2.5
