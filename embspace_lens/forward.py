@@ -321,14 +321,18 @@ def hidden_states(
             bar.update(int((batch.start == 0).sum()))
 
 
+def weights_key(model: Any) -> str:
+    """What tells a model from another of the same name: a digest of the first entries of each of its parameters."""
+    entries = [parameter.flatten()[:1024].float().cpu().tolist() for parameter in model.parameters()]
+    return sha256(repr((str(getattr(model.cfg, "model_name", "")), entries)).encode()).hexdigest()
+
+
 def kept_states(
     model: Any, layers: Sequence[int] | None, folder: str | os.PathLike[str]
 ) -> Callable[[int, TokenBatch], HiddenStates]:
     """A function of a batch and its number: its hidden states, from a folder if they are there, else computed and put there."""
     chosen = chosen_layers(model, layers)
-    weights = [parameter.flatten()[:1024].float().cpu().tolist() for parameter in model.parameters()]
-    source = sha256(repr((chosen, [str(model.cfg.model_name), *weights])).encode()).hexdigest()
-    shards = Shards(folder, source)
+    shards = Shards(folder, f"{weights_key(model)}, layers {chosen}")
 
     def get(number: int, batch: TokenBatch) -> HiddenStates:
         found = shards.get(number, batch.tokens)

@@ -73,7 +73,7 @@ def dom(page, fragment="", script=None, tmp_path=None, width=1200):
 
 
 def rows_of(text):
-    return [int(n) for n in re.findall(r'href="factor\.html#(\d+)"><b>', text)]
+    return [int(n) for n in re.findall(r'href="factor\.html#(\d+)"[^>]*><b>', text)]
 
 
 def test_the_data_are_the_tables(site, seen, factors, tiny):
@@ -132,6 +132,7 @@ def test_the_overview_in_a_browser(site, tmp_path):
     page = site / "index.html"
     text = dom(page)
     assert 'data-ready="1"' in text and rows_of(text) == list(range(12))
+    assert re.search(r'aria-label="Factor 0; [^"]*targets w', text)
     assert "12 transformer factors of tiny" in html.unescape(text) and "12 factors" in text
     _, overview = given(site / "data" / "overview.js")
     sharp = sorted(range(12), key=lambda f: (-overview["rows"][f][1], f))

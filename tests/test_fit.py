@@ -98,6 +98,11 @@ def test_a_fit_that_was_stopped_ends_at_the_same_factors(model, whole, tmp_path,
     again = fit_factors(model, TEXTS, **OPTIONS, batch_tokens=40, checkpoint=folder)
     unbroken = fit_factors(model, TEXTS, **OPTIONS, batch_tokens=40)
     assert torch.equal(again.directions, unbroken.directions)
+    changed = zoo.boot(zoo.ZOO["gpt2"]())
+    with torch.no_grad():
+        changed.blocks[0].mlp.out.weight[0, 0] += 1
+    with pytest.raises(EmbspaceError, match=r"holds another fit \(model differ\)"):
+        fit_factors(changed, TEXTS, **OPTIONS, batch_tokens=40, checkpoint=folder)
     with pytest.raises(EmbspaceError, match=r"holds another fit \(l1 differ\)"):
         fit_factors(model, TEXTS, **OPTIONS | {"l1": 0.5}, batch_tokens=40, checkpoint=folder)
     (folder / held["fitter"] / "counts.safetensors").write_bytes(b"x") if (folder / held["fitter"]).exists() else None
@@ -368,11 +373,16 @@ def test_a_site_on_the_command_line(reviews, tmp_path, monkeypatch):
     site = tmp_path / "site"
     result = run("explore", site, "--texts", reviews, "--layer", "2-3", "--n", 3)
     assert result.exit_code == 0 and str(site / "index.html") in result.stdout, result.output
+    assert '"salient":false' in (site / "index.html").read_text(encoding="utf-8")
     about = (site / "about.html").read_text(encoding="utf-8")
     assert "4, reviews.csv" in about and "hidden states of 2 layers" in about
     asked = []
     monkeypatch.setattr("embspace_lens.factors.shipped.own_texts", lambda model: asked.append(model) or ["A film."])
-    result = run("explore", site, "--demo")
+    pytest.importorskip("captum", reason="saliency needs captum")
+    module = import_module("embspace_lens.show.site.explore")
+    monkeypatch.setattr(module, "SAMPLES", 2)
+    result = run("explore", site, "--demo", "--saliency", 1)
+    assert '"salient":true' in (site / "index.html").read_text(encoding="utf-8")
     assert result.exit_code == 0 and len(asked) == 1, result.output
     about = (site / "about.html").read_text(encoding="utf-8")
     assert "1, made up by the model itself" in about and "of 4 layers" in about

@@ -514,3 +514,9 @@ def test_the_examples_in_docstrings_run(models):
         assert result.failed == 0, test.name
         ran += result.attempted
     assert ran >= 8
+
+
+def test_ids_longer_than_the_positions_are_refused():
+    model, rows = zoo.boot(zoo.ZOO["gpt2"]()), pd.DataFrame({"layer": [0], "head": [0]})
+    with pytest.raises(EmbspaceError, match="tokens are 5000 long, and the model has positions for"):
+        activations(model, torch.zeros(1, 5000, dtype=torch.long), rows)

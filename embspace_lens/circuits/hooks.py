@@ -339,7 +339,12 @@ def _batches(model: Any, tokens: Any, batch_tokens: int) -> Iterator[forward.Tok
         raise errors.EmbspaceError(
             f"tokens are {ids.dtype} of shape {tuple(ids.shape)}; give ids [batch, pos], or a list of texts."
         )
-    d_vocab = Weights(model).d_vocab
+    weights = Weights(model)
+    d_vocab, n_ctx = weights.d_vocab, len(weights.W_pos) if weights.host.has_positions else ids.shape[1]
+    if ids.shape[1] > n_ctx:
+        raise errors.EmbspaceError(
+            f"tokens are {ids.shape[1]} long, and the model has positions for {n_ctx}. Cut them."
+        )
     for worst in (ids.min().item(), ids.max().item()) if ids.numel() else ():
         if not 0 <= worst < d_vocab:
             raise errors.EmbspaceError(f"Token {worst} is out of range: the model has tokens 0 to {d_vocab - 1}.")

@@ -88,7 +88,9 @@ def relation_scores(
     scored = [relation for relation in found if len(relation) >= FEWEST]
     few = [f"{r.name} ({len(r)} of {len(r) + r.n_left_out})" for r in found if len(r) < FEWEST]
     if few:
-        said = f"Fewer than {FEWEST} pairs are left of {', '.join(few)}: no score. The others are not single tokens of {lens.name}."
+        said = f"Fewer than {FEWEST} pairs are left of {', '.join(few)}: no score."
+        if any(relation.n_left_out for relation in found if len(relation) < FEWEST):
+            said += f" The others are not single tokens of {lens.name}."
         warnings.warn(said, UserWarning, stacklevel=2)
     tests = {
         (r.name, effect): _Test(r, len(layers) * len(heads), _shuffles(len(r), n_shuffles, seed))

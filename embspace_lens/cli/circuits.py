@@ -58,7 +58,8 @@ def relations(
         order = df.sort_values("relation_score", ascending=False, kind="stable")  # of equal heads the first
         df = order.groupby(["relation", "effect"], sort=True).head(1).dropna().sort_index(ignore_index=True)
     clearest = df.sort_values(["p_value", "relation_score"], ascending=[True, False], kind="stable")
-    output.give(df, next_command(f"operations {first(clearest, 'layer', 'head')}", model, vocabulary, score))
+    hint = next_command(f"operations {first(clearest, 'layer', 'head')}", model, vocabulary, score) if len(df) else ""
+    output.give(df, hint)
 
 
 def operations(

@@ -227,6 +227,10 @@ def explore(
     n: Annotated[
         int, typer.Option("--n", metavar="N", min=1, help="How many contexts of each factor and layer.")
     ] = 200,
+    saliency: Annotated[
+        int,
+        typer.Option("--saliency", metavar="N", min=0, help="Explain N contexts of each factor where it peaks; slow."),
+    ] = 0,
     max_tokens: MaxTokens = None,
     column: Column = "text",
     where: Where = None,
@@ -256,6 +260,7 @@ def explore(
         lens=lens,
         layers=layers,
         n_contexts=n,
+        n_explained=saliency,
         max_tokens=max_tokens,
         about={"Texts": f"{len(read):,}, {source}"},
     )

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError
 from ..files import read_json, write_json, write_whole
-from ..forward import HiddenStates, chosen_layers, kept_states, states_of, token_batches
+from ..forward import HiddenStates, chosen_layers, kept_states, states_of, token_batches, weights_key
 from ..texts import texts_of
 from .dictionary import Factors, make_folder
 from .fitting import FactorFitter
@@ -111,7 +111,7 @@ def fit_factors(
         "buffer": buffer,
         "seed": seed,
     }
-    options |= {"max_vectors": max_vectors, "model": str(getattr(model.cfg, "model_name", ""))}
+    options |= {"max_vectors": max_vectors, "model": weights_key(model)}
     fit = _Fit(int(model.cfg.d_model), int(model.cfg.d_vocab), options, where, checkpoint)
     with tqdm(desc="factors", unit=" vectors", initial=fit.seen, total=max_vectors, disable=None, leave=False) as bar:
         known = fit.parts

@@ -14,11 +14,13 @@ from tqdm import tqdm
 
 from ...errors import EmbspaceError
 from ...factors import Activity, Factors, activity, reach_of
+from ...factors import saliency as explain
 from .. import look
 from ..html import environment, safe, stylesheet
 from ..tokens import visible
 from .book import BUCKETS, NEAREST, Book, bucket
 
+SAMPLES = 300  # variants of a context, where many are explained
 MARK = "embspace-lens-site"  # a file of this name says that a folder is ours to replace
 TEMPLATES = Path(__file__).parents[1] / "templates" / "site"
 PAGES = ("index.html", "factor.html", "about.html", "style.css")
@@ -36,6 +38,7 @@ def explore(
     saliency: pd.DataFrame | None = None,
     layers: Sequence[int] | None = None,
     n_contexts: int = 200,
+    n_explained: int = 0,
     max_tokens: int | None = None,
     title: str | None = None,
     about: Mapping[str, str] | None = None,
@@ -54,6 +57,7 @@ def explore(
         saliency: A table of `saliency` whose contexts are those of `seen`; the tokens of these contexts are tinted.
         layers: After which blocks, where texts are read; all of them, and the embedding (−1), by default.
         n_contexts: How many contexts of each factor and layer, where texts are read.
+        n_explained: For how many contexts of each factor, where it peaks, `saliency` is computed; it takes about a second each.
         max_tokens: The longest text, in tokens, where texts are read.
         title: The name of the model, or of the dictionary.
         about: More lines for the page that says how it was made: what each is, and what it says.
@@ -74,10 +78,14 @@ def explore(
     """
     target = _refuse_foreign(folder)
     environment()  # jinja2, before the work that would be lost
+    if isinstance(n_explained, bool) or not isinstance(n_explained, int) or n_explained < 0:
+        raise EmbspaceError(f"n_explained={n_explained!r} is not a number of 0 or more.")
     if texts is not None and seen is None:
         if model is None:
             raise EmbspaceError("texts are read by a model: give model= too, or seen= of activity().")
         seen = activity(factors, model, texts, layers=layers, n_contexts=n_contexts, max_tokens=max_tokens)
+        if n_explained:
+            saliency = _explained(factors, model, texts, seen, n_explained)
     largest = max(seen.importance["factor"].tolist(), default=0) if seen is not None else 0
     if largest >= factors.n_factors:
         raise EmbspaceError(
@@ -110,6 +118,13 @@ def explore(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _explained(factors: Factors, model: Any, texts: Any, seen: Activity, n: int) -> pd.DataFrame:
+    """The saliency of each factor's n strongest contexts in the layer of its peak."""
+    peaks = seen.importance.sort_values("importance", kind="stable").groupby("factor").tail(1)
+    places: Any = seen.contexts.merge(peaks[["factor", "layer"]], on=["factor", "layer"])
+    return explain(factors, model, texts, places[places["rank"] < n], n_samples=SAMPLES)
 
 
 def about_lines(

@@ -34,7 +34,9 @@
       return found;
     };
     const note = hit ? cell("hit", esl.token(hit.word), " " + WHY[hit.why](hit.share)) : null;
-    return esl.el("li", null, esl.el("a", { class: "row", href: "factor.html#" + factor },
+    const words = (numbers) => numbers.map((n) => tokens[n].replaceAll("␣", "")).join(", ");
+    const said = [`Factor ${factor}`, LEVELS[level], sharp < 0 ? "" : `sharpness ${sharp} percent`, common.length ? "targets " + words(common) : "", near.length ? "nearest tokens " + words(near) : ""];
+    return esl.el("li", null, esl.el("a", { class: "row", href: "factor.html#" + factor, "aria-label": said.filter(Boolean).join("; ") },
       esl.el("b", null, String(factor)),
       cell("level", LEVELS[level] || ""),
       code ? spark(code, peak) : cell(""),
