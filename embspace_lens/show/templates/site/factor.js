@@ -20,7 +20,7 @@
       const [word, count] = head.words[head.peak][0];
       found.append(Math.round((100 * count) / n) + " % of its " + n + " strongest targets there are ", esl.chip(word, 0.5), ".");
     } else if (!Math.max(...head.curve)) return esl.el("p", { class: "sentence" }, "Dead: its code is 0 in all texts that were read.");
-    if (head.reach !== undefined && head.reach !== null) found.append(" The tokens that decide its code lie " + head.reach.toFixed(1) + " places from the target on average.");
+    if (head.reach !== undefined && head.reach !== null) found.append(head.reach < 0.05 ? " The target itself decides its code." : ` The tokens that decide its code lie ${head.reach.toFixed(1)} places from the target on average.`);
     return found;
   }
 

@@ -29,11 +29,11 @@
     const [level, sharp, peak, importance, code, near, common] = rows[factor];
     const cell = (name, ...children) => esl.el("span", { class: name }, ...children);
     const tokensOf = (what, numbers, extra) => {
-      const found = cell("tokens", ...numbers.map((n, i) => esl.chip(tokens[n], i ? 0.25 : 0.6)), extra);
+      const found = cell("tokens", extra, ...numbers.map((n, i) => esl.chip(tokens[n], i ? 0.25 : 0.6)));
       found.dataset.what = what;
       return found;
     };
-    const note = hit ? cell("hit", esl.token(hit.word), " " + WHY[hit.why](hit.share)) : null;
+    const note = hit ? cell("hit", esl.token(hit.word), " " + WHY[hit.why](hit.share) + ": ") : null;
     const words = (numbers) => numbers.map((n) => tokens[n].replaceAll("␣", "")).join(", ");
     const said = [`Factor ${factor}`, LEVELS[level], sharp < 0 ? "" : `sharpness ${sharp} percent`, common.length ? "targets " + words(common) : "", near.length ? "nearest tokens " + words(near) : ""];
     return esl.el("li", null, esl.el("a", { class: "row", href: "factor.html#" + factor, "aria-label": said.filter(Boolean).join("; ") },
