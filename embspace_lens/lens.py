@@ -11,8 +11,8 @@ from torch import Tensor
 
 from . import readings
 from .errors import EmbspaceError
-from .select import Select
 from .space import EmbeddingSpace, unembedding_rows
+from .tables.selection import Select
 from .vocabulary import Chosen, Vocabulary, choose_tokens
 from .weights import Weights
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import errors
-from .frames import tidy
-from .select import Select, one_k, select, weight_names
 from .space import EmbeddingSpace, full, unembedding_rows
+from .tables.frames import tidy
+from .tables.selection import Select, one_k, select, weight_names
 from .vectors import residual_vectors
 from .vocabulary import Vocabulary
 from .weights import ATTENTION, MLP, Weights, side_of

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from embspace_lens.columns import GLOSSARY
+from embspace_lens.tables.columns import GLOSSARY
 
 
 def check_tidy(frame: pd.DataFrame, grain: list[str], columns: list[str]) -> None:

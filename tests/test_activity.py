@@ -9,10 +9,10 @@ import zoo
 from tables import check_tidy
 
 from embspace_lens import EmbspaceError
-from embspace_lens.columns import GLOSSARY
 from embspace_lens.factors import Activity, Factors, activity, importance, level, senses, top_contexts
 from embspace_lens.forward import hidden_states
-from embspace_lens.frames import tidy
+from embspace_lens.tables.columns import GLOSSARY
+from embspace_lens.tables.frames import tidy
 
 TEXTS = ["w2 w3 w4 w5 w6", "w7 w8", "", "w9 w10 w11 w12 w13 w14 w15 w16", "w3 w4"]
 CONTEXTS = ["factor", "layer", "rank", "token_index", "token_string", "example", "pos", "code", "before", "after"]

@@ -16,10 +16,10 @@ import zoo
 
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.factors import Activity, Factors, activity
-from embspace_lens.frames import tidy
 from embspace_lens.show.site import explore
 from embspace_lens.show.site.book import Book, bucket
 from embspace_lens.show.site.explore import script_json
+from embspace_lens.tables.frames import tidy
 
 pytest.importorskip("jinja2", reason="the site needs jinja2")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

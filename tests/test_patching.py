@@ -13,8 +13,8 @@ from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError, agreement
 from embspace_lens.circuits import attribution_frame, composition_frame, logit_lens_frame, patching_frame
-from embspace_lens.columns import GLOSSARY
-from embspace_lens.frames import tidy
+from embspace_lens.tables.columns import GLOSSARY
+from embspace_lens.tables.frames import tidy
 
 KEYS = ["metric", "patch_type", "layer", "head", "neuron", "pos", "src_pos", "example"]
 ATTRIBUTION = ["layer", "node", "head", "neuron", "pos", "example"]

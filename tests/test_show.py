@@ -11,7 +11,6 @@ import torch
 
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.files import write_whole
-from embspace_lens.frames import tidy
 from embspace_lens.show import (
     choose,
     html,
@@ -26,6 +25,7 @@ from embspace_lens.show import (
 from embspace_lens.show.findings import find, find_word
 from embspace_lens.show.tokens import chip, display, figures, for_terminal, pad, pair, pair_chip, width
 from embspace_lens.show.units import count, head, units
+from embspace_lens.tables.frames import tidy
 
 NASTY = [
     "<script>alert(1)</script>",

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from embspace_lens import EmbspaceError, evidence
-from embspace_lens.frames import tidy
 from embspace_lens.show import (
     html,
     look,
@@ -18,6 +17,7 @@ from embspace_lens.show import (
 )
 from embspace_lens.show.measurements import measure
 from embspace_lens.show.units import kind
+from embspace_lens.tables.frames import tidy
 
 TEXTS = ["w2 w3 w4 w5 w6", "w7 w8"]
 

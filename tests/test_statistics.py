@@ -15,7 +15,7 @@ from tables import check_tidy
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.circuits import head_statistics, neuron_statistics
 from embspace_lens.circuits.statistics import positive_share, vocab_moments
-from embspace_lens.columns import GLOSSARY
+from embspace_lens.tables.columns import GLOSSARY
 
 NEURON = ["in_norm", "gate_norm", "out_norm", "in_out_similarity", "gate_out_similarity", "in_gate_similarity"]
 NEURON += ["vocab_mean", "vocab_variance", "vocab_skew", "vocab_kurtosis", "role"]

@@ -8,8 +8,8 @@ import torch
 from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError
-from embspace_lens.columns import GLOSSARY
-from embspace_lens.frames import tidy
+from embspace_lens.tables.columns import GLOSSARY
+from embspace_lens.tables.frames import tidy
 
 TOKEN = ["token_index", "token_string", "score"]
 PAIR = ["dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score"]

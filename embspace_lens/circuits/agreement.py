@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from .. import errors
-from ..frames import tidy
+from ..tables.frames import tidy
 
 FEWEST = 5  # units, below which a rank correlation says nothing
 

@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from .. import errors, forward
-from ..frames import tidy
 from ..lens import EmbeddingLens
+from ..tables.frames import tidy
 from .channels import VocabularyChannels
 from .places import Unit, sites, stream_hook
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..frames import tidy
 from ..lens import EmbeddingLens
 from ..readings import Reader
-from ..select import Select, one_k, select, weight_names
+from ..tables.frames import tidy
+from ..tables.selection import Select, one_k, select, weight_names
 from ..weights import MLP, side_of
 from .kurtosis import centred, climb, excess_kurtosis, long_rows, objective, stand_out
 

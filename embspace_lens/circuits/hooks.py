@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors, forward
-from ..frames import tidy
 from ..space import as_tensor
+from ..tables.frames import tidy
 from ..weights import Weights
 from .places import Site, keys_of, sites, stream_hook, units_of
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from ..frames import tidy
 from ..lens import EmbeddingLens
-from ..select import one_k
+from ..tables.frames import tidy
+from ..tables.selection import one_k
 
 AXES = ("patch_type", "layer", "head", "neuron", "pos", "src_pos")
 RENAMED = {"head_index": "head", "dest_pos": "pos"}

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from ..columns import GLOSSARY
 from ..forward import state_hook
-from ..frames import tidy
-from ..select import weight_names
 from ..space import as_tensor, full
+from ..tables.columns import GLOSSARY
+from ..tables.frames import tidy
+from ..tables.selection import weight_names
 from ..weights import ATTENTION, Weights
 
 KEYS = ("factor", "layer", "expert", "head", "neuron", "subhead", "weight", "direction")

@@ -11,11 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors, forward, readings
-from ..frames import tidy
 from ..lens import EmbeddingLens
 from ..rows import float64
-from ..select import Select, select
 from ..space import Embedding, as_tensor
+from ..tables.frames import tidy
+from ..tables.selection import Select, select
 from ..weights import Weights
 
 FIRST = 2  # the first place whose own, previous and first tokens are three

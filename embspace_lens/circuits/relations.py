@@ -17,10 +17,10 @@ from tqdm import tqdm
 from ..errors import EmbspaceError
 from ..files import read_json
 from ..first_mlp import behind_first_mlp
-from ..frames import tidy
 from ..lens import EmbeddingLens
 from ..readings import Reader
-from ..select import Select, one_k
+from ..tables.frames import tidy
+from ..tables.selection import Select, one_k
 from ..topk import top_tokens
 
 FEWEST = 30  # pairs: from fewer, a share says little

@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 
 from ..errors import EmbspaceError
-from ..frames import tidy
 from ..lens import EmbeddingLens
 from ..readings import Reader
-from ..select import Select, one_k
+from ..tables.frames import tidy
+from ..tables.selection import Select, one_k
 from .relations import sources_of
 
 CHUNK_BYTES = 2**26  # of token vectors held at a time

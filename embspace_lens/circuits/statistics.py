@@ -11,11 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import readings
-from ..frames import tidy
 from ..lens import EmbeddingLens
 from ..rows import float64
-from ..select import Select
 from ..space import Embedding, EmbeddingSpace
+from ..tables.frames import tidy
+from ..tables.selection import Select
 from ..weights import Weights
 
 KURTOSIS = (

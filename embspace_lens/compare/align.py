@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import EmbspaceError
-from ..frames import tidy
 from ..lens import EmbeddingLens
-from ..select import weight_names
+from ..tables.frames import tidy
+from ..tables.selection import weight_names
 from ..weights import ATTENTION, MLP
 from .meeting import Meeting, Place, meet, places, units_at
 

@@ -12,11 +12,11 @@ from tqdm import tqdm
 from transformer_lens import FactoredMatrix
 
 from ..errors import EmbspaceError
-from ..frames import tidy
 from ..host import Norm
 from ..lens import EmbeddingLens
 from ..readings import Reader
-from ..select import Select, one_k, weight_names
+from ..tables.frames import tidy
+from ..tables.selection import Select, one_k, weight_names
 from ..weights import ATTENTION, MLP, Weights, side_of
 from .shared import require_lenses
 

@@ -9,9 +9,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..errors import EmbspaceError
-from ..frames import tidy
 from ..lens import EmbeddingLens
-from ..select import select, weight_names
+from ..tables.frames import tidy
+from ..tables.selection import select, weight_names
 from ..weights import MLP
 from .meeting import Meeting, meet, places, units_at
 

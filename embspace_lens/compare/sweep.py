@@ -15,9 +15,9 @@ from tqdm import tqdm
 from ..errors import EmbspaceError
 from ..files import read_json, write_json
 from ..forward import TokenBatch, activations, device_of, resume, state_hook, token_batches
-from ..frames import tidy
 from ..lens import EmbeddingLens
 from ..pooled import PooledHead
+from ..tables.frames import tidy
 from .states import translations_of_states
 from .stitch import check_stitch
 from .translate import Translation, identity, random_translation, translate

@@ -10,11 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..frames import tidy
 from ..lens import EmbeddingLens
 from ..rows import tiles
-from ..select import one_k
 from ..space import INVERSES, as_tensor
+from ..tables.frames import tidy
+from ..tables.selection import one_k
 from .units import directions
 
 SCORES = 2**24  # scores of a tile of vectors: of each side of the product there is one such matrix

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from .. import errors
 from ..forward import activations, device_of, state_hook, token_batches
-from ..frames import tidy
 from ..lens import EmbeddingLens
 from ..rows import tiles
-from ..select import Select, one_k, weight_names
+from ..tables.frames import tidy
+from ..tables.selection import Select, one_k, weight_names
 from ..weights import MLP, side_of
 from .lists import bootstrap_interval, check_seeds, middle, partners
 from .units import directions, layers_with

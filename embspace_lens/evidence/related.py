@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..frames import tidy
 from ..lens import EmbeddingLens
-from ..select import Select, one_k
+from ..tables.frames import tidy
+from ..tables.selection import Select, one_k
 from ..weights import side_of
 from .lists import bootstrap_interval, check_seeds, jaccard, middle, partners, strongest_tokens
 from .units import directions, layers_with

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..lens import EmbeddingLens
 from ..readings import Reader
-from ..select import Select, select
+from ..tables.selection import Select, select
 from ..weights import ATTENTION, Weights
 
 

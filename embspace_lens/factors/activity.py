@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError, bad_width
 from ..forward import TokenBatch, states_of, token_batches
-from ..frames import tidy
+from ..tables.frames import tidy
 from ..texts import texts_of
 from ..vocabulary import Vocabulary
 from .dictionary import Factors

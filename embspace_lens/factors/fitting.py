@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .. import errors
 from ..files import write_json, write_whole
-from ..frames import tidy
 from ..rows import plain_arithmetic
 from ..space import as_tensor
+from ..tables.frames import tidy
 from .dictionary import CONFIG, Factors, make_folder, read_tensors
 from .sparse_coding import Coder, positive, whole
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import EmbspaceError
-from ..frames import tidy
+from ..tables.frames import tidy
 
 EARLY, LATE = 1 / 3, 2 / 3  # of the depth
 NEAR = 2.0  # tokens: what decides the code is the target and its neighbours

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .. import errors
 from ..errors import EmbspaceError
 from ..forward import TokenBatch, activations, device_of, is_causal, state_hook, token_batches
-from ..frames import tidy
+from ..tables.frames import tidy
 from ..texts import texts_of
 from ..vocabulary import Vocabulary
 from .dictionary import Factors

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .. import errors
 from ..errors import EmbspaceError
 from ..forward import states_of, token_batches
-from ..frames import tidy
+from ..tables.frames import tidy
 from .dictionary import Factors
 from .sparse_coding import whole
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..frames import tidy
 from ..space import Embedding, EmbeddingSpace, unembedding_rows
+from ..tables.frames import tidy
 from ..vocabulary import undertraining, whole_words
 from ..weights import side_of
 

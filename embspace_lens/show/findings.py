@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import demo
 from ..errors import EmbspaceError
-from ..frames import tidy
+from ..tables.frames import tidy
 from .choose import legible_heads, legible_neurons, one_neuron
 
 WORDS = (" wonderful", " film", " love", " Paris", " good", " water", " the")

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ..columns import GLOSSARY
+from ..tables.columns import GLOSSARY
 
 
 def measure(value: float) -> str:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ..columns import GLOSSARY
 from ..errors import EmbspaceError
+from ..tables.columns import GLOSSARY
 
 KEYS = ("layer", "expert", "head", "neuron", "subhead", "direction", "factor", "weight", "component", "side")
 TOKEN = ("token_index", "token_string")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from . import errors
+from .. import errors
 
 Select = None | int | range | slice | Sequence[int]
 """Which layers, heads or neurons: a number, several, a slice, or None for all."""
