@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import errors
 from .host import Block, Host
 from .raw import unwrap
-from .rows import float64
+from .search.tiles import float64
 
 # Pairs (i, i + n): the first half of the turned numbers with the second.
 HALVES = {

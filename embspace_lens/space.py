@@ -10,8 +10,8 @@ from torch import Tensor
 
 from . import errors
 from .host import Norm
-from .rows import float64
-from .topk import top_pairs, top_tokens
+from .search.tiles import float64
+from .search.tokens import top_pairs, top_tokens
 from .weights import Weights
 
 SPACES = ("circuit", "unembed", "embed")

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from . import errors
-from .rows import Rows, float64, take, tile_rows, tiles
+from .search.tiles import Rows, float64, take, tile_rows, tiles
 
 SPACE_PIECE = "▁"  # how SentencePiece writes a space
 

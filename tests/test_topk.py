@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import brute_top_pairs, brute_top_tokens
 
-from embspace_lens import pairs, topk
-from embspace_lens import rows as rows_module
-from embspace_lens import screen as screen_module
 from embspace_lens.errors import EmbspaceError
-from embspace_lens.topk import top_pairs, top_tokens
+from embspace_lens.search import pairs
+from embspace_lens.search import screening as screen_module
+from embspace_lens.search import tiles as rows_module
+from embspace_lens.search import tokens as topk
+from embspace_lens.search.tokens import top_pairs, top_tokens
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

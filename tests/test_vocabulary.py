@@ -6,8 +6,9 @@ import zoo
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from embspace_lens import EmbeddingLens, EmbspaceError, ascii_tokens, rows, seen_in, space, whole_words
+from embspace_lens import EmbeddingLens, EmbspaceError, ascii_tokens, seen_in, space, whole_words
 from embspace_lens import vocabulary as vocabulary_module
+from embspace_lens.search import tiles as rows
 from embspace_lens.vocabulary import Vocabulary, never_trained, undertraining
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .. import errors, forward, readings
 from ..lens import EmbeddingLens
-from ..rows import float64
+from ..search.tiles import float64
 from ..space import Embedding, as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import Select, select

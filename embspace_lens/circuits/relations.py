@@ -19,9 +19,9 @@ from ..files import read_json
 from ..first_mlp import behind_first_mlp
 from ..lens import EmbeddingLens
 from ..readings import Reader
+from ..search.tokens import top_tokens
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k
-from ..topk import top_tokens
 
 FEWEST = 30  # pairs: from fewer, a share says little
 EFFECTS = ("promotion", "suppression")

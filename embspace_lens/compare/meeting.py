@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import EmbspaceError, choice, not_finite
 from ..lens import EmbeddingLens
-from ..rows import Subset, float64
+from ..search.tiles import Subset, float64
 from ..space import TILE
 from ..weights import MLP, side_of
 from .shared import require_lenses, shared_rows, shared_tokens

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
-from ..rows import Subset
+from ..search.tiles import Subset
 from ..vocabulary import SPACE_PIECE, Vocabulary
 
 FEWEST = 100  # shared tokens under which two models are not compared

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..errors import EmbspaceError, choice, out_of_range
 from ..forward import TokenBatch, activations, device_of, own_words, state_hook
 from ..lens import EmbeddingLens
-from ..rows import float64
+from ..search.tiles import float64
 from .shared import require_lenses, shared_tokens
 from .translate import Moments, Translation, fitted
 

@@ -12,7 +12,7 @@ from transformer_lens import FactoredMatrix
 from .. import errors
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
-from ..rows import float64, tiles
+from ..search.tiles import float64, tiles
 from ..space import SIDES, TILE, as_tensor
 from .shared import require_lenses, shared_rows, shared_tokens
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .. import errors
 from ..lens import EmbeddingLens
-from ..rows import tiles
+from ..search.tiles import tiles
 from ..space import INVERSES, as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import one_k

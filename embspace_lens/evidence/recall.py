@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .. import errors
 from ..forward import activations, device_of, state_hook, token_batches
 from ..lens import EmbeddingLens
-from ..rows import tiles
+from ..search.tiles import tiles
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, weight_names
 from ..weights import MLP, side_of

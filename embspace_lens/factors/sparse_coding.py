@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import errors
-from ..rows import plain_arithmetic, tiles
+from ..search.tiles import plain_arithmetic, tiles
 from ..space import as_tensor
 
 ENTRANTS = 8  # directions that may join a vector's working set in one pass

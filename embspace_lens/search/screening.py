@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import rows as _rows
-from .rows import UNDERFLOW, float64, length_bound, rounding
+from . import tiles as _rows
+from .tiles import UNDERFLOW, float64, length_bound, rounding
 
 FOLD = 16  # scores of which only the largest is looked at first
 PADDED = 4 * FOLD  # tiles have a multiple of so many rows, so that the maxima can be folded again

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .pairs import top_pairs
-from .rows import (
+from .screening import Screen, Tile
+from .tiles import (
     Rows,
     Subset,
     check_k,
@@ -30,7 +31,6 @@ from .rows import (
     tiles,
     upcast,
 )
-from .screen import Screen, Tile
 
 __all__ = ["Rows", "top_pairs", "top_tokens"]
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .errors import EmbspaceError
+from ..errors import EmbspaceError
 
 TILE_BYTES = 2**24  # of rows in d_model width, made or gathered at a time
 COPIES = 2**20  # pairs of equal rows listed at a time

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import rows as _rows
-from .rows import (
+from . import tiles as _rows
+from .tiles import (
     UNDERFLOW,
     Rows,
     Subset,
