@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .lens import EmbeddingLens
     from .pooled import PooledHead
     from .vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
-    from .weights import Weights
+    from .weights.effective import Weights
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from .errors import EmbspaceError
 from .space import EmbeddingSpace, unembedding_rows
 from .tables.selection import Select
 from .vocabulary import Chosen, Vocabulary, choose_tokens
-from .weights import Weights
+from .weights.effective import Weights
 
 
 @dataclass(frozen=True, init=False, repr=False)

@@ -15,7 +15,7 @@ from .tables.frames import tidy
 from .tables.selection import Select, one_k, select, weight_names
 from .vectors import residual_vectors
 from .vocabulary import Vocabulary
-from .weights import ATTENTION, MLP, Weights, side_of
+from .weights.effective import ATTENTION, MLP, Weights, side_of
 
 BATCH_BYTES = 2**23  # of neurons searched together, so that the embeddings' rows are made once for several layers
 CIRCUITS = ("W_OV", "W_QK")

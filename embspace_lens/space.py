@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import errors
-from .host import Norm
 from .search.tiles import float64
 from .search.tokens import top_pairs, top_tokens
-from .weights import Weights
+from .weights.effective import Weights
+from .weights.host import Norm
 
 SPACES = ("circuit", "unembed", "embed")
 INVERSES = ("transpose", "pinv")

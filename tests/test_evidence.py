@@ -15,7 +15,7 @@ from tables import check_tidy
 import embspace_lens
 from embspace_lens import EmbeddingLens, EmbspaceError, evidence
 from embspace_lens.evidence import kept, lists, recall, related
-from embspace_lens.weights import side_of
+from embspace_lens.weights.effective import side_of
 
 TEXTS = ["w2 w3 w4 w5 w6", "w7 w8", "w9 w3 w11 w12 w2 w14 w15", "w16"]
 

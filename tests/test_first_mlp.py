@@ -7,9 +7,9 @@ import torch
 import zoo
 
 from embspace_lens import EmbspaceError
-from embspace_lens.first_mlp import _norms, behind_first_mlp
-from embspace_lens.host import Host
-from embspace_lens.raw import unwrap
+from embspace_lens.weights.first_mlp import _norms, behind_first_mlp
+from embspace_lens.weights.host import Host
+from embspace_lens.weights.modules import unwrap
 
 # One of each kind: norms in front, behind, both, neither; parallel; fused; mixtures; MLPs that are no module of their own.
 FAMILIES = [

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from laws import permute_neurons, random_rotation, rotate_residual_stream, same_tokens
 
 from embspace_lens import EmbeddingLens, EmbspaceError, readings, space
-from embspace_lens.weights import ATTENTION, MLP
+from embspace_lens.weights.effective import ATTENTION, MLP
 
 READINGS = {
     "neurons": lambda lens, **o: lens.neurons(**o),

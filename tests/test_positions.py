@@ -14,9 +14,9 @@ from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError, difference
 from embspace_lens.circuits import position_heads, position_qk
-from embspace_lens.raw import unwrap
-from embspace_lens.rotary import HALVES, NEIGHBOURS
-from embspace_lens.weights import Weights
+from embspace_lens.weights.effective import Weights
+from embspace_lens.weights.modules import unwrap
+from embspace_lens.weights.rotary import HALVES, NEIGHBOURS
 
 TOKENS = torch.tensor([[5, 9, 11, 40, 7, 3, 88, 60, 5]])
 NOT_ROTARY = ["gpt2", "bloom", "opt", "falcon_rw", "bert"]

@@ -13,7 +13,7 @@ from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.circuits import read_relations, relation_scores, salient_operations
-from embspace_lens.first_mlp import behind_first_mlp
+from embspace_lens.weights.first_mlp import behind_first_mlp
 
 COLUMNS = ["relation", "layer", "head", "effect", "relation_score", "control", "p_value", "n", "n_left_out"]
 GRAIN = COLUMNS[:4]

@@ -19,7 +19,7 @@ from oracle import NO_ATTENTION, PLANS, Effective, oracle, plan_of
 from torch import Tensor, nn
 
 from embspace_lens.errors import EmbspaceError
-from embspace_lens.weights import Weights
+from embspace_lens.weights.effective import Weights
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 TOKENS = torch.arange(5, 5 + 2 * 9).view(2, 9)  # no special tokens: 0 and 1 pad in some of the models

@@ -15,7 +15,7 @@ from ..lens import EmbeddingLens
 from ..readings import Reader
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, select, weight_names
-from ..weights import MLP, side_of
+from ..weights.effective import MLP, side_of
 from .kurtosis import centred, climb, excess_kurtosis, long_rows, objective, stand_out
 
 LONG, LONG_MASK = 0.99, 1e-4  # tokens with embeddings longer than those of 99 % hardly count

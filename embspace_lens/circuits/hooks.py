@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .. import errors, forward
 from ..space import as_tensor
 from ..tables.frames import tidy
-from ..weights import Weights
+from ..weights.effective import Weights
 from .places import Site, keys_of, sites, stream_hook, units_of
 
 MODES = ("zero", "mean")

@@ -18,7 +18,7 @@ from ..space import as_tensor, full
 from ..tables.columns import GLOSSARY
 from ..tables.frames import tidy
 from ..tables.selection import weight_names
-from ..weights import ATTENTION, Weights
+from ..weights.effective import ATTENTION, Weights
 
 KEYS = ("factor", "layer", "expert", "head", "neuron", "subhead", "weight", "direction")
 SUBHEAD_HOOKS = {"W_Q": "hook_q", "W_K": "hook_k", "W_V": "hook_v", "W_O": "hook_z"}

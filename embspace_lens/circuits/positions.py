@@ -16,7 +16,7 @@ from ..search.tiles import float64
 from ..space import Embedding, as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import Select, select
-from ..weights import Weights
+from ..weights.effective import Weights
 
 FIRST = 2  # the first place whose own, previous and first tokens are three
 

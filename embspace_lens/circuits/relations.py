@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError
 from ..files import read_json
-from ..first_mlp import behind_first_mlp
 from ..lens import EmbeddingLens
 from ..readings import Reader
 from ..search.tokens import top_tokens
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k
+from ..weights.first_mlp import behind_first_mlp
 
 FEWEST = 30  # pairs: from fewer, a share says little
 EFFECTS = ("promotion", "suppression")

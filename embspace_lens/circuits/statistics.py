@@ -16,7 +16,7 @@ from ..search.tiles import float64
 from ..space import Embedding, EmbeddingSpace
 from ..tables.frames import tidy
 from ..tables.selection import Select
-from ..weights import Weights
+from ..weights.effective import Weights
 
 KURTOSIS = (
     10.0  # above it, a neuron's effect falls on few tokens (Gurnee et al. 2024, §5.3; a normal distribution has 3)

@@ -15,7 +15,7 @@ from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.selection import weight_names
-from ..weights import ATTENTION, MLP
+from ..weights.effective import ATTENTION, MLP
 from .meeting import Meeting, Place, meet, places, units_at
 
 TILE = 2048  # vectors of either model multiplied at a time

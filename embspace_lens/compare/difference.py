@@ -12,12 +12,12 @@ from tqdm import tqdm
 from transformer_lens import FactoredMatrix
 
 from ..errors import EmbspaceError
-from ..host import Norm
 from ..lens import EmbeddingLens
 from ..readings import Reader
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, weight_names
-from ..weights import ATTENTION, MLP, Weights, side_of
+from ..weights.effective import ATTENTION, MLP, Weights, side_of
+from ..weights.host import Norm
 from .shared import require_lenses
 
 MOST_CHANGED = 0.5  # of the embeddings' norm: tuned models stay far below it, other seeds are far above

@@ -11,7 +11,7 @@ from ..errors import EmbspaceError, choice, not_finite
 from ..lens import EmbeddingLens
 from ..search.tiles import Subset, float64
 from ..space import TILE
-from ..weights import MLP, side_of
+from ..weights.effective import MLP, side_of
 from .shared import require_lenses, shared_rows, shared_tokens
 
 ROUNDING = 1e-10  # a variance under this share of the largest that a vector of its length can have is rounding

@@ -12,7 +12,7 @@ from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.selection import select, weight_names
-from ..weights import MLP
+from ..weights.effective import MLP
 from .meeting import Meeting, meet, places, units_at
 
 TILE_PAIRS = 2**22  # correlations made at a time

@@ -17,7 +17,7 @@ from ..lens import EmbeddingLens
 from ..search.tiles import tiles
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, weight_names
-from ..weights import MLP, side_of
+from ..weights.effective import MLP, side_of
 from .lists import bootstrap_interval, check_seeds, middle, partners
 from .units import directions, layers_with
 

@@ -14,7 +14,7 @@ from .. import errors
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k
-from ..weights import side_of
+from ..weights.effective import side_of
 from .lists import bootstrap_interval, check_seeds, jaccard, middle, partners, strongest_tokens
 from .units import directions, layers_with
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..lens import EmbeddingLens
 from ..readings import Reader
 from ..tables.selection import Select, select
-from ..weights import ATTENTION, Weights
+from ..weights.effective import ATTENTION, Weights
 
 
 def layers_with(lens: EmbeddingLens, weight: str, layer: Select, asked: bool) -> list[int]:

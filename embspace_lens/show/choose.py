@@ -12,7 +12,7 @@ from torch import Tensor
 from ..space import Embedding, EmbeddingSpace, unembedding_rows
 from ..tables.frames import tidy
 from ..vocabulary import undertraining, whole_words
-from ..weights import side_of
+from ..weights.effective import side_of
 
 NEURON_RULE = (
     "Chosen by rule, not by hand: of all neurons those whose {k} strongest written tokens are most alike (mean cosine "

@@ -7,7 +7,7 @@ import torch
 from bench_topk import Row, extra_memory, versus
 
 from embspace_lens import EmbeddingLens, align
-from embspace_lens.weights import ATTENTION, MLP, side_of
+from embspace_lens.weights.effective import ATTENTION, MLP, side_of
 
 TILE = 2048
 WEIGHTS = [name for name in (*MLP, *ATTENTION) if name != "W_gate"]

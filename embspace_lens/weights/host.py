@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from . import errors
+from .. import errors
 from .experts import ALWAYS, Sparse
-from .raw import attribute, readable, unwrap
+from .modules import attribute, readable, unwrap
 
 # ln1 and ln2 normalise the residual sum after the sublayer, so they are not the norm that the sublayer reads through.
 POST_NORM = {"OpenAIGPTLMHeadModel", "BertForMaskedLM", "RobertaForMaskedLM", "HookedEncoder"}

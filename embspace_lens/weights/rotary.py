@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from . import errors
+from .. import errors
+from ..search.tiles import float64
 from .host import Block, Host
-from .raw import unwrap
-from .search.tiles import float64
+from .modules import unwrap
 
 # Pairs (i, i + n): the first half of the turned numbers with the second.
 HALVES = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.utilities.quantization import unreadable_weight_reason
 
-from . import errors
+from .. import errors
 
 ABSENT = (AttributeError, AssertionError, RuntimeError, TypeError, ValueError, KeyError)
 """What the host's accessors raise, by version and architecture, where there is no such weight."""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import FactoredMatrix
 
-from . import errors
+from .. import errors
 from .experts import ALWAYS
 from .host import Block, Host, Norm
 from .rotary import rotary_of

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import EmbspaceError
+from ..errors import EmbspaceError
 from .host import Host
-from .raw import unwrap
+from .modules import unwrap
 
 
 @torch.no_grad()

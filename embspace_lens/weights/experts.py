@@ -4,8 +4,8 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from . import errors
-from .raw import readable, unwrap
+from .. import errors
+from .modules import readable, unwrap
 
 ALWAYS = -1  # the number of an expert that every token passes: a shared one, or the dense layer of a mixture
 
