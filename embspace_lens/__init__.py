@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .factors import FactorFitter, Factors
     from .lens import EmbeddingLens
     from .pooled import PooledHead
-    from .vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
+    from .space.vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
     from .weights.effective import Weights
 
 __version__ = "0.1.0"

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from . import readings
 from .errors import EmbspaceError
-from .space import EmbeddingSpace, unembedding_rows
+from .space.embedding_space import EmbeddingSpace, unembedding_rows
+from .space.vocabulary import Chosen, Vocabulary, choose_tokens
 from .tables.selection import Select
-from .vocabulary import Chosen, Vocabulary, choose_tokens
 from .weights.effective import Weights
 
 

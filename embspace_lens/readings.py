@@ -10,11 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import errors
-from .space import EmbeddingSpace, full, unembedding_rows
+from .space.embedding_space import EmbeddingSpace, full, unembedding_rows
+from .space.vocabulary import Vocabulary
 from .tables.frames import tidy
 from .tables.selection import Select, one_k, select, weight_names
 from .vectors import residual_vectors
-from .vocabulary import Vocabulary
 from .weights.effective import ATTENTION, MLP, Weights, side_of
 
 BATCH_BYTES = 2**23  # of neurons searched together, so that the embeddings' rows are made once for several layers

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from embspace_lens import Alignment, EmbeddingLens, EmbspaceError, align, compare, demo, match_neurons
 from embspace_lens.compare import shared
 from embspace_lens.compare.shared import shared_rows, shared_tokens
-from embspace_lens.vocabulary import Vocabulary
+from embspace_lens.space.vocabulary import Vocabulary
 from embspace_lens.weights.effective import side_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison through so few is weak")

@@ -6,10 +6,11 @@ import zoo
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from embspace_lens import EmbeddingLens, EmbspaceError, ascii_tokens, seen_in, space, whole_words
-from embspace_lens import vocabulary as vocabulary_module
+from embspace_lens import EmbeddingLens, EmbspaceError, ascii_tokens, seen_in, whole_words
 from embspace_lens.search import tiles as rows
-from embspace_lens.vocabulary import Vocabulary, never_trained, undertraining
+from embspace_lens.space import embedding_space as space
+from embspace_lens.space import vocabulary as vocabulary_module
+from embspace_lens.space.vocabulary import Vocabulary, never_trained, undertraining
 
 
 def byte_level():

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors, forward
-from ..space import as_tensor
+from ..space.embedding_space import as_tensor
 from ..tables.frames import tidy
 from ..weights.effective import Weights
 from .places import Site, keys_of, sites, stream_hook, units_of

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import errors
 from ..forward import state_hook
-from ..space import as_tensor, full
+from ..space.embedding_space import as_tensor, full
 from ..tables.columns import GLOSSARY
 from ..tables.frames import tidy
 from ..tables.selection import weight_names

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .. import errors, forward, readings
 from ..lens import EmbeddingLens
 from ..search.tiles import float64
-from ..space import Embedding, as_tensor
+from ..space.embedding_space import Embedding, as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import Select, select
 from ..weights.effective import Weights

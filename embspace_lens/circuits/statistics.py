@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .. import readings
 from ..lens import EmbeddingLens
 from ..search.tiles import float64
-from ..space import Embedding, EmbeddingSpace
+from ..space.embedding_space import Embedding, EmbeddingSpace
 from ..tables.frames import tidy
 from ..tables.selection import Select
 from ..weights.effective import Weights

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..search.tiles import Subset
-from ..vocabulary import SPACE_PIECE, Vocabulary
+from ..space.vocabulary import SPACE_PIECE, Vocabulary
 
 FEWEST = 100  # shared tokens under which two models are not compared
 FEW, FEW_SHARE = 1000, 0.1  # and under which the user is warned

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from .. import errors
 from ..files import read_json
 from ..pooled import PooledHead
-from ..vocabulary import TokenMask, Vocabulary, whole_words
+from ..space.vocabulary import TokenMask, Vocabulary, whole_words
 
 MODELS = Path(str(files("embspace_lens.demo") / "models"))
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .. import errors
 from ..lens import EmbeddingLens
 from ..search.tiles import tiles
-from ..space import INVERSES, as_tensor
+from ..space.embedding_space import INVERSES, as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import one_k
 from .units import directions

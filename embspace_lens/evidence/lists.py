@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import errors
-from ..space import EmbeddingSpace
+from ..space.embedding_space import EmbeddingSpace
 
 RESAMPLES = 1000
 TILE = 2**22  # numbers compared or drawn at a time

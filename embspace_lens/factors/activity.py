@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError, bad_width
 from ..forward import TokenBatch, states_of, token_batches
+from ..space.vocabulary import Vocabulary
 from ..tables.frames import tidy
 from ..texts import texts_of
-from ..vocabulary import Vocabulary
 from .dictionary import Factors
 
 GAP = 1e-3  # of the codes

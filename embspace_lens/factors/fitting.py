@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import errors
 from ..files import write_json, write_whole
 from ..search.tiles import plain_arithmetic
-from ..space import as_tensor
+from ..space.embedding_space import as_tensor
 from ..tables.frames import tidy
 from .dictionary import CONFIG, Factors, make_folder, read_tensors
 from .sparse_coding import Coder, positive, whole

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from .. import errors
 from ..errors import EmbspaceError
 from ..forward import TokenBatch, activations, device_of, is_causal, state_hook, token_batches
+from ..space.vocabulary import Vocabulary
 from ..tables.frames import tidy
 from ..texts import texts_of
-from ..vocabulary import Vocabulary
 from .dictionary import Factors
 
 FAINT = 0.1  # of the strongest token's saliency

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import errors
 from ..search.tiles import plain_arithmetic, tiles
-from ..space import as_tensor
+from ..space.embedding_space import as_tensor
 
 ENTRANTS = 8  # directions that may join a vector's working set in one pass
 SCORE_BYTES = 2**24  # of products of vectors with the dictionary, at a time

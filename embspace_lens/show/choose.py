@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..space import Embedding, EmbeddingSpace, unembedding_rows
+from ..space.embedding_space import Embedding, EmbeddingSpace, unembedding_rows
+from ..space.vocabulary import undertraining, whole_words
 from ..tables.frames import tidy
-from ..vocabulary import undertraining, whole_words
 from ..weights.effective import side_of
 
 NEURON_RULE = (

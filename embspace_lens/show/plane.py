@@ -9,7 +9,7 @@ import torch
 
 from .. import errors
 from ..errors import EmbspaceError
-from ..space import EmbeddingSpace
+from ..space.embedding_space import EmbeddingSpace
 from . import look
 from .figure import plotly, quiet
 from .tokens import display, figures, width

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from . import errors
-from .search.tiles import Rows, float64, take, tile_rows, tiles
+from .. import errors
+from ..search.tiles import Rows, float64, take, tile_rows, tiles
 
 SPACE_PIECE = "▁"  # how SentencePiece writes a space
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import errors
-from .search.tiles import float64
-from .search.tokens import top_pairs, top_tokens
-from .weights.effective import Weights
-from .weights.host import Norm
+from .. import errors
+from ..search.tiles import float64
+from ..search.tokens import top_pairs, top_tokens
+from ..weights.effective import Weights
+from ..weights.host import Norm
 
 SPACES = ("circuit", "unembed", "embed")
 INVERSES = ("transpose", "pinv")
