@@ -9,8 +9,8 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from . import readings
 from .errors import EmbspaceError
+from .readings import reader as readings
 from .space.embedding_space import EmbeddingSpace, unembedding_rows
 from .space.vocabulary import Chosen, Vocabulary, choose_tokens
 from .tables.selection import Select

@@ -9,7 +9,8 @@ import zoo
 from hypothesis import HealthCheck, given, settings
 from laws import permute_neurons, random_rotation, rotate_residual_stream, same_tokens
 
-from embspace_lens import EmbeddingLens, EmbspaceError, readings
+from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.readings import reader as readings
 from embspace_lens.space import embedding_space as space
 from embspace_lens.weights.effective import ATTENTION, MLP
 

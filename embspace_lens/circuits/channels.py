@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .. import errors
 from ..lens import EmbeddingLens
-from ..readings import Reader
+from ..readings.reader import Reader
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, select, weight_names
 from ..weights.effective import MLP, side_of

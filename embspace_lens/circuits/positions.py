@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import errors, forward, readings
+from .. import errors, forward
 from ..lens import EmbeddingLens
+from ..readings import reader as readings
 from ..search.tiles import float64
 from ..space.embedding_space import Embedding, as_tensor
 from ..tables.frames import tidy

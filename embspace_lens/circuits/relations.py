@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..errors import EmbspaceError
 from ..files import read_json
 from ..lens import EmbeddingLens
-from ..readings import Reader
+from ..readings.reader import Reader
 from ..search.tokens import top_tokens
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k

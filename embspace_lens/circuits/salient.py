@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
-from ..readings import Reader
+from ..readings.reader import Reader
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k
 from .relations import sources_of

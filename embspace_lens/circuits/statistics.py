@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import readings
 from ..lens import EmbeddingLens
+from ..readings import reader as readings
 from ..search.tiles import float64
 from ..space.embedding_space import Embedding, EmbeddingSpace
 from ..tables.frames import tidy

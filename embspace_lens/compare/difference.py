@@ -13,7 +13,7 @@ from transformer_lens import FactoredMatrix
 
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
-from ..readings import Reader
+from ..readings.reader import Reader
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, weight_names
 from ..weights.effective import ATTENTION, MLP, Weights, side_of

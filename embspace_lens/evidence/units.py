@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..lens import EmbeddingLens
-from ..readings import Reader
+from ..readings.reader import Reader
 from ..tables.selection import Select, select
 from ..weights.effective import ATTENTION, Weights
 

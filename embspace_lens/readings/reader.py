@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import errors
-from .space.embedding_space import EmbeddingSpace, full, unembedding_rows
-from .space.vocabulary import Vocabulary
-from .tables.frames import tidy
-from .tables.selection import Select, one_k, select, weight_names
+from .. import errors
+from ..space.embedding_space import EmbeddingSpace, full, unembedding_rows
+from ..space.vocabulary import Vocabulary
+from ..tables.frames import tidy
+from ..tables.selection import Select, one_k, select, weight_names
+from ..weights.effective import ATTENTION, MLP, Weights, side_of
 from .vectors import residual_vectors
-from .weights.effective import ATTENTION, MLP, Weights, side_of
 
 BATCH_BYTES = 2**23  # of neurons searched together, so that the embeddings' rows are made once for several layers
 CIRCUITS = ("W_OV", "W_QK")
