@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     )
     from .errors import EmbspaceError
     from .factors import FactorFitter, Factors
+    from .forward.pooling import PooledHead
     from .lens import EmbeddingLens
-    from .pooled import PooledHead
     from .space.vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
     from .weights.effective import Weights
 

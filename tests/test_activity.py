@@ -10,7 +10,7 @@ from tables import check_tidy
 
 from embspace_lens import EmbspaceError
 from embspace_lens.factors import Activity, Factors, activity, importance, level, senses, top_contexts
-from embspace_lens.forward import hidden_states
+from embspace_lens.forward.hidden_states import hidden_states
 from embspace_lens.tables.columns import GLOSSARY
 from embspace_lens.tables.frames import tidy
 

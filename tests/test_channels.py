@@ -24,7 +24,7 @@ from embspace_lens.circuits.kurtosis import (
     objective,
     stand_out,
 )
-from embspace_lens.forward import token_batches
+from embspace_lens.forward.hidden_states import token_batches
 
 KEYS = ["layer", "neuron", "weight", "channel"]
 VALUES = ["similarity", "skew", "kurtosis", "explained", "n_tokens", "objective"]

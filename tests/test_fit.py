@@ -19,8 +19,8 @@ from embspace_lens import EmbspaceError, demo
 from embspace_lens.cli import app
 from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit, fit_factors, saliency, top_contexts
 from embspace_lens.factors.shipped import own_texts
-from embspace_lens.forward import hidden_states
-from embspace_lens.texts import read_texts, texts_of
+from embspace_lens.forward.hidden_states import hidden_states
+from embspace_lens.forward.texts import read_texts, texts_of
 
 TEXTS = [" ".join(f"w{2 + (7 * i + 3 * j) % 60}" for j in range(3 + i % 9)) for i in range(60)]
 OPTIONS = {"n_factors": 8, "l1": 0.3, "layers": [0, 1], "buffer": 100}

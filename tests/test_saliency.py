@@ -11,7 +11,7 @@ from tables import check_tidy
 
 from embspace_lens import EmbspaceError
 from embspace_lens.factors import Factors, level, reach_of, saliency, top_contexts
-from embspace_lens.forward import hidden_states
+from embspace_lens.forward.hidden_states import hidden_states
 from embspace_lens.tables.frames import tidy
 
 pytest.importorskip("captum", reason="saliency needs captum")

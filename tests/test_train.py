@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.demo import train as training
 from embspace_lens.demo.corpus import END_OF_TEXT, pack, train_tokenizer
-from embspace_lens.texts import read_texts
+from embspace_lens.forward.texts import read_texts
 
 WORDS = "the film was good bad long short and but very not an actor played his role well plot story ending".split()
 

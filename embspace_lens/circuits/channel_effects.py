@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from .. import errors, forward
+from .. import errors
+from ..forward import hidden_states as forward
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from .channels import VocabularyChannels

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import errors, forward
+from .. import errors
+from ..forward import hidden_states as forward
 from ..space.embedding_space import as_tensor
 from ..tables.frames import tidy
 from ..weights.effective import Weights

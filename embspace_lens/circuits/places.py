@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from ..forward import state_hook
+from ..forward.hidden_states import state_hook
 from ..space.embedding_space import as_tensor, full
 from ..tables.columns import GLOSSARY
 from ..tables.frames import tidy

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import errors, forward
+from .. import errors
+from ..forward import hidden_states as forward
 from ..lens import EmbeddingLens
 from ..readings import reader as readings
 from ..search.tiles import float64

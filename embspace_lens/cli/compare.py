@@ -116,7 +116,7 @@ def stitch(
     """Carry classifiers to a model that never was tuned, and measure them there, beside their controls."""
     output = Output(format, out)
     from .. import demo
-    from ..texts import read_labelled
+    from ..forward.texts import read_labelled
 
     heads = {name: demo.head(name) for name in donor}
     tuned = {demo.card(name)["config"]["n_blocks"] for name in donor}

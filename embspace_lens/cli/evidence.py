@@ -75,7 +75,7 @@ def recall(
     """Are a hidden state's top tokens those of the parameters active there? This runs the model on texts."""
     layers = numbers("layer", layer)
     output = Output(format, out)
-    from ..texts import read_texts
+    from ..forward.texts import read_texts
 
     chosen = read_texts(texts, column=column, where=where)[:n_texts]
     lens = open_lens(model, vocabulary, score)

@@ -192,7 +192,7 @@ def senses(
     """Can one factor tell a word's senses apart? The table has columns `word` and `tag`."""
     layers = numbers("layer", layer)
     output = Output(format, out)
-    from ..texts import read_table
+    from ..forward.texts import read_table
 
     keys = sentence.split(",")
     df = read_table(tagged, [*keys, "word", "tag"])
@@ -268,7 +268,7 @@ def explore(
 
 
 def _read(texts: Path, column: str, where: str | None, n_texts: int | None) -> list[str]:
-    from ..texts import read_texts
+    from ..forward.texts import read_texts
 
     return read_texts(texts, column=column, where=where)[:n_texts]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import EmbspaceError, choice, out_of_range
-from ..forward import TokenBatch, activations, device_of, own_words, state_hook
+from ..forward.hidden_states import TokenBatch, activations, device_of, own_words, state_hook
 from ..lens import EmbeddingLens
 from ..search.tiles import float64
 from .shared import require_lenses, shared_tokens

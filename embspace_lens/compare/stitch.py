@@ -14,9 +14,9 @@ from tqdm import tqdm
 from .. import errors
 from ..errors import EmbspaceError
 from ..files import read_json, whole, write_json
-from ..forward import TokenBatch, activations, device_of, resume, state_hook, token_batches
+from ..forward.hidden_states import TokenBatch, activations, device_of, resume, state_hook, token_batches
+from ..forward.pooling import PooledHead, pool
 from ..lens import EmbeddingLens
-from ..pooled import PooledHead, pool
 from .shared import require_lenses
 from .translate import Translation
 

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError
 from ..files import read_json, write_json
-from ..forward import TokenBatch, activations, device_of, resume, state_hook, token_batches
+from ..forward.hidden_states import TokenBatch, activations, device_of, resume, state_hook, token_batches
+from ..forward.pooling import PooledHead
 from ..lens import EmbeddingLens
-from ..pooled import PooledHead
 from ..tables.frames import tidy
 from .states import translations_of_states
 from .stitch import check_stitch

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from .. import errors
 from ..files import read_json
-from ..pooled import PooledHead
+from ..forward.pooling import PooledHead
 from ..space.vocabulary import TokenMask, Vocabulary, whole_words
 
 MODELS = Path(str(files("embspace_lens.demo") / "models"))

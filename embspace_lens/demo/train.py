@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 
 from ..errors import EmbspaceError
 from ..files import write_json
-from ..texts import read_texts
+from ..forward.texts import read_texts
 from .corpus import END_OF_TEXT, pack, train_tokenizer
 
 

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from ..errors import EmbspaceError
 from ..files import whole, write_json, write_whole
-from ..pooled import PooledHead
-from ..texts import read_labelled
+from ..forward.pooling import PooledHead
+from ..forward.texts import read_labelled
 from . import MODELS, names
 from .corpus import END_OF_TEXT
 from .train import checkpoint_step, load_checkpoint, save_checkpoint

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..forward import activations, device_of, state_hook, token_batches
+from ..forward.hidden_states import activations, device_of, state_hook, token_batches
 from ..lens import EmbeddingLens
 from ..search.tiles import tiles
 from ..tables.frames import tidy

@@ -12,10 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import EmbspaceError, bad_width
-from ..forward import TokenBatch, states_of, token_batches
+from ..forward.hidden_states import TokenBatch, states_of, token_batches
+from ..forward.texts import texts_of
 from ..space.vocabulary import Vocabulary
 from ..tables.frames import tidy
-from ..texts import texts_of
 from .dictionary import Factors
 
 GAP = 1e-3  # of the codes

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError
 from ..files import read_json, write_json, write_whole
-from ..forward import HiddenStates, chosen_layers, kept_states, states_of, token_batches, weights_key
-from ..texts import texts_of
+from ..forward.hidden_states import HiddenStates, chosen_layers, kept_states, states_of, token_batches, weights_key
+from ..forward.texts import texts_of
 from .dictionary import Factors, make_folder
 from .fitting import FactorFitter
 

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from .. import errors
 from ..errors import EmbspaceError
-from ..forward import TokenBatch, activations, device_of, is_causal, state_hook, token_batches
+from ..forward.hidden_states import TokenBatch, activations, device_of, is_causal, state_hook, token_batches
+from ..forward.texts import texts_of
 from ..space.vocabulary import Vocabulary
 from ..tables.frames import tidy
-from ..texts import texts_of
 from .dictionary import Factors
 
 FAINT = 0.1  # of the strongest token's saliency

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .. import errors
 from ..errors import EmbspaceError
-from ..forward import states_of, token_batches
+from ..forward.hidden_states import states_of, token_batches
 from ..tables.frames import tidy
 from .dictionary import Factors
 from .sparse_coding import whole

@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 
 from embspace_lens import EmbeddingLens, channel_effects, demo, vocabulary_channels
-from embspace_lens.texts import read_texts
+from embspace_lens.forward.texts import read_texts
 
 NEURONS, CHANNELS = 10, 5
 

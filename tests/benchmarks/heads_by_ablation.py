@@ -12,9 +12,9 @@ import torch
 from tqdm import tqdm
 
 from embspace_lens import EmbeddingLens, ablation_hooks, agreement, head_statistics
-from embspace_lens.forward import TokenBatch, logits, token_batches
+from embspace_lens.forward.hidden_states import TokenBatch, logits, token_batches
+from embspace_lens.forward.texts import read_texts
 from embspace_lens.tables.frames import tidy
-from embspace_lens.texts import read_texts
 
 SCORES = ("ov_norm", "qk_norm", "ov_copying", "qk_matching", "ov_effective_rank", "qk_effective_rank")
 

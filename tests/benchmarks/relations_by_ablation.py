@@ -16,9 +16,9 @@ import torch
 
 from embspace_lens import EmbeddingLens, ablation_hooks
 from embspace_lens.circuits import read_relations, relation_scores
-from embspace_lens.forward import TokenBatch, logits
+from embspace_lens.forward.hidden_states import TokenBatch, logits
+from embspace_lens.forward.texts import read_texts
 from embspace_lens.tables.frames import tidy
-from embspace_lens.texts import read_texts
 
 BACK, MOST, LENGTH = 64, 20, 127  # tokens before a target, places a pair, tokens a row
 Place = tuple[int, int]

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from .errors import EmbspaceError, no_tokenizer, out_of_range
-from .shards import Shards
+from ..errors import EmbspaceError, no_tokenizer, out_of_range
+from .state_cache import Shards
 from .texts import texts_of
 
 WINDOW = 1024  # texts sorted by length together, so that rows of a batch are about as long as each other

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from .errors import EmbspaceError
+from ..errors import EmbspaceError
 
 TABLES = {".parquet", ".jsonl", ".csv"}
 

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import EmbspaceError
-from .files import write_whole
+from ..errors import EmbspaceError
+from ..files import write_whole
 
 
 class Shards:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .errors import EmbspaceError
+from ..errors import EmbspaceError
 
 
 class PooledHead(nn.Module):
