@@ -8,9 +8,7 @@ if TYPE_CHECKING:
         VocabularyChannels,
         ablation_hooks,
         activations,
-        agreement,
         attribution_frame,
-        channel_effects,
         composition_frame,
         head_statistics,
         logit_lens_frame,
@@ -41,6 +39,8 @@ if TYPE_CHECKING:
     from .errors import EmbspaceError
     from .factors import FactorFitter, Factors
     from .forward.pooling import PooledHead
+    from .interventions import channel_ablation as channel_effects
+    from .interventions import rank_correlation as agreement
     from .lens import EmbeddingLens
     from .space.vocabulary import TokenMask, Vocabulary, ascii_tokens, seen_in, well_trained, whole_words
     from .weights.effective import Weights

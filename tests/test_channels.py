@@ -12,7 +12,7 @@ from reference import adamw_channel, channel_objective
 from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError, demo
-from embspace_lens.circuits import channel_effects, channels, vocabulary_channels
+from embspace_lens.circuits import channels, vocabulary_channels
 from embspace_lens.circuits.kurtosis import (
     _ascend,
     _best_angle,
@@ -25,6 +25,7 @@ from embspace_lens.circuits.kurtosis import (
     stand_out,
 )
 from embspace_lens.forward.hidden_states import token_batches
+from embspace_lens.interventions import channel_ablation as channel_effects
 
 KEYS = ["layer", "neuron", "weight", "channel"]
 VALUES = ["similarity", "skew", "kurtosis", "explained", "n_tokens", "objective"]

@@ -79,7 +79,7 @@ def operations(
     layers, heads = numbers("layer", layer), numbers("head", head)
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
-    from ..circuits.salient import salient_operations
+    from ..circuits.operations import salient_operations
 
     df = salient_operations(lens, layers, heads, n=n, k=k, largest=not lowest, first_mlp=not no_first_mlp)
     output.give(df, next_command(f"heads {first(df, 'layer', 'head')}", model, vocabulary, score))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..circuits.agreement import agreement, in_both
+from ..interventions.rank_correlation import agreement, in_both
 from . import look
 from .figure import plotly, quiet
 from .measurements import measure

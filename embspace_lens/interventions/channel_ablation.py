@@ -12,11 +12,11 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from .. import errors
+from ..circuits.channels import VocabularyChannels
 from ..forward import hidden_states as forward
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
-from .channels import VocabularyChannels
-from .places import Unit, sites, stream_hook
+from .targets import Unit, sites, stream_hook
 
 LOGIT_BYTES = 2**27  # of logits made at a time
 

@@ -15,7 +15,7 @@ from ..forward import hidden_states as forward
 from ..space.embedding_space import as_tensor
 from ..tables.frames import tidy
 from ..weights.effective import Weights
-from .places import Site, keys_of, sites, stream_hook, units_of
+from .targets import Site, keys_of, sites, stream_hook, units_of
 
 MODES = ("zero", "mean")
 STREAM = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
