@@ -27,15 +27,15 @@ if TYPE_CHECKING:
         Alignment,
         StitchedModel,
         Translation,
-        align,
-        difference,
         displacement,
         match_neurons,
-        stitch,
         stitch_sweep,
-        translate,
         translate_states,
     )
+    from .compare import alignment as align
+    from .compare import differences as difference
+    from .compare import stitching as stitch
+    from .compare import translation as translate
     from .errors import EmbspaceError
     from .factors import FactorFitter, Factors
     from .forward.pooling import PooledHead

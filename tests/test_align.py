@@ -19,8 +19,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
 from embspace_lens import Alignment, EmbeddingLens, EmbspaceError, align, compare, demo, match_neurons
-from embspace_lens.compare import shared
-from embspace_lens.compare.shared import shared_rows, shared_tokens
+from embspace_lens.compare import common_tokens as shared
+from embspace_lens.compare.common_tokens import shared_rows, shared_tokens
 from embspace_lens.space.vocabulary import Vocabulary
 from embspace_lens.weights.effective import side_of
 

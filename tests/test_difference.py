@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError, demo, difference, displacement
-from embspace_lens.compare.difference import _signs
+from embspace_lens.compare.differences import _signs
 
 ARCHITECTURES = ["gpt2", "llama", "mixtral", "gemma2"]
 TUNED = "reviews-small-0-sentiment"

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError, PooledHead, StitchedModel, stitch, stitch_sweep, translate
-from embspace_lens.compare.translate import identity
+from embspace_lens.compare.translation import identity
 from embspace_lens.forward.hidden_states import TokenBatch, activations, token_batches
 
 TEXTS = ["w2 w3 w4", "w5", "w6 w7 w8 w9 w10 w11 w12", "w13 w14", "w20 w21 w22 w23 w24 w25 w26 w27 w28"]
@@ -216,7 +216,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_table(two, tmp_path, monkeypat
     options: dict[str, Any] = {"graft": 1, "kernels": ["least_squares", "random"], "batch_tokens": 10}
     whole = stitch_sweep(two[0], donors, TEXTS, LABELS, **options)
     path = tmp_path / "sweep.json"
-    from embspace_lens.compare import sweep
+    from embspace_lens.compare import stitching_sweep as sweep
 
     calls, right = [], sweep._right
 

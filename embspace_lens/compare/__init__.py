@@ -2,13 +2,13 @@
 
 # What is public here is imported at once, not when first asked for: some functions are named as their modules are, and the
 # import of such a module alone would put it in its function's place. The top level is what loads late.
-from .align import Alignment, align
-from .difference import difference, displacement
-from .neurons import match_neurons
-from .states import translate_states
-from .stitch import StitchedModel, stitch
-from .sweep import stitch_sweep
-from .translate import Translation, translate
+from .alignment import Alignment, align
+from .differences import difference, displacement
+from .neuron_matching import match_neurons
+from .state_translation import translate_states
+from .stitching import StitchedModel, stitch
+from .stitching_sweep import stitch_sweep
+from .translation import Translation, translate
 
 __all__ = [
     "Alignment",

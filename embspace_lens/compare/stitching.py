@@ -17,8 +17,8 @@ from ..files import read_json, whole, write_json
 from ..forward.hidden_states import TokenBatch, activations, device_of, resume, state_hook, token_batches
 from ..forward.pooling import PooledHead, pool
 from ..lens import EmbeddingLens
-from .shared import require_lenses
-from .translate import Translation
+from .common_tokens import require_lenses
+from .translation import Translation
 
 Hooks = Sequence[tuple[str, Callable[..., Any]]]
 TRANSLATED, POOLED = "translation.hook_out", "head.hook_pooled"

@@ -18,9 +18,9 @@ from ..forward.hidden_states import TokenBatch, activations, device_of, resume, 
 from ..forward.pooling import PooledHead
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
-from .states import translations_of_states
-from .stitch import check_stitch
-from .translate import Translation, identity, random_translation, translate
+from .state_translation import translations_of_states
+from .stitching import check_stitch
+from .translation import Translation, identity, random_translation, translate
 
 KERNELS = ("pinv", "least_squares", "states", "transpose", "random", "untranslated")
 COLUMNS = ["recipient", "donor", "kernel", "keep", "accuracy", "low", "high", "n"]

@@ -14,7 +14,7 @@ from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..search.tiles import float64, tiles
 from ..space.embedding_space import SIDES, TILE, as_tensor
-from .shared import require_lenses, shared_rows, shared_tokens
+from .common_tokens import require_lenses, shared_rows, shared_tokens
 
 INVERSES = ("pinv", "least_squares", "ridge", "procrustes", "transpose")
 RIDGE = 0.01  # of the mean eigenvalue of the source's second moment

@@ -18,7 +18,7 @@ from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, weight_names
 from ..weights.effective import ATTENTION, MLP, Weights, side_of
 from ..weights.host import Norm
-from .shared import require_lenses
+from .common_tokens import require_lenses
 
 MOST_CHANGED = 0.5  # of the embeddings' norm: tuned models stay far below it, other seeds are far above
 N_BOOTSTRAP = 1000

@@ -12,8 +12,8 @@ from ..errors import EmbspaceError, choice, out_of_range
 from ..forward.hidden_states import TokenBatch, activations, device_of, own_words, state_hook
 from ..lens import EmbeddingLens
 from ..search.tiles import float64
-from .shared import require_lenses, shared_tokens
-from .translate import Moments, Translation, fitted
+from .common_tokens import require_lenses, shared_tokens
+from .translation import Moments, Translation, fitted
 
 FITS = ("ridge", "least_squares", "procrustes")
 

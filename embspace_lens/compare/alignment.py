@@ -16,7 +16,7 @@ from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.selection import weight_names
 from ..weights.effective import ATTENTION, MLP
-from .meeting import Meeting, Place, meet, places, units_at
+from .correlation_space import Meeting, Place, meet, places, units_at
 
 TILE = 2048  # vectors of either model multiplied at a time
 HELD_BYTES = 2**28  # of the first model's vectors kept while the second's pass by

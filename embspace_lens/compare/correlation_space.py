@@ -12,7 +12,7 @@ from ..lens import EmbeddingLens
 from ..search.tiles import Subset, float64
 from ..space.embedding_space import TILE
 from ..weights.effective import MLP, side_of
-from .shared import require_lenses, shared_rows, shared_tokens
+from .common_tokens import require_lenses, shared_rows, shared_tokens
 
 ROUNDING = 1e-10  # a variance under this share of the largest that a vector of its length can have is rounding
 

@@ -13,7 +13,7 @@ from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.selection import select, weight_names
 from ..weights.effective import MLP
-from .meeting import Meeting, meet, places, units_at
+from .correlation_space import Meeting, meet, places, units_at
 
 TILE_PAIRS = 2**22  # correlations made at a time
 MOST_PAIRS = 2**26  # matched one to one: the table of their correlations takes 0.8 GB
