@@ -14,7 +14,10 @@ from tables import check_tidy
 
 import embspace_lens
 from embspace_lens import EmbeddingLens, EmbspaceError, evidence
-from embspace_lens.evidence import kept, lists, recall, related
+from embspace_lens.evidence import overlap as related
+from embspace_lens.evidence import recall
+from embspace_lens.evidence import token_lists as lists
+from embspace_lens.evidence import truncation as kept
 from embspace_lens.weights.effective import side_of
 
 TEXTS = ["w2 w3 w4 w5 w6", "w7 w8", "w9 w3 w11 w12 w2 w14 w15", "w16"]

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .kept import keep_k
+    from .overlap import related_pairs
     from .recall import hidden_state_recall
-    from .related import related_pairs
+    from .truncation import keep_k
 
 __all__ = ["hidden_state_recall", "keep_k", "related_pairs"]
 

@@ -18,8 +18,8 @@ from ..search.tiles import tiles
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, weight_names
 from ..weights.effective import MLP, side_of
-from .lists import bootstrap_interval, check_seeds, middle, partners
-from .units import directions, layers_with
+from .layer_directions import directions, layers_with
+from .token_lists import bootstrap_interval, check_seeds, middle, partners
 
 WEIGHTS = ("W_in", "W_gate", "W_out", "W_V", "W_O")
 TARGETS = ("final", "layer")

@@ -15,8 +15,8 @@ from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k
 from ..weights.effective import side_of
-from .lists import bootstrap_interval, check_seeds, jaccard, middle, partners, strongest_tokens
-from .units import directions, layers_with
+from .layer_directions import directions, layers_with
+from .token_lists import bootstrap_interval, check_seeds, jaccard, middle, partners, strongest_tokens
 
 PAIRS = {
     "W_Q-W_K": ("W_Q", "W_K"),

@@ -15,7 +15,7 @@ from ..search.tiles import tiles
 from ..space.embedding_space import INVERSES, as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import one_k
-from .units import directions
+from .layer_directions import directions
 
 SCORES = 2**24  # scores of a tile of vectors: of each side of the product there is one such matrix
 
