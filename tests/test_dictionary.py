@@ -13,8 +13,9 @@ from tables import check_tidy
 
 from embspace_lens import files
 from embspace_lens.errors import EmbspaceError
-from embspace_lens.factors import FactorFitter, Factors, dictionary, fitting, sparse_codes, sparse_coding
-from embspace_lens.factors.fitting import improve
+from embspace_lens.factors import FactorFitter, Factors, dictionary, sparse_codes, sparse_coding
+from embspace_lens.factors import fitter as fitting
+from embspace_lens.factors.fitter import improve
 
 SPARE = 60  # factors fitted where 48 are planted: no one knows the number, and with none to spare some fits merge two
 MEASURES = ["n_vectors", "objective", "explained_variance", "n_active", "n_dead"]

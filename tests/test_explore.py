@@ -15,7 +15,8 @@ import torch
 import zoo
 
 from embspace_lens import EmbeddingLens, EmbspaceError
-from embspace_lens.factors import Activity, Factors, activity
+from embspace_lens.factors import Activity, Factors
+from embspace_lens.factors import contexts as activity
 from embspace_lens.show.site import explore
 from embspace_lens.show.site.book import Book, bucket
 from embspace_lens.show.site.explore import script_json

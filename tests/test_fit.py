@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from embspace_lens import EmbspaceError, demo
 from embspace_lens.cli import app
-from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit, fit_factors, saliency, top_contexts
-from embspace_lens.factors.shipped import own_texts
+from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit_factors, top_contexts
+from embspace_lens.factors import lime as saliency
+from embspace_lens.factors import training as fit
+from embspace_lens.factors.pretrained import own_texts
 from embspace_lens.forward.hidden_states import hidden_states
 from embspace_lens.forward.texts import read_texts, texts_of
 

@@ -10,7 +10,8 @@ import zoo
 from tables import check_tidy
 
 from embspace_lens import EmbspaceError
-from embspace_lens.factors import Factors, level, reach_of, saliency, top_contexts
+from embspace_lens.factors import Factors, level, reach_of, top_contexts
+from embspace_lens.factors import lime as saliency
 from embspace_lens.forward.hidden_states import hidden_states
 from embspace_lens.tables.frames import tidy
 
@@ -37,7 +38,7 @@ def explain(factors, model, contexts, **options):
 
 
 def test_a_linear_code_is_recovered():
-    from embspace_lens.factors.saliency import _lime
+    from embspace_lens.factors.lime import _lime
 
     weights = torch.tensor([3.0, 0.0, -1.5, 0.25, 0.0, 8.0])
     found = _lime(lambda kept: kept @ weights + 7, 6, 400, 30, [0])
@@ -48,7 +49,7 @@ def test_a_linear_code_is_recovered():
 
 def test_nearer_variants_count_more():
     """Where the code is a product of two tokens, the fit is that of weighted least squares, found here in loops."""
-    from embspace_lens.factors.saliency import _lime
+    from embspace_lens.factors.lime import _lime
 
     seen = []
 
@@ -73,7 +74,7 @@ def test_nearer_variants_count_more():
 
 
 def test_the_code_of_a_variant_is_the_code_of_its_text(tiny, factors):
-    from embspace_lens.factors.saliency import _Code, _context
+    from embspace_lens.factors.lime import _Code, _context
 
     model = tiny("gpt2")
     row = {"example": 2, "pos": 5}
@@ -145,7 +146,7 @@ def test_reach_by_hand():
 
 
 def test_level_takes_it(tiny, factors):
-    from embspace_lens.factors import activity
+    from embspace_lens.factors import contexts as activity
 
     model = tiny("gpt2")
     seen = activity(factors, model, TEXTS, n=2, n_contexts=1)

@@ -3,15 +3,15 @@
 The system is that of Yun et al. (2021), Transformer visualization via dictionary learning: https://arxiv.org/abs/2103.15949
 """
 
-from .activity import Activity, activity, importance, top_contexts
+from .contexts import Activity, activity, importance, top_contexts
 from .dictionary import Factors
-from .fit import fit_factors
-from .fitting import FactorFitter
+from .fitter import FactorFitter
 from .levels import level
-from .saliency import reach_of, saliency
-from .senses import senses
-from .shipped import demo_factors
+from .lime import reach_of, saliency
+from .pretrained import demo_factors
 from .sparse_coding import SparseCodes, sparse_codes
+from .training import fit_factors
+from .word_senses import senses
 
 __all__ = [
     "Activity",

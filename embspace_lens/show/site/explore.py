@@ -13,8 +13,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from ...errors import EmbspaceError
-from ...factors import Activity, Factors, activity, reach_of
-from ...factors import saliency as explain
+from ...factors import Activity, Factors, reach_of
+from ...factors import contexts as activity
+from ...factors import lime as explain
 from .. import look
 from ..html import environment, safe, stylesheet
 from ..tokens import visible

@@ -19,7 +19,7 @@ from ..files import read_json, write_json, write_whole
 from ..forward.hidden_states import HiddenStates, chosen_layers, kept_states, states_of, token_batches, weights_key
 from ..forward.texts import texts_of
 from .dictionary import Factors, make_folder
-from .fitting import FactorFitter
+from .fitter import FactorFitter
 
 WEIGHTINGS = ("frequency", "uniform")
 BUFFER = 65_536  # hidden states that are shuffled together
