@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from embspace_lens import EmbeddingLens, EmbspaceError, demo
 from embspace_lens.cli import app, numbers
 from embspace_lens.demo.corpus import train_tokenizer
-from embspace_lens.show.tokens import width
+from embspace_lens.display.tokens import width
 
 NASTY = ["<script>alert(1)</script>", 'say "hi", a;b', "שלום", "👩‍👧", "line\nbreak", "tab\there", "NA", "\r", "' x"]
 TEXTS = ["the film was a wonderful film and the actors were good", "a bad film that nobody wants to watch twice"] * 20

@@ -156,9 +156,9 @@ def test_level_takes_it(tiny, factors):
 
 
 def test_as_the_terminal_and_a_notebook_show_them(tiny, factors):
-    from embspace_lens.show.html import table
-    from embspace_lens.show.terminal import render
-    from embspace_lens.show.tokens import width
+    from embspace_lens.display.html import table
+    from embspace_lens.display.terminal import render
+    from embspace_lens.display.tokens import width
 
     model = tiny("gpt2")
     contexts = contexts_of(factors, model)

@@ -10,21 +10,13 @@ import pytest
 import torch
 
 from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.display import html, terminal
+from embspace_lens.display import theme as look
+from embspace_lens.display.table_groups import count, head, units
+from embspace_lens.display.tokens import chip, display, figures, for_terminal, pad, pair, pair_chip, width
 from embspace_lens.files import write_whole
-from embspace_lens.show import (
-    choose,
-    html,
-    look,
-    plot_heads,
-    plot_pairs,
-    plot_plane,
-    plot_tokens,
-    terminal,
-    write_report,
-)
+from embspace_lens.show import choose, plot_heads, plot_pairs, plot_plane, plot_tokens, write_report
 from embspace_lens.show.findings import find, find_word
-from embspace_lens.show.tokens import chip, display, figures, for_terminal, pad, pair, pair_chip, width
-from embspace_lens.show.units import count, head, units
 from embspace_lens.tables.frames import tidy
 
 NASTY = [

@@ -49,7 +49,7 @@ def demo(
 def models() -> None:
     """List the demo models: what they are, and what they were trained on."""
     from .. import demo as shipped
-    from ..show.tokens import figures
+    from ..display.tokens import figures
 
     names = shipped.names()
     if not names:

@@ -45,7 +45,7 @@ class Output:
         if self.format != "table":
             data = encode(df, self.format)
         else:
-            from ..show.terminal import render
+            from ..display.terminal import render
 
             rows = ON_SCREEN if self.out is None and sys.stdout.isatty() else None
             data = (render(df, n=rows, hint=hint if self.out is None else "") + "\n").encode("utf-8")

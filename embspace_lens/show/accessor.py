@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from ..display.table_groups import count, in_glossary_order, keys, kind, tokens_or_pairs
+from ..display.tokens import display, pair
 from ..errors import EmbspaceError
-from .tokens import display, pair
-from .units import count, in_glossary_order, keys, kind, tokens_or_pairs
 
 
 class Shown:
@@ -16,12 +16,12 @@ class Shown:
         self.df, self.n = df, n
 
     def __repr__(self) -> str:
-        from .terminal import render
+        from ..display.terminal import render
 
         return render(self.df, n=self.n)
 
     def _repr_html_(self) -> str:
-        from .html import table
+        from ..display.html import table
 
         return table(self.df, n=self.n)
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..display import theme as look
+from ..display.measurements import measure
+from ..display.table_groups import name_of
 from ..interventions.rank_correlation import agreement, in_both
-from . import look
 from .figure import plotly, quiet
-from .measurements import measure
-from .units import name_of
 
 WIDTH, HEIGHT = 420, 320
 NAMED = 3  # of the largest effects, and of the highest scores

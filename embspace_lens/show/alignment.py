@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..display import theme as look
 from ..errors import EmbspaceError
-from . import look
 from .figure import plotly, quiet
 
 if TYPE_CHECKING:

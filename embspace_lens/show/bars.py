@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..display import theme as look
+from ..display.table_groups import VERBS, Unit, name_of, tokens_or_pairs
+from ..display.tokens import figures
 from ..errors import EmbspaceError
-from . import look
 from .figure import few, plotly, quiet, text
-from .tokens import figures
-from .units import VERBS, Unit, name_of, tokens_or_pairs
 
 MAX_UNITS = 6
 

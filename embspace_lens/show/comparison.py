@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from . import look
+from ..display import theme as look
+from ..display.measurements import measure
 from .curves import by_layer, check, line, name_ends
 from .figure import plotly, quiet
-from .measurements import measure
 
 CONTROLS = ("random", "transpose", "untranslated")
 WIDTH, HEIGHT = 560, 330

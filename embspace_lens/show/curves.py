@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from ..display import theme as look
+from ..display.measurements import measure
 from ..errors import EmbspaceError
-from . import look
 from .figure import plotly, quiet
-from .measurements import measure
 
 PANEL, ROW = 210, 190  # pixels of one panel
 APART = 15  # pixels between two names

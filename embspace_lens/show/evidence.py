@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from . import look
+from ..display import theme as look
+from ..display.measurements import measure
 from .curves import ROW, by_layer, check, grid, line, name_ends
 from .figure import plotly, quiet
-from .measurements import measure
 
 INVERSE_COLOURS = {"transpose": look.BLUE, "pinv": look.ORANGE}
 TARGETS = {"layer": "the block's own output", "final": "the final state"}

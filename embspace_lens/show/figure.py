@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from .. import errors
+from ..display import theme as look
+from ..display.table_groups import Unit, count, units
+from ..display.tokens import display
 from ..errors import EmbspaceError
-from . import look
-from .tokens import display
-from .units import Unit, count, units
 
 
 def plotly() -> Any:

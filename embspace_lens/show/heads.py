@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..display import theme as look
+from ..display.table_groups import ends, units
+from ..display.tokens import figures, pair
 from ..errors import EmbspaceError
-from . import look
 from .figure import plotly, quiet
-from .tokens import figures, pair
-from .units import ends, units
 
 
 def plot_heads(df: pd.DataFrame, value: str = "score") -> Any:

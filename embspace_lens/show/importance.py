@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from ..display import theme as look
+from ..display.measurements import measure
+from ..display.tokens import display
 from ..errors import EmbspaceError
-from . import look
 from .curves import check, line, name_ends
 from .figure import plotly, quiet
-from .measurements import measure
-from .tokens import display
 
 MOST = len(look.SERIES)
 WIDTH, HEIGHT = 460, 300

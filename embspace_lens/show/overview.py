@@ -4,10 +4,10 @@ from textwrap import wrap
 
 import pandas as pd
 
-from . import terminal
+from ..display import terminal
+from ..display.table_groups import units
+from ..display.tokens import display, figures
 from .findings import Findings, model_lines
-from .tokens import display, figures
-from .units import units
 
 MAX_HEADS = 12  # heads of a layer that a line has room for
 

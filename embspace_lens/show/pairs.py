@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import look
+from ..display import theme as look
+from ..display.table_groups import Unit, ends, tokens_or_pairs
+from ..display.tokens import display, figures, pair
 from .figure import few, plotly, quiet, text
-from .tokens import display, figures, pair
-from .units import Unit, ends, tokens_or_pairs
 
 MAX_HEADS = 9
 

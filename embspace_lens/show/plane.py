@@ -8,12 +8,12 @@ import pandas as pd
 import torch
 
 from .. import errors
+from ..display import theme as look
+from ..display.table_groups import Unit, tokens_or_pairs, units
+from ..display.tokens import display, figures, width
 from ..errors import EmbspaceError
 from ..space.embedding_space import EmbeddingSpace
-from . import look
 from .figure import plotly, quiet
-from .tokens import display, figures, width
-from .units import Unit, tokens_or_pairs, units
 
 MAX_VECTORS = 6
 FEW = 12  # below this many tokens t-SNE has no neighbourhoods to keep

@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from ..display import theme as look
+from ..display.html import chips, environment, safe, stylesheet
+from ..display.table_groups import VERBS, units
+from ..display.tokens import figures, markup
 from ..files import refuse_unwritable, write_whole
-from . import look
 from .choose import HEAD_RULE, NEURON_RULE
 from .findings import Findings, K, find, model_lines, options
 from .heads import heads_grid
-from .html import chips, environment, safe, stylesheet
-from .tokens import figures, markup
-from .units import VERBS, units
 
 MAX_HEADS = 24  # heads of a layer, and layers, that the map has room for
 PAIRS = 6  # of a head, so that they stand in one line

@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from ...display import theme as look
+from ...display.html import environment, safe, stylesheet
+from ...display.tokens import visible
 from ...errors import EmbspaceError
 from ...factors import Activity, Factors, reach_of
 from ...factors import contexts as activity
 from ...factors import lime as explain
-from .. import look
-from ..html import environment, safe, stylesheet
-from ..tokens import visible
 from .book import BUCKETS, NEAREST, Book, bucket
 
 SAMPLES = 300  # variants of a context, where many are explained

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from .measurements import cells, n_numeric
+from .table_groups import Unit, count, ends, kind, name_of, units
 from .tokens import ELLIPSIS, figures, for_terminal, has_rtl, pad, width
-from .units import Unit, count, ends, kind, name_of, units
 
 COLUMNS = 100
 

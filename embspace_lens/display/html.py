@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from .. import errors
-from . import look
+from . import theme as look
 from .measurements import cells
+from .table_groups import VERBS, Unit, count, ends, kind, name_of, units
 from .tokens import chip, figures, pair_chip
-from .units import VERBS, Unit, count, ends, kind, name_of, units
 
 
 @cache
