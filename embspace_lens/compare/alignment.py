@@ -93,7 +93,7 @@ class Alignment:
         Raises:
             EmbspaceError: If plotly is not installed.
         """
-        from ..show.alignment import plot_alignment
+        from ..plots.alignment_maps import plot_alignment
 
         return plot_alignment(self, **options)
 

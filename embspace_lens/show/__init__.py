@@ -1,7 +1,7 @@
 """Tables made visible: plots, `df.embspace`, lines for a terminal, and a report of one file."""
 
+from ..plots.alignment_maps import plot_alignment
 from .accessor import EmbspaceAccessor
-from .alignment import plot_alignment
 from .plots import (
     plot_agreement,
     plot_displacement,

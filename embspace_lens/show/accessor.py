@@ -104,8 +104,8 @@ class EmbspaceAccessor:
         Raises:
             EmbspaceError: If the frame is not one of the lens's tables, or holds more than a picture can.
         """
+        from ..plots.pair_lines import MAX_HEADS
         from . import plots
-        from .pairs import MAX_HEADS
         from .plots import plot_heads, plot_pairs, plot_tokens
 
         if kind(self._df) == "measurements":

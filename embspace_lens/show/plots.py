@@ -1,13 +1,13 @@
 """Plots of the lens's tables: plotly figures whose title says what is seen."""
 
-from .agreement import plot_agreement
-from .bars import plot_tokens
-from .comparison import plot_displacement, plot_stitch
-from .evidence import plot_keep_k, plot_recall, plot_related_pairs
-from .heads import plot_heads
-from .importance import plot_importance
-from .pairs import plot_pairs
-from .plane import plot_plane
+from ..plots.agreement_scatter import plot_agreement
+from ..plots.comparison_curves import plot_displacement, plot_stitch
+from ..plots.evidence_curves import plot_keep_k, plot_recall, plot_related_pairs
+from ..plots.head_maps import plot_heads
+from ..plots.importance_curves import plot_importance
+from ..plots.pair_lines import plot_pairs
+from ..plots.plane import plot_plane
+from ..plots.token_bars import plot_tokens
 
 __all__ = [
     "plot_agreement",
