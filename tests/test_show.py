@@ -15,8 +15,9 @@ from embspace_lens.display import theme as look
 from embspace_lens.display.table_groups import count, head, units
 from embspace_lens.display.tokens import chip, display, figures, for_terminal, pad, pair, pair_chip, width
 from embspace_lens.files import write_whole
-from embspace_lens.show import choose, plot_heads, plot_pairs, plot_plane, plot_tokens, write_report
-from embspace_lens.show.findings import find, find_word
+from embspace_lens.report import legible as choose
+from embspace_lens.report.model_summary import find, find_word
+from embspace_lens.show import plot_heads, plot_pairs, plot_plane, plot_tokens, write_report
 from embspace_lens.tables.frames import tidy
 
 NASTY = [

@@ -32,9 +32,9 @@ def demo(
     from .. import demo as shipped
 
     lens = open_lens(model, vocabulary or ("frequent" if model in shipped.names() else "words"), score)
-    from ..show.findings import find, options
-    from ..show.overview import overview
-    from ..show.report import report_html
+    from ..report.model_summary import find, options
+    from ..report.page import report_html
+    from ..report.terminal_overview import overview
 
     found = find(lens, word=word, model=model)
     page = report_html(found)

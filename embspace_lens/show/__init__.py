@@ -1,6 +1,7 @@
 """Tables made visible: plots, `df.embspace`, lines for a terminal, and a report of one file."""
 
 from ..plots.alignment_maps import plot_alignment
+from ..report.page import write_report
 from .accessor import EmbspaceAccessor
 from .plots import (
     plot_agreement,
@@ -15,7 +16,6 @@ from .plots import (
     plot_stitch,
     plot_tokens,
 )
-from .report import write_report
 from .site import explore
 
 __all__ = [

@@ -10,7 +10,7 @@ import pandas as pd
 from .. import demo
 from ..errors import EmbspaceError
 from ..tables.frames import tidy
-from .choose import legible_heads, legible_neurons, one_neuron
+from .legible import legible_heads, legible_neurons, one_neuron
 
 WORDS = (" wonderful", " film", " love", " Paris", " good", " water", " the")
 """Words to ask for where none is given: the first that the lens reads."""

@@ -13,8 +13,8 @@ from ..display.table_groups import VERBS, units
 from ..display.tokens import figures, markup
 from ..files import refuse_unwritable, write_whole
 from ..plots.head_maps import heads_grid
-from .choose import HEAD_RULE, NEURON_RULE
-from .findings import Findings, K, find, model_lines, options
+from .legible import HEAD_RULE, NEURON_RULE
+from .model_summary import Findings, K, find, model_lines, options
 
 MAX_HEADS = 24  # heads of a layer, and layers, that the map has room for
 PAIRS = 6  # of a head, so that they stand in one line

@@ -7,7 +7,7 @@ import pandas as pd
 from ..display import terminal
 from ..display.table_groups import units
 from ..display.tokens import display, figures
-from .findings import Findings, model_lines
+from .model_summary import Findings, model_lines
 
 MAX_HEADS = 12  # heads of a layer that a line has room for
 
