@@ -17,9 +17,9 @@ import zoo
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.factors import Activity, Factors
 from embspace_lens.factors import contexts as activity
-from embspace_lens.show.site import explore
-from embspace_lens.show.site.book import Book, bucket
-from embspace_lens.show.site.explore import script_json
+from embspace_lens.site import pages as explore
+from embspace_lens.site.pages import script_json
+from embspace_lens.site.site_data import Book, bucket
 from embspace_lens.tables.frames import tidy
 
 pytest.importorskip("jinja2", reason="the site needs jinja2")

@@ -246,7 +246,7 @@ def explore(
     dictionary = _dictionary(factors, model)
     lens = open_lens(model, "words", "cosine")
     from ..factors.pretrained import own_texts
-    from ..show.site import explore as write
+    from ..site import pages as write
 
     read = own_texts(lens.weights.host.model) if chosen is None else chosen
     if demo and layers is None:

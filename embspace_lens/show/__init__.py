@@ -2,6 +2,7 @@
 
 from ..plots.alignment_maps import plot_alignment
 from ..report.page import write_report
+from ..site import pages as explore
 from .accessor import EmbspaceAccessor
 from .plots import (
     plot_agreement,
@@ -16,7 +17,6 @@ from .plots import (
     plot_stitch,
     plot_tokens,
 )
-from .site import explore
 
 __all__ = [
     "EmbspaceAccessor",

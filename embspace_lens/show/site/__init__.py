@@ -1,5 +1,5 @@
 """The site of a dictionary of transformer factors: static pages that open from disk."""
 
-from .explore import explore
+from ...site.pages import explore
 
 __all__ = ["explore"]

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...display.tokens import ELLIPSIS, SPACE, display, visible
-from ...factors import Activity, Factors
-from ...factors import level as level_of
+from ..display.tokens import ELLIPSIS, SPACE, display, visible
+from ..factors import Activity, Factors
+from ..factors import level as level_of
 
 NEAREST, NEIGHBOURS, WORDS = 10, 8, 12
 WINDOW = 10  # places either side of a target at which saliency is shown

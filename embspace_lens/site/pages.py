@@ -12,14 +12,14 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from ...display import theme as look
-from ...display.html import environment, safe, stylesheet
-from ...display.tokens import visible
-from ...errors import EmbspaceError
-from ...factors import Activity, Factors, reach_of
-from ...factors import contexts as activity
-from ...factors import lime as explain
-from .book import BUCKETS, NEAREST, Book, bucket
+from ..display import theme as look
+from ..display.html import environment, safe, stylesheet
+from ..display.tokens import visible
+from ..errors import EmbspaceError
+from ..factors import Activity, Factors, reach_of
+from ..factors import contexts as activity
+from ..factors import lime as explain
+from .site_data import BUCKETS, NEAREST, Book, bucket
 
 SAMPLES = 300  # variants of a context, where many are explained
 MARK = "embspace-lens-site"  # a file of this name says that a folder is ours to replace
@@ -93,7 +93,7 @@ def explore(
             f"seen speaks of factor {largest}, and there are {factors.n_factors} factors. Is it of another dictionary?"
         )
     if lens is None and model is not None:
-        from ...lens import EmbeddingLens
+        from ..lens import EmbeddingLens
 
         lens = EmbeddingLens(model)
     nearest = None
