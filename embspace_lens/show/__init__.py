@@ -1,9 +1,9 @@
 """Tables made visible: plots, `df.embspace`, lines for a terminal, and a report of one file."""
 
+from ..accessor import EmbspaceAccessor
 from ..plots.alignment_maps import plot_alignment
 from ..report.page import write_report
 from ..site import pages as explore
-from .accessor import EmbspaceAccessor
 from .plots import (
     plot_agreement,
     plot_displacement,

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..display.table_groups import count, in_glossary_order, keys, kind, tokens_or_pairs
-from ..display.tokens import display, pair
-from ..errors import EmbspaceError
+from .display.table_groups import count, in_glossary_order, keys, kind, tokens_or_pairs
+from .display.tokens import display, pair
+from .errors import EmbspaceError
 
 
 class Shown:
@@ -16,12 +16,12 @@ class Shown:
         self.df, self.n = df, n
 
     def __repr__(self) -> str:
-        from ..display.terminal import render
+        from .display.terminal import render
 
         return render(self.df, n=self.n)
 
     def _repr_html_(self) -> str:
-        from ..display.html import table
+        from .display.html import table
 
         return table(self.df, n=self.n)
 
@@ -104,9 +104,9 @@ class EmbspaceAccessor:
         Raises:
             EmbspaceError: If the frame is not one of the lens's tables, or holds more than a picture can.
         """
-        from ..plots.pair_lines import MAX_HEADS
-        from . import plots
-        from .plots import plot_heads, plot_pairs, plot_tokens
+        from .plots.pair_lines import MAX_HEADS
+        from .show import plots
+        from .show.plots import plot_heads, plot_pairs, plot_tokens
 
         if kind(self._df) == "measurements":
             drawn = {
