@@ -6,7 +6,8 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import EmbspaceError
-from . import circuits, compare, evidence, factors, models, read
+from . import circuits, compare, evidence, factors, models
+from . import readings as read
 from .options import numbers
 
 __all__ = ["app", "main", "numbers"]
