@@ -104,9 +104,9 @@ class EmbspaceAccessor:
         Raises:
             EmbspaceError: If the frame is not one of the lens's tables, or holds more than a picture can.
         """
+        from . import plots
+        from .plots import plot_heads, plot_pairs, plot_tokens
         from .plots.pair_lines import MAX_HEADS
-        from .show import plots
-        from .show.plots import plot_heads, plot_pairs, plot_tokens
 
         if kind(self._df) == "measurements":
             drawn = {

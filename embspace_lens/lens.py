@@ -11,8 +11,10 @@ from torch import Tensor
 
 from .errors import EmbspaceError
 from .readings import reader as readings
-from .space.embedding_space import EmbeddingSpace, unembedding_rows
-from .space.vocabulary import Chosen, Vocabulary, choose_tokens
+from .space.embedding_space import EmbeddingSpace
+from .space.embeddings import unembedding_rows
+from .space.masks import Chosen, choose_tokens
+from .space.vocabulary import Vocabulary
 from .tables.selection import Select
 from .weights.effective import Weights
 
@@ -120,9 +122,9 @@ class EmbeddingLens:
             >>> EmbeddingLens.from_pretrained("reviews-small-0")
             EmbeddingLens(reviews-small-0: 4 layers, 6 heads, 768 neurons, 7168 tokens; reads W_E, writes W_U; norms folded)
         """
-        from .demo import load_any
+        from .loading import load_model
 
-        return cls(load_any(name, device=device, dtype=dtype), **options)
+        return cls(load_model(name, device=device, dtype=dtype), **options)
 
     def __repr__(self) -> str:
         w, s = self.weights, self.space

@@ -12,7 +12,7 @@ from embspace_lens import EmbspaceError
 from embspace_lens.factors import Activity, Factors, importance, level, top_contexts
 from embspace_lens.factors import contexts as activity
 from embspace_lens.factors import word_senses as senses
-from embspace_lens.forward.hidden_states import hidden_states
+from embspace_lens.forward.states import hidden_states
 from embspace_lens.tables.columns import GLOSSARY
 from embspace_lens.tables.frames import tidy
 

@@ -24,7 +24,7 @@ from embspace_lens.circuits.kurtosis import (
     objective,
     stand_out,
 )
-from embspace_lens.forward.hidden_states import token_batches
+from embspace_lens.forward.batches import token_batches
 from embspace_lens.interventions import channel_ablation as channel_effects
 
 KEYS = ["layer", "neuron", "weight", "channel"]

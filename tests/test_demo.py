@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from embspace_lens import EmbeddingLens, EmbspaceError, demo, evidence, whole_words
-from embspace_lens.space.vocabulary import undertraining
+from embspace_lens.space.undertrained import undertraining
 
 CLASSIFIERS = ["reviews-small-0-sentiment"]
 MODELS = [name for name in demo.names() if name not in CLASSIFIERS]

@@ -21,7 +21,7 @@ from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit_facto
 from embspace_lens.factors import lime as saliency
 from embspace_lens.factors import training as fit
 from embspace_lens.factors.pretrained import own_texts
-from embspace_lens.forward.hidden_states import hidden_states
+from embspace_lens.forward.states import hidden_states
 from embspace_lens.forward.texts import read_texts, texts_of
 
 TEXTS = [" ".join(f"w{2 + (7 * i + 3 * j) % 60}" for j in range(3 + i % 9)) for i in range(60)]

@@ -13,7 +13,7 @@ from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.circuits import ablation_hooks, activations, scaling_hooks, steering_hooks
-from embspace_lens.forward.hidden_states import token_batches
+from embspace_lens.forward.batches import token_batches
 
 TOKENS = torch.tensor([[5, 9, 11, 40, 7], [3, 8, 60, 60, 2]])
 GROUP = {"llama": 2, "phi3": 2, "gemma2": 2, "mixtral": 2, "falcon_7b": 4, "native_rms_gqa": 2, "ht_gqa_gated_rms": 2}

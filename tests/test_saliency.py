@@ -12,7 +12,7 @@ from tables import check_tidy
 from embspace_lens import EmbspaceError
 from embspace_lens.factors import Factors, level, reach_of, top_contexts
 from embspace_lens.factors import lime as saliency
-from embspace_lens.forward.hidden_states import hidden_states
+from embspace_lens.forward.states import hidden_states
 from embspace_lens.tables.frames import tidy
 
 pytest.importorskip("captum", reason="saliency needs captum")

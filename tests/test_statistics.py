@@ -64,7 +64,7 @@ def test_neurons_equal_slow_loops(tiny, name, options):
 def test_moments_are_scipys_over_many_tiles(monkeypatch):
     monkeypatch.setattr("embspace_lens.space.TILE", 100)
     monkeypatch.setattr("embspace_lens.circuits.statistics.CHUNK", 3)
-    from embspace_lens.space.embedding_space import Embedding
+    from embspace_lens.space.embeddings import Embedding
 
     matrix = torch.randn(1234, 16) * torch.rand(1234, 1) ** 3
     embedding, vectors = Embedding(matrix, score="centered"), torch.randn(10, 16)

@@ -13,7 +13,8 @@ from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError, PooledHead, StitchedModel, stitch, stitch_sweep, translate
 from embspace_lens.compare.translation import identity
-from embspace_lens.forward.hidden_states import TokenBatch, activations, token_batches
+from embspace_lens.forward.batches import TokenBatch, token_batches
+from embspace_lens.forward.runs import activations
 
 TEXTS = ["w2 w3 w4", "w5", "w6 w7 w8 w9 w10 w11 w12", "w13 w14", "w20 w21 w22 w23 w24 w25 w26 w27 w28"]
 LABELS = ["pos", "neg", "pos", "neg", "pos"]

@@ -10,7 +10,8 @@ from embspace_lens import EmbeddingLens, EmbspaceError, ascii_tokens, seen_in, w
 from embspace_lens.search import tiles as rows
 from embspace_lens.space import embedding_space as space
 from embspace_lens.space import vocabulary as vocabulary_module
-from embspace_lens.space.vocabulary import Vocabulary, never_trained, undertraining
+from embspace_lens.space.undertrained import never_trained, undertraining
+from embspace_lens.space.vocabulary import Vocabulary
 
 
 def byte_level():

@@ -11,11 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..forward import hidden_states as forward
+from ..forward.runs import is_causal
 from ..lens import EmbeddingLens
-from ..readings import reader as readings
+from ..readings.reader import Reader
 from ..search.tiles import float64
-from ..space.embedding_space import Embedding, as_tensor
+from ..space.embeddings import Embedding, as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import Select, select
 from ..weights.effective import Weights
@@ -164,7 +164,7 @@ def position_heads(
 
 
 def _selected(lens: EmbeddingLens, layer: Select, head: Select) -> tuple[list[int], list[int]]:
-    reader = readings.Reader(lens.weights, lens.space, lens.vocabulary)
+    reader = Reader(lens.weights, lens.space, lens.vocabulary)
     return reader.layers(layer, "attn"), reader.heads(head)
 
 
@@ -201,7 +201,7 @@ def _token_moments(
 
 def _seen(weights: Weights, layer: int, dest: Tensor, src: Tensor) -> Tensor:
     """Which key positions a query position sees."""
-    if not forward.is_causal(weights.host.model):
+    if not is_causal(weights.host.model):
         return torch.ones_like(dest - src, dtype=torch.bool)
     window = weights.host.attention_window(layer)
     return (src <= dest) & (src > dest - window) if window else src <= dest

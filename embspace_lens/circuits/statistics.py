@@ -13,7 +13,8 @@ from tqdm import tqdm
 from ..lens import EmbeddingLens
 from ..readings import reader as readings
 from ..search.tiles import float64
-from ..space.embedding_space import Embedding, EmbeddingSpace
+from ..space.embedding_space import EmbeddingSpace
+from ..space.embeddings import Embedding
 from ..tables.frames import tidy
 from ..tables.selection import Select
 from ..weights.effective import Weights

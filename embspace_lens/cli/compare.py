@@ -50,7 +50,7 @@ def align(
     one_of("table", table, TABLES)
     output = Output(format, out)
     lenses = [open_lens(model, vocabulary, score) for model in (a, b)]
-    from ..compare import alignment as compare
+    from ..compare import align as compare
 
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)
@@ -183,7 +183,7 @@ def difference(
     if table == "displacement" and not all(lists):
         raise EmbspaceError("--table displacement needs two lists of words: --positive FILE --negative FILE.")
     lenses = [open_lens(model, vocabulary, score) for model in (after, base)]
-    from ..compare import differences as subtract
+    from ..compare import difference as subtract
     from ..compare import displacement
 
     options: dict[str, Any] = {"layer": layers, "k": k}

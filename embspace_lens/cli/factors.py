@@ -123,7 +123,7 @@ def importance(
     output = Output(format, out)
     chosen = _read(texts, column, where, n_texts)
     dictionary, found = _dictionary(factors, model), _model(model)
-    from ..factors import contexts as activity
+    from ..factors import activity
     from ..factors import level as level_of
 
     seen = activity(
@@ -157,7 +157,7 @@ def saliency(
     output = Output(format, out)
     chosen = _read(texts, column, where, n_texts)
     dictionary, found = _dictionary(factors, model), _model(model)
-    from ..factors import lime as explain
+    from ..factors import saliency as explain
     from ..factors import top_contexts
 
     _refuse_strange(wanted, dictionary)
@@ -206,7 +206,7 @@ def senses(
             raise EmbspaceError("--word is either WORD each time, or WORD=TAG,TAG each time.")
         named = {w: tags.split(",") for w, _, tags in parts} if parts[0][1] else [w for w, _, _ in parts]
     dictionary, found = _dictionary(factors, model), _model(model)
-    from ..factors import word_senses as measure
+    from ..factors import senses as measure
 
     output.give(measure(dictionary, found, sentences, words=named, layers=layers, at_least=at_least, seed=seed))
 
@@ -246,7 +246,7 @@ def explore(
     dictionary = _dictionary(factors, model)
     lens = open_lens(model, "words", "cosine")
     from ..factors.pretrained import own_texts
-    from ..site import pages as write
+    from ..site import explore as write
 
     read = own_texts(lens.weights.host.model) if chosen is None else chosen
     if demo and layers is None:

@@ -102,7 +102,7 @@ def token_mask(vocabulary: str) -> Any:
     """
     names = [one_of("vocabulary", part.strip(), VOCABULARIES) for part in vocabulary.split("&")]
     from ..demo import frequent_words
-    from ..space.vocabulary import NAMED_MASKS
+    from ..space.masks import NAMED_MASKS
 
     masks = NAMED_MASKS | {"frequent": frequent_words}
     chosen = [masks[name] for name in names if name != "all"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import EmbspaceError, choice, not_finite
 from ..lens import EmbeddingLens
 from ..search.tiles import Subset, float64
-from ..space.embedding_space import TILE
+from ..space.embeddings import TILE
 from ..weights.effective import MLP, side_of
 from .common_tokens import require_lenses, shared_rows, shared_tokens
 

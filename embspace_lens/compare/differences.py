@@ -16,8 +16,8 @@ from ..lens import EmbeddingLens
 from ..readings.reader import Reader
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, weight_names
+from ..weights.architectures import Norm
 from ..weights.effective import ATTENTION, MLP, Weights, side_of
-from ..weights.host import Norm
 from .common_tokens import require_lenses
 
 MOST_CHANGED = 0.5  # of the embeddings' norm: tuned models stay far below it, other seeds are far above

@@ -9,7 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import EmbspaceError, choice, out_of_range
-from ..forward.hidden_states import TokenBatch, activations, device_of, own_words, state_hook
+from ..forward.batches import TokenBatch
+from ..forward.runs import activations, device_of, state_hook
+from ..forward.sampling import own_words
 from ..lens import EmbeddingLens
 from ..search.tiles import float64
 from .common_tokens import require_lenses, shared_tokens

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError
 from ..files import read_json, write_json
-from ..forward.hidden_states import TokenBatch, activations, device_of, resume, state_hook, token_batches
+from ..forward.batches import TokenBatch, token_batches
 from ..forward.pooling import PooledHead
+from ..forward.runs import activations, device_of, resume, state_hook
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from .state_translation import translations_of_states

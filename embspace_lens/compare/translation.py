@@ -13,7 +13,8 @@ from .. import errors
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..search.tiles import float64, tiles
-from ..space.embedding_space import SIDES, TILE, as_tensor
+from ..space.embedding_space import SIDES
+from ..space.embeddings import TILE, as_tensor
 from .common_tokens import require_lenses, shared_rows, shared_tokens
 
 INVERSES = ("pinv", "least_squares", "ridge", "procrustes", "transpose")

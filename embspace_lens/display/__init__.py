@@ -1,1 +1,1 @@
-"""TODO"""
+"""How one token, one number and one table look: in a terminal, in HTML, in colour."""

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .. import errors
-from . import theme as look
+from . import theme
 from .measurements import cells
 from .table_groups import VERBS, Unit, count, ends, kind, name_of, units
 from .tokens import chip, figures, pair_chip
@@ -24,9 +24,9 @@ def environment() -> Any:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as reason:
         raise errors.missing_extra("jinja2", "plots") from reason
-    folder = Path(__file__).parent / "templates"
+    wings = Path(__file__).parents[1]
     return Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader([wings / wing / "templates" for wing in ("display", "report", "site")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -45,10 +45,10 @@ def safe(html: str) -> Any:
 @cache
 def stylesheet() -> Any:
     """The look that chips need, for light, dark and print, all of it under `.esl`."""
-    css = environment().get_template("look.css")
-    tint = round(100 * look.TINT)
+    css = environment().get_template("theme.css")
+    tint = round(100 * theme.TINT)
     return safe(
-        css.render(light=look.LIGHT, dark=look.DARK, sans=safe(look.SANS), mono=safe(look.MONO), tint_percent=tint)
+        css.render(light=theme.LIGHT, dark=theme.DARK, sans=safe(theme.SANS), mono=safe(theme.MONO), tint_percent=tint)
     )
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..forward.hidden_states import activations, device_of, state_hook, token_batches
+from ..forward.batches import token_batches
+from ..forward.runs import activations, device_of, state_hook
 from ..lens import EmbeddingLens
 from ..search.tiles import tiles
 from ..tables.frames import tidy

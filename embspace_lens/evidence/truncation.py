@@ -12,7 +12,8 @@ from tqdm import tqdm
 from .. import errors
 from ..lens import EmbeddingLens
 from ..search.tiles import tiles
-from ..space.embedding_space import INVERSES, as_tensor
+from ..space.embedding_space import INVERSES
+from ..space.embeddings import as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import one_k
 from .layer_directions import directions

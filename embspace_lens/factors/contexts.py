@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import EmbspaceError, bad_width
-from ..forward.hidden_states import TokenBatch, states_of, token_batches
+from ..forward.batches import TokenBatch, token_batches
+from ..forward.states import states_of
 from ..forward.texts import texts_of
 from ..space.vocabulary import Vocabulary
 from ..tables.frames import tidy

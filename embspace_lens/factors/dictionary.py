@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import errors
 from ..files import write_json, write_whole
-from ..space.embedding_space import as_tensor
+from ..space.embeddings import as_tensor
 from .sparse_coding import positive, sparse_codes
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # SAELens's names

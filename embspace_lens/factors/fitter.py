@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .. import errors
 from ..files import write_json, write_whole
-from ..search.tiles import plain_arithmetic
-from ..space.embedding_space import as_tensor
+from ..search.bounds import plain_arithmetic
+from ..space.embeddings import as_tensor
 from ..tables.frames import tidy
 from .dictionary import CONFIG, Factors, make_folder, read_tensors
 from .sparse_coding import Coder, positive, whole

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from .. import errors
 from ..errors import EmbspaceError
-from ..forward.hidden_states import TokenBatch, activations, device_of, is_causal, state_hook, token_batches
+from ..forward.batches import TokenBatch, token_batches
+from ..forward.runs import activations, device_of, is_causal, state_hook
 from ..forward.texts import texts_of
 from ..space.vocabulary import Vocabulary
 from ..tables.frames import tidy

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .. import demo, errors
-from ..forward.hidden_states import device_of, is_causal
+from ..forward.runs import device_of, is_causal
 from .dictionary import WEIGHTS, Factors
 
 

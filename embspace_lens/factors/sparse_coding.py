@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import errors
-from ..search.tiles import plain_arithmetic, tiles
-from ..space.embedding_space import as_tensor
+from ..search.bounds import plain_arithmetic
+from ..search.tiles import tiles
+from ..space.embeddings import as_tensor
 
 ENTRANTS = 8  # directions that may join a vector's working set in one pass
 SCORE_BYTES = 2**24  # of products of vectors with the dictionary, at a time

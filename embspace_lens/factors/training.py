@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError
 from ..files import read_json, write_json, write_whole
-from ..forward.hidden_states import HiddenStates, chosen_layers, kept_states, states_of, token_batches, weights_key
+from ..forward.batches import token_batches
+from ..forward.runs import chosen_layers
+from ..forward.states import HiddenStates, kept_states, states_of, weights_key
 from ..forward.texts import texts_of
 from .dictionary import Factors, make_folder
 from .fitter import FactorFitter

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from .. import errors
 from ..errors import EmbspaceError
-from ..forward.hidden_states import states_of, token_batches
+from ..forward.batches import token_batches
+from ..forward.states import states_of
 from ..tables.frames import tidy
 from .dictionary import Factors
 from .sparse_coding import whole

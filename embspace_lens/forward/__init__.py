@@ -1,1 +1,5 @@
-"""TODO"""
+"""Forward passes: texts, batches, hidden states, caches on disk, sampling. No other wing runs a model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from .. import errors
 from ..circuits.channels import VocabularyChannels
-from ..forward import hidden_states as forward
+from ..forward.batches import TokenBatch, token_batches
+from ..forward.runs import activations, logits
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from .targets import Unit, sites, stream_hook
@@ -137,8 +138,8 @@ def _most_active(
     units = [Unit("neuron", row["layer"], expert=row.get("expert", -1), neuron=row["neuron"]) for row in neurons]
     where = sites(model, units)
     best: list[list[tuple[float, Tensor]]] = [[] for _ in units]
-    for batch in forward.token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens):
-        passed = forward.activations(model, batch, [site.hook for site in where])
+    for batch in token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens):
+        passed = activations(model, batch, [site.hook for site in where])
         for site in where:
             if passed[site.hook].ndim != 3:
                 raise errors.unsupported(f"Activations at {site.hook}", "an expert sees the tokens routed to it alone")
@@ -165,14 +166,14 @@ def _moved(
     length = torch.tensor([len(row) for row in rows])
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     number = torch.arange(len(rows))
-    batch = forward.TokenBatch(number, torch.zeros_like(number), tokens, tokens >= 0, length)
+    batch = TokenBatch(number, torch.zeros_like(number), tokens, tokens >= 0, length)
     at_once = max(1, LOGIT_BYTES // (4 * len(rows) * tokens.shape[1] * lens.space.d_vocab))
 
     def last_logits(some: Tensor) -> Tensor:
         """Logits at the rows' ends, `[n_some, n, d_vocab]`, each channel of some left out."""
         held: list[Tensor] = []
         copies = torch.arange(len(rows)).repeat(len(some))
-        many = forward.TokenBatch(*(getattr(batch, name)[copies] for name in batch.__dataclass_fields__))
+        many = TokenBatch(*(getattr(batch, name)[copies] for name in batch.__dataclass_fields__))
 
         def keep(value: Tensor, hook: Any) -> None:
             held[:] = [site.read(value)]
@@ -182,8 +183,8 @@ def _moved(
             return value - held[0] * each[:, None]
 
         hooks = [(site.hook, keep), (stream_hook(weights, unit.layer, "hook_mlp_out"), leave_out)]
-        logits = forward.logits(model, many, hooks=hooks)
-        return logits[torch.arange(len(logits)), many.length - 1].float().view(len(some), len(rows), -1).cpu()
+        made = logits(model, many, hooks=hooks)
+        return made[torch.arange(len(made)), many.length - 1].float().view(len(some), len(rows), -1).cpu()
 
     clean = last_logits(torch.zeros_like(away[:1]))
     moved = torch.cat([clean - last_logits(some) for some in away.split(at_once)])

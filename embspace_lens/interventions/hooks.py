@@ -11,8 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..forward import hidden_states as forward
-from ..space.embedding_space import as_tensor
+from ..forward.batches import TokenBatch, token_batches
+from ..forward.runs import activations as run_activations
+from ..forward.runs import device_of
+from ..space.embeddings import as_tensor
 from ..tables.frames import tidy
 from ..weights.effective import Weights
 from .targets import Site, keys_of, sites, stream_hook, units_of
@@ -214,8 +216,8 @@ def activations(
     places: list[Tensor] = []
     with tqdm(desc="activations", unit="token", unit_scale=True, disable=None, leave=False) as bar:
         for batch in _batches(model, tokens, batch_tokens) if found else ():
-            passed = forward.activations(model, batch, [site.hook for site in found])
-            own = batch.mask.to(forward.device_of(model))
+            passed = run_activations(model, batch, [site.hook for site in found])
+            own = batch.mask.to(device_of(model))
             block = torch.empty(len(distinct), int(batch.mask.sum()))
             for site in found:
                 if passed[site.hook].shape[:2] != own.shape:
@@ -317,11 +319,11 @@ def _head_forms(model: Any, site: Site) -> Float[Tensor, "n d_head d_head"]:
     """W_O W_Oᵀ of each head: z G zᵀ is the squared length of what a head adds, in front of any norm behind it."""
     host = Weights(model).host
     layer = int(site.hook.split(".")[1])
-    W_O = host.attention(host.blocks[layer], "W_O")[site.place[0].to(forward.device_of(model))].float()
+    W_O = host.attention(host.blocks[layer], "W_O")[site.place[0].to(device_of(model))].float()
     return W_O @ W_O.transpose(-1, -2)
 
 
-def _batches(model: Any, tokens: Any, batch_tokens: int) -> Iterator[forward.TokenBatch]:
+def _batches(model: Any, tokens: Any, batch_tokens: int) -> Iterator[TokenBatch]:
     """Ids as they are, or texts."""
     if isinstance(tokens, str):
         tokens = [tokens]
@@ -329,7 +331,7 @@ def _batches(model: Any, tokens: Any, batch_tokens: int) -> Iterator[forward.Tok
     if isinstance(first, str) or (
         isinstance(tokens, Iterable) and not isinstance(tokens, Tensor | np.ndarray | list | tuple)
     ):
-        yield from forward.token_batches(model, tokens, batch_tokens=batch_tokens)
+        yield from token_batches(model, tokens, batch_tokens=batch_tokens)
         return
     try:
         ids = torch.as_tensor(tokens)
@@ -353,4 +355,4 @@ def _batches(model: Any, tokens: Any, batch_tokens: int) -> Iterator[forward.Tok
     for some in torch.arange(n).split(max(1, batch_tokens // max(width, 1))):
         part = ids[some].long()
         nought = torch.zeros(len(some), dtype=torch.long)
-        yield forward.TokenBatch(some, nought, part, torch.ones_like(part, dtype=torch.bool), nought + width)
+        yield TokenBatch(some, nought, part, torch.ones_like(part, dtype=torch.bool), nought + width)

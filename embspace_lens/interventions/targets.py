@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from ..forward.hidden_states import state_hook
-from ..space.embedding_space import as_tensor, full
+from ..forward.runs import state_hook
+from ..space.embeddings import as_tensor, full
 from ..tables.columns import GLOSSARY
 from ..tables.frames import tidy
 from ..tables.selection import weight_names

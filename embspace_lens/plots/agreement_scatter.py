@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..display import theme as look
+from ..display import theme
 from ..display.measurements import measure
 from ..display.table_groups import name_of
 from ..interventions.rank_correlation import agreement, in_both
@@ -52,26 +52,26 @@ def plot_agreement(
     marked = _apart(strongest, x / (np.ptp(x) or 1.0), y / (np.ptp(y) or 1.0))
     figure = go.Figure()
     hover = [f"{escape(name)}<br>{measure(i)}, {measure(j)}" for name, i, j in zip(names, x, y)]
-    marker = {"size": 8, "color": look.BLUE, "opacity": 0.75, "line": {"width": 1, "color": "#ffffff"}}
+    marker = {"size": 8, "color": theme.BLUE, "opacity": 0.75, "line": {"width": 1, "color": "#ffffff"}}
     figure.add_trace(go.Scatter(x=x, y=y, mode="markers", marker=marker, hovertext=hover, hoverinfo="text"))
     middle = (x.min() + x.max()) / 2
     for i in marked:
         right = x[i] > middle  # names stand on the side where there is room
         figure.add_annotation(
             x=x[i], y=y[i], text=escape(names[i]), showarrow=False, xanchor="right" if right else "left",
-            xshift=-8 if right else 8, yshift=7, font={"size": 12, "color": look.LIGHT.text},
+            xshift=-8 if right else 8, yshift=7, font={"size": 12, "color": theme.LIGHT.text},
         )  # fmt: skip
     axis = {
-        "linecolor": look.LIGHT.line,
-        "tickfont": {"size": 11, "color": look.LIGHT.quiet},
-        "zerolinecolor": look.LIGHT.line,
+        "linecolor": theme.LIGHT.line,
+        "tickfont": {"size": 11, "color": theme.LIGHT.quiet},
+        "zerolinecolor": theme.LIGHT.line,
     }
     names_of_axes = said or scores
     figure.update_xaxes(
-        **axis, gridcolor=look.LIGHT.line, ticks="", title={"text": escape(names_of_axes[0]), "font": {"size": 12}}
+        **axis, gridcolor=theme.LIGHT.line, ticks="", title={"text": escape(names_of_axes[0]), "font": {"size": 12}}
     )
     figure.update_yaxes(
-        **axis, gridcolor=look.LIGHT.line, ticks="", title={"text": escape(names_of_axes[1]), "font": {"size": 12}}
+        **axis, gridcolor=theme.LIGHT.line, ticks="", title={"text": escape(names_of_axes[1]), "font": {"size": 12}}
     )
     figure.update_layout(margin={"l": 64, "r": 40, "t": 92, "b": 54})
     paired, permuted = found

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..display import theme as look
+from ..display import theme
 from ..errors import EmbspaceError
 from .figure import plotly, quiet
 
@@ -57,7 +57,7 @@ def plot_alignment(alignment: "Alignment", *, weights: Any = None) -> Any:
         horizontal_spacing=gap / whole_width if n_columns > 1 else 0,
         vertical_spacing=space / whole_height if n_rows > 1 else 0,
     )
-    figure.update_annotations(font={"size": 13, "family": look.MONO})
+    figure.update_annotations(font={"size": 13, "family": theme.MONO})
     for place, weight in enumerate(wanted):
         where = {"row": place // n_columns + 1, "col": place % n_columns + 1}
         _map(go, figure, alignment, weight, where, cell)
@@ -128,7 +128,7 @@ def _map(go: Any, figure: Any, alignment: "Alignment", weight: str, where: dict[
             value = values[y, x]
             if not np.isfinite(value):
                 continue
-            ink = look.readable_on(look.sequential((value - low) / (high - low)))
+            ink = theme.readable_on(theme.sequential((value - low) / (high - low)))
             if cell >= 36:
                 text = f"<b>{_short(value)}</b>" if (a, b) in pairs and a == b else _short(value)
                 figure.add_annotation(x=x, y=y, text=text, showarrow=False, font={"size": 11, "color": ink}, **where)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..display import theme as look
+from ..display import theme
 from ..display.measurements import measure
 from .curves import by_layer, check, line, name_ends
 from .figure import plotly, quiet
@@ -36,13 +36,13 @@ def plot_stitch(df: pd.DataFrame) -> Any:
     swept = df[df["keep"] >= 0]
     found = swept.groupby(["kernel", "keep"])["accuracy"].agg(["min", "median", "max"]).reset_index()
     kernels = sorted(set(found["kernel"]), key=lambda name: (name not in CONTROLS, name))  # the claim is drawn on top
-    colours = dict(zip([name for name in kernels if name not in CONTROLS], look.SERIES * 2))
+    colours = dict(zip([name for name in kernels if name not in CONTROLS], theme.SERIES * 2))
     ends, at_end = [], []
     for kernel in kernels:
         part = found[found["kernel"] == kernel]
         rows = {name: part[name].tolist() for name in ("keep", "min", "median", "max")}
         keep, middle = rows["keep"], rows["median"]
-        colour = colours.get(kernel, look.GREY)
+        colour = colours.get(kernel, theme.GREY)
         band = {"line": {"width": 0}, "fillcolor": colour, "opacity": 0.13, "fill": "toself", "mode": "lines"}
         outline = [*rows["max"], *rows["min"][::-1]]
         figure.add_trace(go.Scatter(x=[*keep, *keep[::-1]], y=outline, hoverinfo="skip", **band))
@@ -57,21 +57,21 @@ def plot_stitch(df: pd.DataFrame) -> Any:
             at_end.append(middle[-1])
     if at_end:
         names = ", ".join(name for name in kernels if name in CONTROLS)
-        ends.append((names, sum(at_end) / len(at_end), look.LIGHT.quiet))
+        ends.append((names, sum(at_end) / len(at_end), theme.LIGHT.quiet))
     for name, said in (("donor", "on its own model"), ("chance", "chance")):
         if name in levels:
-            figure.add_hline(y=levels[name], line={"color": look.LIGHT.quiet, "width": 1, "dash": "dash"})
-            ends.append((said, levels[name], look.LIGHT.quiet))
+            figure.add_hline(y=levels[name], line={"color": theme.LIGHT.quiet, "width": 1, "dash": "dash"})
+            ends.append((said, levels[name], theme.LIGHT.quiet))
     top, bottom = _range(df["accuracy"])
     name_ends(figure, ends, (top - bottom) / HEIGHT)
     last = int(max(found["keep"], default=0))
-    axis = {"linecolor": look.LIGHT.line, "tickfont": {"size": 11, "color": look.LIGHT.quiet}, "zeroline": False}
+    axis = {"linecolor": theme.LIGHT.line, "tickfont": {"size": 11, "color": theme.LIGHT.quiet}, "zeroline": False}
     recipient, donors, n = df["recipient"].iloc[0], len(set(df["donor"])), df["n"].iloc[0]
     figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="", dtick=max(1, last // 12))
     figure.update_xaxes(
         title={"text": f"blocks of {escape(str(recipient))} that run", "font": {"size": 12}, "standoff": 6}
     )
-    figure.update_yaxes(**axis, gridcolor=look.LIGHT.line, range=[bottom, top], dtick=0.1, tickformat=".1f")
+    figure.update_yaxes(**axis, gridcolor=theme.LIGHT.line, range=[bottom, top], dtick=0.1, tickformat=".1f")
     figure.update_yaxes(title={"text": "accuracy", "font": {"size": 12}})
     figure.update_layout(margin={"l": 64, "r": 220, "t": 92, "b": 54})
     many = f"median of {donors} classifiers, bands from the worst to the best" if donors > 1 else "one classifier"

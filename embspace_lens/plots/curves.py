@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..display import theme as look
+from ..display import theme
 from ..display.measurements import measure
 from ..errors import EmbspaceError
 from .figure import plotly, quiet
@@ -47,11 +47,11 @@ def grid(panels: list[list[tuple[str, pd.DataFrame]]], more: int = 0) -> tuple[A
         horizontal_spacing=gap / width,
         vertical_spacing=space / height,
     )
-    figure.update_annotations(font={"size": 13, "color": look.LIGHT.text}, yshift=4)
+    figure.update_annotations(font={"size": 13, "color": theme.LIGHT.text}, yshift=4)
     figure.update_layout(margin={"l": left, "r": right, "t": top, "b": bottom})
-    axis = {"linecolor": look.LIGHT.line, "tickfont": {"size": 11, "color": look.LIGHT.quiet}, "zeroline": False}
+    axis = {"linecolor": theme.LIGHT.line, "tickfont": {"size": 11, "color": theme.LIGHT.quiet}, "zeroline": False}
     figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="")
-    figure.update_yaxes(**axis, gridcolor=look.LIGHT.line, showline=False, ticks="", nticks=5)
+    figure.update_yaxes(**axis, gridcolor=theme.LIGHT.line, showline=False, ticks="", nticks=5)
     # Titles with two lines of heading above them need a wider figure than one panel is.
     return figure, max(520, width + left + right), height + top + bottom
 
@@ -73,7 +73,7 @@ def by_layer(panels: list[list[tuple[str, pd.DataFrame]]], value: str, axis: str
             ends = []
             for sample in sorted(rows["sample"].unique(), key=lambda s: s not in CONTROLS):  # the claim is drawn on top
                 curve = rows.loc[rows["sample"] == sample].sort_values(by="layer")
-                colour = look.GREY if sample in CONTROLS else look.BLUE
+                colour = theme.GREY if sample in CONTROLS else theme.BLUE
                 sure = curve.dropna(subset=["low", "high"])
                 figure.add_trace(
                     go.Scatter(
@@ -139,6 +139,6 @@ def name_ends(
                 showarrow=False,
                 xanchor="left",
                 xshift=8,
-                font={"size": 12, "color": colour if colour != look.GREY else look.LIGHT.quiet},
+                font={"size": 12, "color": colour if colour != theme.GREY else theme.LIGHT.quiet},
                 **place,
             )

@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from ..display import theme as look
+from ..display import theme
 from ..display.measurements import measure
 from .curves import ROW, by_layer, check, grid, line, name_ends
 from .figure import plotly, quiet
 
-INVERSE_COLOURS = {"transpose": look.BLUE, "pinv": look.ORANGE}
+INVERSE_COLOURS = {"transpose": theme.BLUE, "pinv": theme.ORANGE}
 TARGETS = {"layer": "the block's own output", "final": "the final state"}
 
 
@@ -74,7 +74,7 @@ def plot_keep_k(df: pd.DataFrame) -> Any:
                 f"{escape(source)}, {inverse}<br>{k:,} entries kept<br>cosine {measure(s)}"
                 for k, s in zip(curve["k"], curve["similarity"], strict=True)
             ]
-            colour = INVERSE_COLOURS.get(str(inverse), look.GREY)
+            colour = INVERSE_COLOURS.get(str(inverse), theme.GREY)
             dash = "solid" if inverse == "transpose" else "dash"
             figure.add_trace(line(go, curve["k"], curve["similarity"], hover, colour, dash), 1, column)
             ends.append((str(inverse), float(curve["similarity"].iloc[-1]), colour))

@@ -1,4 +1,4 @@
-"""What all plots share: plotly when it is asked for, and a quiet look."""
+"""What all plots share: plotly when it is asked for, and a quiet theme."""
 
 from html import escape
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from .. import errors
-from ..display import theme as look
+from ..display import theme
 from ..display.table_groups import Unit, count, units
 from ..display.tokens import display
 from ..errors import EmbspaceError
@@ -45,14 +45,14 @@ def quiet(figure: Any, title: str, width: int, height: int, subtitle: str = "") 
     }
     heading["pad"]["t"] = 16
     if subtitle:
-        heading["subtitle"] = {"text": subtitle, "font": {"size": 12, "color": look.LIGHT.quiet}}
+        heading["subtitle"] = {"text": subtitle, "font": {"size": 12, "color": theme.LIGHT.quiet}}
     figure.update_layout(
         template="none",
         title=heading,
-        font={"family": look.SANS, "size": 13, "color": look.LIGHT.text},
+        font={"family": theme.SANS, "size": 13, "color": theme.LIGHT.text},
         paper_bgcolor="#ffffff",
         plot_bgcolor="#ffffff",
-        hoverlabel={"font": {"family": look.MONO, "size": 12}, "bgcolor": "#ffffff", "bordercolor": look.LIGHT.line},
+        hoverlabel={"font": {"family": theme.MONO, "size": 12}, "bgcolor": "#ffffff", "bordercolor": theme.LIGHT.line},
         showlegend=False,
         width=width,
         height=height,

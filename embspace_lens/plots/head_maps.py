@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..display import theme as look
+from ..display import theme
 from ..display.table_groups import ends, units
 from ..display.tokens import figures, pair
 from ..errors import EmbspaceError
@@ -35,7 +35,7 @@ def plot_heads(df: pd.DataFrame, value: str = "score") -> Any:
     n_layers, n_heads = grid.shape
     cell = int(np.clip(560 / max(n_layers, n_heads), 16, 56))
     colours = (
-        {"colorscale": [list(stop) for stop in look.DIVERGING], "zmin": -size, "zmax": size}
+        {"colorscale": [list(stop) for stop in theme.DIVERGING], "zmin": -size, "zmax": size}
         if diverging
         else {"colorscale": "Viridis", "zmin": low, "zmax": high if high > low else low + 1}
     )
@@ -110,8 +110,8 @@ def _number_cells(figure: Any, grid: pd.DataFrame, low: float, high: float, dive
         for x, number in enumerate(row):
             if number == number:
                 share = (number - low) / ((high - low) or 1.0)
-                ground = look.diverging(share) if diverging else look.sequential(share)
-                font = {"size": 11, "color": look.readable_on(ground)}
+                ground = theme.diverging(share) if diverging else theme.sequential(share)
+                font = {"size": 11, "color": theme.readable_on(ground)}
                 figure.add_annotation(x=x, y=y, text=figures(float(number), 2), showarrow=False, font=font)
 
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from ..display import theme as look
+from ..display import theme
 from ..display.measurements import measure
 from ..display.tokens import display
 from ..errors import EmbspaceError
 from .curves import check, line, name_ends
 from .figure import plotly, quiet
 
-MOST = len(look.SERIES)
+MOST = len(theme.SERIES)
 WIDTH, HEIGHT = 460, 300
 TOP = 1.16  # room for the names of curves that all end at their peaks
 
@@ -42,7 +42,7 @@ def plot_importance(df: pd.DataFrame, named: pd.DataFrame | None = None) -> Any:
         )
     names = {} if named is None else dict(zip(named["factor"], named["token_string"]))
     figure, ends = go.Figure(), []
-    for colour, factor in zip(look.SERIES, factors):
+    for colour, factor in zip(theme.SERIES, factors):
         curve = df.loc[df["factor"] == factor].sort_values(by="layer")
         most = float(curve["importance"].max()) or 1.0
         name = f"{factor} {display(names[factor])}" if names.get(factor) else str(factor)
@@ -54,12 +54,12 @@ def plot_importance(df: pd.DataFrame, named: pd.DataFrame | None = None) -> Any:
         figure.add_trace(line(go, curve["layer"], share, hover, colour))
         ends.append((escape(name), float(share.iloc[-1]), colour))
     name_ends(figure, ends, TOP / HEIGHT)
-    axis = {"linecolor": look.LIGHT.line, "tickfont": {"size": 11, "color": look.LIGHT.quiet}, "zeroline": False}
+    axis = {"linecolor": theme.LIGHT.line, "tickfont": {"size": 11, "color": theme.LIGHT.quiet}, "zeroline": False}
     layers = df["layer"].to_numpy()
     every = max(1, -(-(int(layers.max()) - int(layers.min()) + 1) // 14))
     figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="", dtick=every)
     figure.update_xaxes(title={"text": "layer (−1: the embedding)", "font": {"size": 12}, "standoff": 6})
-    figure.update_yaxes(**axis, gridcolor=look.LIGHT.line, range=[0, TOP], dtick=0.25)
+    figure.update_yaxes(**axis, gridcolor=theme.LIGHT.line, range=[0, TOP], dtick=0.25)
     figure.update_yaxes(title={"text": "importance, share of its peak", "font": {"size": 12}})
     figure.update_layout(margin={"l": 64, "r": 150, "t": 92, "b": 54})
     return quiet(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..display import theme as look
+from ..display import theme
 from ..display.table_groups import Unit, ends, tokens_or_pairs
 from ..display.tokens import display, figures, pair
 from .figure import few, plotly, quiet, text
@@ -89,7 +89,7 @@ def _lines(go: Any, figure: Any, unit: Unit, k: int, where: tuple[int, int], col
                 hoverinfo="text",
                 line={
                     "width": 0.8 + 3.2 * strength**2,
-                    "color": look.ORANGE if negative else look.BLUE,
+                    "color": theme.ORANGE if negative else theme.BLUE,
                     "dash": "dot" if negative else "solid",
                 },
                 opacity=0.35 + 0.6 * strength**2,
@@ -107,7 +107,7 @@ def _lines(go: Any, figure: Any, unit: Unit, k: int, where: tuple[int, int], col
                 hoverinfo="skip",
                 text=[f"{text(s)} " if column == 0 else f" {text(s)}" for s in strings.values()],
                 textposition=anchor,
-                textfont={"family": look.MONO, "size": 13},
+                textfont={"family": theme.MONO, "size": 13},
                 cliponaxis=False,
             ),
             *where,
@@ -125,7 +125,7 @@ def _lines(go: Any, figure: Any, unit: Unit, k: int, where: tuple[int, int], col
                     if column == 0
                     else f" {columns.get(unit.weight, ('from', 'to'))[column]}"
                 ],
-                textfont={"size": 11, "color": look.LIGHT.quiet},
+                textfont={"size": 11, "color": theme.LIGHT.quiet},
             ),
             *where,
         )

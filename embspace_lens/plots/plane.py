@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from .. import errors
-from ..display import theme as look
+from ..display import theme
 from ..display.table_groups import Unit, tokens_or_pairs, units
 from ..display.tokens import display, figures, width
 from ..errors import EmbspaceError
@@ -88,7 +88,7 @@ def plot_plane(lens: Any, what: Any, *, side: str = "write", k: int = 60, seed: 
         keyed = zip(shown, rows["token_index"].tolist(), rows["score"].tolist(), strict=True)
         hover = [f"{name}<br>{label} (id {i})<br>score {figures(s)}" for label, i, s in keyed]
         places = [beside[i] for i in rows["token_index"].tolist()]
-        colour = look.SERIES[number]
+        colour = theme.SERIES[number]
         figure.add_trace(
             go.Scatter(
                 x=points[:, 0],
@@ -99,12 +99,12 @@ def plot_plane(lens: Any, what: Any, *, side: str = "write", k: int = 60, seed: 
                 hovertext=hover,
                 hoverinfo="text",
                 cliponaxis=False,
-                textfont={"family": look.MONO, "size": 11, "color": colour},
+                textfont={"family": theme.MONO, "size": 11, "color": colour},
                 marker={"color": colour, "symbol": MARKS[number], "size": 7, "opacity": 0.85},
             )
         )
     names = [
-        f'<span style="color:{look.SERIES[n]}">{"●◆■▲✚★"[n]} {escape(_name(unit))}</span>'
+        f'<span style="color:{theme.SERIES[n]}">{"●◆■▲✚★"[n]} {escape(_name(unit))}</span>'
         for n, unit in enumerate(found)
     ]
     blank = {"showgrid": False, "zeroline": False, "showticklabels": False, "ticks": "", "showline": False}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..display import theme as look
+from ..display import theme
 from ..display.table_groups import VERBS, Unit, name_of, tokens_or_pairs
 from ..display.tokens import figures
 from ..errors import EmbspaceError
@@ -131,10 +131,10 @@ def _bars(go: Any, bars: list, n_rows: int, n_columns: int, title: str) -> Any:
                 hovertext=hover,
                 hoverinfo="text",
                 cliponaxis=False,
-                marker={"color": np.where(scores < 0, look.ORANGE, look.BLUE).tolist()},
+                marker={"color": np.where(scores < 0, theme.ORANGE, theme.BLUE).tolist()},
                 text=[figures(float(s)) for s in scores],
                 textposition="outside",
-                textfont={"size": 11, "color": look.LIGHT.quiet},
+                textfont={"size": 11, "color": theme.LIGHT.quiet},
             ),
             row + 1,
             column + 1,
@@ -143,7 +143,7 @@ def _bars(go: Any, bars: list, n_rows: int, n_columns: int, title: str) -> Any:
             tickvals=place,
             ticktext=labels,
             range=[len(labels) - 0.4, -0.6],
-            tickfont={"family": look.MONO, "size": 13},
+            tickfont={"family": theme.MONO, "size": 13},
             showgrid=False,
             zeroline=False,
             showline=False,
@@ -156,14 +156,14 @@ def _bars(go: Any, bars: list, n_rows: int, n_columns: int, title: str) -> Any:
             range=[low - (room if low < 0 else 0), high + (room if high > 0 else 0)],
             showgrid=False,
             zeroline=True,
-            zerolinecolor=look.LIGHT.line,
+            zerolinecolor=theme.LIGHT.line,
             showline=False,
             showticklabels=False,
             ticks="",
             row=row + 1,
             col=column + 1,
         )
-    figure.update_annotations(font={"size": 13, "color": look.LIGHT.quiet})
+    figure.update_annotations(font={"size": 13, "color": theme.LIGHT.quiet})
     margin = {"l": 8.2 * min(longest, 24) + 28, "r": 30, "t": 104, "b": 20}
     figure.update_layout(margin=margin, bargap=0.3)
     return quiet(figure, title, width, height, "bars and numbers: the lens's score")

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Readings of one model: every parameter as a table of tokens."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..space.embedding_space import EmbeddingSpace, full, unembedding_rows
+from ..space.embedding_space import EmbeddingSpace
+from ..space.embeddings import full, unembedding_rows
 from ..space.vocabulary import Vocabulary
 from ..tables.frames import tidy
 from ..tables.selection import Select, one_k, select, weight_names

@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from .. import errors
-from ..space.embedding_space import SIDES, as_tensor
+from ..space.embedding_space import SIDES
+from ..space.embeddings import as_tensor
 
 NOT_RESIDUAL = ("hook_z", "hook_q", "hook_k", "hook_v", "hook_pre", "hook_post")
 """Hook points inside a component, whose activations are no residual vectors even where they are as wide."""

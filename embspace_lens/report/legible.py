@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..space.embedding_space import Embedding, EmbeddingSpace, unembedding_rows
-from ..space.vocabulary import undertraining, whole_words
+from ..space.embedding_space import EmbeddingSpace
+from ..space.embeddings import Embedding, unembedding_rows
+from ..space.masks import whole_words
+from ..space.undertrained import undertraining
 from ..tables.frames import tidy
 from ..weights.effective import side_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..display import theme as look
+from ..display import theme
 from ..display.html import chips, environment, safe, stylesheet
 from ..display.table_groups import VERBS, units
 from ..display.tokens import figures, markup
@@ -69,7 +69,7 @@ def report_html(found: Findings) -> str:
         .get_template("page.html")
         .render(
             css=stylesheet(),
-            mono=safe(look.MONO),
+            mono=safe(theme.MONO),
             name=lens.name,
             lens=repr(lens),
             facts=" ".join(model_lines(lens)),
@@ -118,9 +118,9 @@ def _map(df: pd.DataFrame) -> dict[str, Any]:
             if number != number:
                 cells.append(None)
                 continue
-            ground = look.sequential((number - low) / ((high - low) or 1.0))
+            ground = theme.sequential((number - low) / ((high - low) or 1.0))
             short = figures(number, 2)
-            cell = {"head": head, "ground": ground, "ink": look.readable_on(ground), "pairs": best[layer, head]}
+            cell = {"head": head, "ground": ground, "ink": theme.readable_on(ground), "pairs": best[layer, head]}
             cells.append(cell | {"number": short[1:] if short.startswith("0.") else short, "exact": figures(number)})
         rows.append({"layer": layer, "cells": cells})
     weight = str(df["weight"].iloc[0])

@@ -11,28 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import tiles as _rows
-from .tiles import (
-    UNDERFLOW,
-    Rows,
-    Subset,
-    best_by_key,
-    check_k,
-    distinct_rows,
-    expand,
-    fingerprint,
-    finite,
-    first_of_each,
-    float64,
-    length_bound,
-    plain_arithmetic,
-    rounding,
-    signed,
-    take,
-    tile_rows,
-    tiles,
-    upcast,
-)
+from . import bounds
+from . import tiles as tile_module
+from .bounds import UNDERFLOW, finite, length_bound, plain_arithmetic, rounding
+from .duplicates import best_by_key, distinct_rows, expand, fingerprint, first_of_each
+from .tiles import Rows, Subset, check_k, float64, signed, take, tile_rows, tiles, upcast
 
 PAIR_TILE = (512, 2048)  # rows × columns of pairs screened at a time
 RESIDENT_BYTES = 2**27  # of coordinates of both sides; more than that is computed again when visited
@@ -183,7 +166,7 @@ def _search_pairs(A, left, right, B, k, *, largest, distinct=False):
 
     pool = _Pool(k, capacity, rescore if distinct else None, a.order.device)
     fine = rounding(rank + 4, torch.float32, a.order.device)
-    coarse, coarse_error = _rows.screen_dtype(a.order.device), fine
+    coarse, coarse_error = bounds.screen_dtype(a.order.device), fine
     if coarse is torch.bfloat16:
         coarse_error = (1 + 2**-8) ** 3 * (1 + 2 * fine) - 1  # two inputs and the output are rounded
     refined = 0  # tiles in which bfloat16 could not tell the best pairs from the rest
@@ -300,7 +283,7 @@ def _rescore_pairs(A, left, right, B, i, j):
         b, (at_a, at_b) = a, at.chunk(2)
     else:
         (a, at_a), (b, at_b) = _exact_coordinates(A, left, i), _exact_coordinates(B, right, j)
-    step = max(1, _rows.TILE_BYTES // (8 * a.shape[1]))
+    step = max(1, tile_module.TILE_BYTES // (8 * a.shape[1]))
     return torch.cat([(a[p] * b[q]).sum(-1) for p, q in zip(at_a.split(step), at_b.split(step), strict=True)])
 
 

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import tiles as _rows
-from .tiles import UNDERFLOW, float64, length_bound, rounding
+from . import bounds
+from .bounds import UNDERFLOW, length_bound, rounding
+from .tiles import float64
 
 FOLD = 16  # scores of which only the largest is looked at first
 PADDED = 4 * FOLD  # tiles have a multiple of so many rows, so that the maxima can be folded again
@@ -37,7 +38,7 @@ class Screen:
 
     def __init__(self, x: Float[Tensor, "n d"], k: int, width: int) -> None:
         self.x, self.k, self.width = x, k, width
-        self.dtype = torch.float64 if x.dtype is torch.float64 else _rows.screen_dtype(x.device)
+        self.dtype = torch.float64 if x.dtype is torch.float64 else bounds.screen_dtype(x.device)
         self.crowds = 0
         self.length = float64(length_bound(x))
         self.coarse, off = _coarse(x, self.dtype)

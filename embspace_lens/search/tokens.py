@@ -13,24 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .bounds import finite, length_bound, plain_arithmetic
+from .duplicates import distinct_rows, expand
 from .pairs import top_pairs
 from .screening import Screen, Tile
-from .tiles import (
-    Rows,
-    Subset,
-    check_k,
-    distinct_rows,
-    expand,
-    finite,
-    float64,
-    length_bound,
-    plain_arithmetic,
-    signed,
-    take,
-    tile_rows,
-    tiles,
-    upcast,
-)
+from .tiles import Rows, Subset, check_k, float64, signed, take, tile_rows, tiles, upcast
 
 __all__ = ["Rows", "top_pairs", "top_tokens"]
 

@@ -12,18 +12,19 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from ..display import theme as look
+from ..display import theme
 from ..display.html import environment, safe, stylesheet
 from ..display.tokens import visible
 from ..errors import EmbspaceError
-from ..factors import Activity, Factors, reach_of
-from ..factors import contexts as activity
-from ..factors import lime as explain
+from ..factors.contexts import Activity, activity
+from ..factors.dictionary import Factors
+from ..factors.lime import reach_of
+from ..factors.lime import saliency as explain
 from .site_data import BUCKETS, NEAREST, Book, bucket
 
 SAMPLES = 300  # variants of a context, where many are explained
 MARK = "embspace-lens-site"  # a file of this name says that a folder is ours to replace
-TEMPLATES = Path(__file__).parents[1] / "templates" / "site"
+TEMPLATES = Path(__file__).parent / "templates"
 PAGES = ("index.html", "factor.html", "about.html", "style.css")
 SCRIPTS = ("common.js", "overview.js", "factor.js")
 
@@ -166,11 +167,11 @@ def _pages(folder: Path, name: str, book: Book, about: list[tuple[str, str]], se
         "about": about,
         "measures": measures,
         "css": stylesheet(),
-        "mono": safe(look.MONO),
-        "spaces": {"tint": round(100 * look.TINT)},
+        "mono": safe(theme.MONO),
+        "spaces": {"tint": round(100 * theme.TINT)},
     }
     for page in PAGES:
-        text = environment().get_template(f"site/{page}").render(shared)
+        text = environment().get_template(page).render(shared)
         (folder / page).write_text(text, encoding="utf-8")
     for script in SCRIPTS:
         shutil.copyfile(TEMPLATES / script, folder / script)

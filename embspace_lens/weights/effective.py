@@ -9,8 +9,9 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from .. import errors
+from .architectures import Block, Norm
 from .experts import ALWAYS
-from .host import Block, Host, Norm
+from .host import Host
 from .rotary import rotary_of
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")

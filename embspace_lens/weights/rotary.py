@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .. import errors
 from ..search.tiles import float64
-from .host import Block, Host
+from .architectures import Block
+from .host import Host
 from .modules import unwrap
 
 # Pairs (i, i + n): the first half of the turned numbers with the second.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from embspace_lens import demo
 from embspace_lens.factors import FactorFitter, Factors, sparse_codes
-from embspace_lens.forward.hidden_states import hidden_states
+from embspace_lens.forward.states import hidden_states
 
 REVIEWS = Path(__file__).parents[3] / "shared/data/imdb.jsonl.bz2"
 L1 = 1.0  # hidden states of the demo model are about 30 long behind its first block, and 1 before it

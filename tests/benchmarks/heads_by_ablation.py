@@ -12,7 +12,8 @@ import torch
 from tqdm import tqdm
 
 from embspace_lens import EmbeddingLens, ablation_hooks, agreement, head_statistics
-from embspace_lens.forward.hidden_states import TokenBatch, logits, token_batches
+from embspace_lens.forward.batches import TokenBatch, token_batches
+from embspace_lens.forward.runs import logits
 from embspace_lens.forward.texts import read_texts
 from embspace_lens.tables.frames import tidy
 

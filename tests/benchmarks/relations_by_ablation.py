@@ -16,7 +16,8 @@ import torch
 
 from embspace_lens import EmbeddingLens, ablation_hooks
 from embspace_lens.circuits import read_relations, relation_scores
-from embspace_lens.forward.hidden_states import TokenBatch, logits
+from embspace_lens.forward.batches import TokenBatch
+from embspace_lens.forward.runs import logits
 from embspace_lens.forward.texts import read_texts
 from embspace_lens.tables.frames import tidy
 

@@ -1,0 +1,9 @@
+from .channels import VocabularyChannels as VocabularyChannels
+from .channels import vocabulary_channels as vocabulary_channels
+from .operations import salient_operations as salient_operations
+from .positions import position_heads as position_heads
+from .positions import position_qk as position_qk
+from .relations import read_relations as read_relations
+from .relations import relation_scores as relation_scores
+from .statistics import head_statistics as head_statistics
+from .statistics import neuron_statistics as neuron_statistics

@@ -1,0 +1,9 @@
+from .catalog import MODELS as MODELS
+from .catalog import card as card
+from .catalog import frequent_words as frequent_words
+from .catalog import head as head
+from .catalog import is_classifier as is_classifier
+from .catalog import load as load
+from .catalog import load_tuned as load_tuned
+from .catalog import names as names
+from .catalog import seen as seen

@@ -1,0 +1,14 @@
+from .contexts import Activity as Activity
+from .contexts import activity as activity
+from .contexts import importance as importance
+from .contexts import top_contexts as top_contexts
+from .dictionary import Factors as Factors
+from .fitter import FactorFitter as FactorFitter
+from .levels import level as level
+from .lime import reach_of as reach_of
+from .lime import saliency as saliency
+from .pretrained import demo_factors as demo_factors
+from .sparse_coding import SparseCodes as SparseCodes
+from .sparse_coding import sparse_codes as sparse_codes
+from .training import fit_factors as fit_factors
+from .word_senses import senses as senses

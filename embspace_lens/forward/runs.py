@@ -1,0 +1,135 @@
+"""Forward passes over a batch: activations at hook points, residual states, logits."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import EmbspaceError, out_of_range
+from .batches import TokenBatch
+
+
+class _Enough(Exception):
+    """Raised by the last hook that is wanted: the rest of the forward pass need not run."""
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model is; of one that is spread, where it begins."""
+    return next(model.parameters()).device
+
+
+def is_causal(model: Any) -> bool:
+    """Whether a token sees only those before it."""
+    # TransformerLens 3.9 calls BERT's attention causal too.
+    masked = str(getattr(model.cfg, "architecture", "") or "").endswith("ForMaskedLM")
+    return getattr(model.cfg, "attention_dir", "causal") == "causal" and not masked
+
+
+def state_hook(model: Any, layer: int) -> str:
+    """The hook point of the residual stream after a block; −1 is before the first one.
+
+    All but the last are taken where the next block begins, so that nothing behind them need run.
+    """
+    n_layers = len(model.blocks)
+    if not -1 <= layer < n_layers:
+        raise out_of_range("layer", layer, "the model", n_layers, "layers")
+    return f"blocks.{layer + 1}.hook_resid_pre" if layer + 1 < n_layers else f"blocks.{layer}.hook_resid_post"
+
+
+def chosen_layers(model: Any, layers: int | Iterable[int] | None) -> list[int]:
+    """The layers asked for, each once, as numbers; by default −1, the embedding, and all blocks.
+
+    Raises:
+        EmbspaceError: If none are asked for.
+    """
+    if layers is None:
+        return list(range(-1, len(model.blocks)))
+    chosen = list(dict.fromkeys(int(layer) for layer in ([layers] if isinstance(layers, int) else layers)))
+    if not chosen:
+        raise EmbspaceError("layers names no layer. Leave it out for all of them.")
+    return chosen
+
+
+def activations(
+    model: Any,
+    batch: TokenBatch,
+    names: Sequence[str],
+    *,
+    hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
+) -> dict[str, Tensor]:
+    """Run the model as far as the last of the named hook points, and return what passed there.
+
+    Args:
+        model: A TransformerLens model.
+        batch: Tokens.
+        names: Hook points in TransformerLens's words, such as `blocks.0.mlp.hook_post`.
+        hooks: Interventions, as `run_with_hooks` takes them; what is returned is as they leave it.
+
+    Raises:
+        EmbspaceError: If a hook point does not exist, or nothing passed it.
+    """
+    batch = batch.to(device_of(model))
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(value: Tensor, hook: Any) -> None:
+            found[name] = value
+            if len(found) == len(wanted):
+                raise _Enough
+
+        return hook
+
+    wanted = list(dict.fromkeys(names))
+    # A model that looks both ways must not see the padding; behind a causal one's tokens it makes no difference.
+    mask = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.length[:, None]
+    arguments: Mapping[str, Any] = {} if is_causal(model) else {"attention_mask": mask.long()}
+    try:
+        model.run_with_hooks(batch.tokens, fwd_hooks=[*hooks, *((name, keep(name)) for name in wanted)], **arguments)
+    except _Enough:
+        pass  # all that was wanted is there
+    except KeyError as reason:
+        raise EmbspaceError(f"The model has no such hook point: {reason}") from reason
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise EmbspaceError(f"Nothing passed {', '.join(missing)}: this architecture does not use that hook point.")
+    return found
+
+
+def residual(model: Any, batch: TokenBatch, layer: int) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream after a block; −1 is before the first one."""
+    name = state_hook(model, layer)
+    return activations(model, batch, [name])[name]
+
+
+def resume(
+    model: Any,
+    batch: TokenBatch,
+    state: Float[Tensor, "batch pos d_model"],
+    layer: int,
+    *,
+    names: Sequence[str] = (),
+    hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
+) -> tuple[Float[Tensor, "batch pos d_model"], dict[str, Tensor]]:
+    """Go on from a given state at the entrance of block `layer` to the end of the last one.
+
+    The blocks before it run on the tokens, for positions and masks are theirs to set up, and what they computed is dropped.
+
+    Returns:
+        The residual stream after the last block, and what passed the named hook points.
+    """
+    last = state_hook(model, len(model.blocks) - 1)
+    entrance = (f"blocks.{layer}.hook_resid_pre", lambda value, hook: state.to(value))
+    found = activations(model, batch, [*names, last], hooks=[entrance, *hooks])
+    return found[last], found
+
+
+def logits(
+    model: Any, batch: TokenBatch, *, hooks: Sequence[tuple[str, Callable[..., Any]]] = ()
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """Run the whole model, with interventions if there are any, to its predictions of every position."""
+    batch = batch.to(device_of(model))
+    mask = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.length[:, None]
+    arguments: Mapping[str, Any] = {} if is_causal(model) else {"attention_mask": mask.long()}
+    return model.run_with_hooks(batch.tokens, fwd_hooks=list(hooks), **arguments)

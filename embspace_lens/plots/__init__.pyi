@@ -1,0 +1,12 @@
+from .agreement_scatter import plot_agreement as plot_agreement
+from .alignment_maps import plot_alignment as plot_alignment
+from .comparison_curves import plot_displacement as plot_displacement
+from .comparison_curves import plot_stitch as plot_stitch
+from .evidence_curves import plot_keep_k as plot_keep_k
+from .evidence_curves import plot_recall as plot_recall
+from .evidence_curves import plot_related_pairs as plot_related_pairs
+from .head_maps import plot_heads as plot_heads
+from .importance_curves import plot_importance as plot_importance
+from .pair_lines import plot_pairs as plot_pairs
+from .plane import plot_plane as plot_plane
+from .token_bars import plot_tokens as plot_tokens

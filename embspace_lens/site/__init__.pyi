@@ -1,0 +1,1 @@
+from .pages import explore as explore
