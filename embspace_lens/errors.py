@@ -35,16 +35,92 @@ def not_selector(name: str, value: object) -> EmbspaceError:
     )
 
 
-def without(model: str, layers: Sequence[int], what: str, having: Sequence[int]) -> EmbspaceError:
-    """Say that some blocks have no attention, or no MLP, and which have."""
+def blocks_lack(model: str, layers: Sequence[int], sublayer: str, having: Sequence[int]) -> EmbspaceError:
+    """Some blocks have no attention, or no MLP."""
+    noun = {"attn": "attention", "mlp": "MLP"}[sublayer]
     blocks = f"block {layers[0]} has" if len(layers) == 1 else f"blocks {', '.join(map(str, layers))} have"
     rest = f"Blocks with one: {', '.join(map(str, having))}." if having else "No block of it has one that can be read."
-    return EmbspaceError(f"{model}'s {blocks} no {what}. {rest}")
+    return EmbspaceError(f"{model}'s {blocks} no {noun}. {rest}")
 
 
-def bad_k(k: object, count: int, what: str) -> EmbspaceError:
-    """Say that `k` is not a number of things that can be had."""
-    return EmbspaceError(f"k={k!r} is not between 1 and {count:,}, the number of {what}.")
+def no_readable_blocks(model: str, is_encoder_decoder: bool) -> EmbspaceError:
+    """A model has no blocks that can be read."""
+    kind = "an encoder–decoder model" if is_encoder_decoder else "a model without blocks"
+    return EmbspaceError(f"{model} is {kind}: only its W_E and W_U can be read.")
+
+
+def no_experts(model: str, expert: object) -> EmbspaceError:
+    """Experts were selected in a model that has none."""
+    return EmbspaceError(f"expert={expert!r} selects nothing: {model} has no mixture of experts.")
+
+
+def no_such_expert(model: str, layer: int, expert: object, experts: Sequence[int]) -> EmbspaceError:
+    """A block does not have this expert."""
+    listed = ", ".join(map(str, experts))
+    return EmbspaceError(f"expert={expert!r} is not an expert of block {layer} of {model}. Its experts: {listed}.")
+
+
+def not_gated(model: str, layer: int) -> EmbspaceError:
+    """A block's MLP has no W_gate."""
+    return EmbspaceError(f"{model}'s MLP in block {layer} is not gated: it has no W_gate.")
+
+
+def no_hook(model: str, hook: str) -> EmbspaceError:
+    """The model has no hook point of this name."""
+    return EmbspaceError(f"{model} has no hook point {hook}.")
+
+
+def no_neuron_hook(model: str, layer: int) -> EmbspaceError:
+    """A mixture of experts has no hook point for neurons."""
+    return EmbspaceError(
+        f"The mixture of experts in block {layer} of {model} has no hook point for neurons. "
+        f"blocks.{layer}.hook_mlp_out holds the sum of its experts' outputs."
+    )
+
+
+def resid_mid_of_bridge() -> EmbspaceError:
+    """An edit of hook_resid_mid on a TransformerBridge would reach the MLP alone."""
+    return EmbspaceError(
+        "An edit of hook_resid_mid of a TransformerBridge reaches the MLP and not the residual stream after it. "
+        "Use hook='hook_attn_out'."
+    )
+
+
+def no_resid_post(model: str, layer: int) -> EmbspaceError:
+    """Edits of the residual stream after the last block are discarded."""
+    return EmbspaceError(
+        f"Edits of the residual stream after the last block of {model} are discarded. "
+        f"Use hook='hook_mlp_out', or a layer up to {layer - 1}."
+    )
+
+
+def not_integer(
+    name: str, value: object, minimum: int | None = None, maximum: int | None = None, count_of: str = ""
+) -> EmbspaceError:
+    """An argument is not an integer, or out of bounds."""
+    bounds = _bounds(minimum, maximum)
+    counted = f", the number of {count_of}" if count_of and maximum is not None else ""
+    return EmbspaceError(f"{name}={value!r} is not an integer{bounds}{counted}.")
+
+
+def not_number(
+    name: str,
+    value: object,
+    above: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> EmbspaceError:
+    """An argument is not a finite number, or out of bounds."""
+    bounds = f" above {above:g}" if above is not None else _bounds(minimum, maximum)
+    return EmbspaceError(f"{name}={value!r} is not a finite number{bounds}.")
+
+
+def _bounds(minimum: float | None, maximum: float | None) -> str:
+    if minimum is None or maximum is None:
+        return (
+            f" of {minimum:,} or more" if minimum is not None else f" up to {maximum:,}" if maximum is not None else ""
+        )
+    return f" from {minimum:,} to {maximum:,}"
 
 
 def bad_width(width: int, model: str, d_model: int, what: str = "vectors") -> EmbspaceError:
@@ -52,6 +128,28 @@ def bad_width(width: int, model: str, d_model: int, what: str = "vectors") -> Em
     return EmbspaceError(
         f"{what} have width {width}, but {model}'s residual stream has d_model={d_model}. Are they from another model?"
     )
+
+
+def not_tensor(name: str, reason: object) -> EmbspaceError:
+    """Values cannot be made a tensor."""
+    return EmbspaceError(f"{name} cannot be made a tensor: {reason}")
+
+
+def different_token_counts(model: str, n_read: int, n_write: int) -> EmbspaceError:
+    """W_E and W_U have different numbers of tokens."""
+    return EmbspaceError(
+        f"W_E of {model} has {n_read:,} tokens and W_U has {n_write:,}. Pass vocabulary= with ids that both have."
+    )
+
+
+def bad_score_count(n_scores: int, model: str, d_vocab: int) -> EmbspaceError:
+    """There is not one score per token."""
+    return EmbspaceError(f"scores have {n_scores:,} columns, but {model} has {d_vocab:,} tokens.")
+
+
+def token_not_read(token: object, n_tokens: int) -> EmbspaceError:
+    """A token is outside the lens's vocabulary."""
+    return EmbspaceError(f"token {token!r} is not among the {n_tokens:,} tokens that this lens reads.")
 
 
 def not_finite(what: str) -> EmbspaceError:
@@ -91,3 +189,25 @@ def no_tokenizer(model: str, caller: str) -> EmbspaceError:
 def missing_extra(package: str, extra: str) -> EmbspaceError:
     """Say which extra installs an optional package."""
     return EmbspaceError(f"This needs {package}, which is not installed: pip install 'embspace-lens[{extra}]'.")
+
+
+def no_heads(head: object, weight: str) -> EmbspaceError:
+    """Heads were selected for a weight that has none."""
+    return EmbspaceError(f"head={head!r} selects nothing: {weight} has no heads.")
+
+
+def not_directions(shape: tuple[int, ...]) -> EmbspaceError:
+    """Vectors are not a list of directions."""
+    return EmbspaceError(f"vectors have shape {shape}. Give [n, d_model], one direction per row.")
+
+
+def wrong_count_of_names(n_names: int, n_vectors: int) -> EmbspaceError:
+    """There is not one name per vector."""
+    return EmbspaceError(f"names has {n_names} entries for {n_vectors} vectors.")
+
+
+def repeated_name(name: str) -> EmbspaceError:
+    """Two directions have the same name."""
+    return EmbspaceError(
+        f"names holds {name!r} more than once. Rows of the table are identified by their direction's name."
+    )

@@ -9,18 +9,28 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from .demo.catalog import frequent_words
 from .errors import EmbspaceError
-from .readings import reader as readings
-from .space.embedding_space import EmbeddingSpace
-from .space.embeddings import unembedding_rows
-from .space.masks import Chosen, choose_tokens
+from .loading import load_model
+from .readings.base import BaseLens
+from .readings.components import list_components
+from .readings.directions import read_directions
+from .readings.heads import read_ov, read_qk, read_subheads
+from .readings.neurons import read_neurons
+from .readings.singular_directions import read_singular
+from .readings.token_search import search_token
+from .space.embedding_space import EmbeddingSpace, Inverse, Space
+from .space.embeddings import Score, unembedding_rows
+from .space.masks import NAMED_MASKS, Chosen, choose_tokens
 from .space.vocabulary import Vocabulary
 from .tables.selection import Select
-from .weights.effective import Weights
+from .weights.effective import Side, Weights
+
+MASKS = {**NAMED_MASKS, "frequent": frequent_words}
 
 
-@dataclass(frozen=True, init=False, repr=False)
-class EmbeddingLens:
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class EmbeddingLens(BaseLens):
     r"""Read a transformer's weights as tokens, with no forward pass.
 
     Every parameter lives in the residual stream, as token embeddings do, so it can be scored against every token:
@@ -31,10 +41,10 @@ class EmbeddingLens:
     The lens holds references and copies nothing; reading never changes the model and never runs it.
 
     Args:
-        model: A TransformerBridge or a HookedTransformer, in any state (raw, compatibility mode, folded).
+        model: A TransformerBridge or a HookedTransformer, in any state (raw, compatibility mode, folded); or `Weights`.
         tokenizer: Its tokenizer, if not `model.tokenizer`; without any, a token's string is its id.
         space: `"circuit"` reads through W_E and writes through W_U; `"unembed"` is W_U for both (the paper's single E);
-            `"embed"` is W_E for both.
+            `"embed"` is W_E for both. Or an `EmbeddingSpace`, whose tokens, inverse and score are then used.
         inverse: The right inverse E' through which reading weights are projected: `"transpose"` or `"pinv"`.
         fold_ln: Multiply in the norms' gains and centre behind LayerNorms; False reads the weights as stored.
         vocabulary: The tokens to read: None for all, `"ascii"`, `"words"` (whole words), `"trained"` (not under-trained),
@@ -61,47 +71,23 @@ class EmbeddingLens:
         Elhage et al. (2021), A Mathematical Framework for Transformer Circuits.
     """
 
-    name: str
-    weights: Weights
-    space: EmbeddingSpace
-    vocabulary: Vocabulary
-    mask: str
-    _reader: readings.Reader
-
     def __init__(
         self,
         model: Any,
         *,
         tokenizer: Any = None,
-        space: str = "circuit",
-        inverse: str = "transpose",
+        space: Space | EmbeddingSpace = "circuit",
+        inverse: Inverse = "transpose",
         fold_ln: bool = True,
         vocabulary: Chosen = None,
-        score: str = "dot",
+        score: Score = "dot",
     ) -> None:
-        weights = Weights(model, fold_ln=fold_ln)
-        tokens = Vocabulary(tokenizer or getattr(model, "tokenizer", None), weights.d_vocab, weights.name)
-        ids, mask = choose_tokens(tokens, vocabulary, lambda: (weights.W_E, unembedding_rows(weights)))
-        embedding_space = EmbeddingSpace(weights, space=space, inverse=inverse, score=score, ids=ids)
-        self._hold(weights, embedding_space, tokens, mask)
-
-    def _hold(self, weights: Weights, space: EmbeddingSpace, vocabulary: Vocabulary, mask: str) -> None:
-        for field, value in (
-            ("name", weights.name),
-            ("weights", weights),
-            ("space", space),
-            ("vocabulary", vocabulary),
-            ("mask", mask),
-            ("_reader", readings.Reader(weights, space, vocabulary)),
-        ):
-            object.__setattr__(self, field, value)
-
-    @classmethod
-    def _of(cls, weights: Weights, space: EmbeddingSpace, vocabulary: Vocabulary, mask: str) -> "EmbeddingLens":
-        """A lens on weights that are no model's own, such as the difference of two models."""
-        lens = cls.__new__(cls)
-        lens._hold(weights, space, vocabulary, mask)
-        return lens
+        weights = model if isinstance(model, Weights) else Weights(model, fold_ln=fold_ln)
+        tokens = Vocabulary(tokenizer or getattr(weights.model, "tokenizer", None), weights.d_vocab, weights.name)
+        if not isinstance(space, EmbeddingSpace):
+            token_ids, mask = choose_tokens(tokens, vocabulary, lambda: (weights.W_E, unembedding_rows(weights)), MASKS)
+            space = EmbeddingSpace(weights, space=space, inverse=inverse, score=score, token_ids=token_ids, mask=mask)
+        super().__init__(weights, space, tokens)
 
     @classmethod
     def from_pretrained(
@@ -122,8 +108,6 @@ class EmbeddingLens:
             >>> EmbeddingLens.from_pretrained("reviews-small-0")
             EmbeddingLens(reviews-small-0: 4 layers, 6 heads, 768 neurons, 7168 tokens; reads W_E, writes W_U; norms folded)
         """
-        from .loading import load_model
-
         return cls(load_model(name, device=device, dtype=dtype), **options)
 
     def __repr__(self) -> str:
@@ -141,14 +125,12 @@ class EmbeddingLens:
         )
 
     def _d_mlp(self) -> int:
-        """The neurons of the first MLP, of one routed expert in a mixture; 0 if there is none that can be read."""
-        host = self.weights.host
-        for block in [block for block in host.blocks if block.mlp is not None][:1]:
+        """How many neurons the first MLP has (one routed expert in a mixture); 0 if there is none that can be read."""
+        for layer in self.weights.layers_with("mlp")[:1]:
             try:
-                weight = host.mlp(block, "W_out", (host.experts(block) or [-1])[-1])
+                return self.weights.d_mlp(layer, self.weights.experts(layer)[-1])
             except EmbspaceError:
                 return 0
-            return 0 if weight is None else weight.shape[0]
         return 0
 
     def neurons(
@@ -190,7 +172,7 @@ class EmbeddingLens:
             Geva et al. (2021), Transformer Feed-Forward Layers Are Key-Value Memories. https://arxiv.org/abs/2012.14913
             Dar et al. (2023), Analyzing Transformers in Embedding Space, §3.2 and Table 1.
         """
-        return self._reader.neurons(layer, neuron, expert, weight, k, largest)
+        return read_neurons(self, layer, neuron, expert=expert, weight=weight, k=k, largest=largest)
 
     def subheads(
         self, layer: Select = None, head: Select = None, *, weight: Any = None, k: int = 10, largest: bool = True
@@ -219,7 +201,7 @@ class EmbeddingLens:
         References:
             Dar et al. (2023), Analyzing Transformers in Embedding Space, §3.1 and Table 1.
         """
-        return self._reader.subheads(layer, head, weight, k, largest)
+        return read_subheads(self, layer, head, weight=weight, k=k, largest=largest)
 
     def ov(self, layer: Select = None, head: Select = None, *, k: int = 10, largest: bool = True) -> pd.DataFrame:
         r"""Read what each head moves: the best pairs of attended-from and promoted tokens.
@@ -247,7 +229,7 @@ class EmbeddingLens:
         References:
             Elhage et al. (2021), A Mathematical Framework for Transformer Circuits. Dar et al. (2023), §3.1.
         """
-        return self._reader.circuit("W_OV", layer, head, k, largest)
+        return read_ov(self, layer, head, k=k, largest=largest)
 
     def qk(
         self,
@@ -291,7 +273,7 @@ class EmbeddingLens:
             Dar et al. (2023), Analyzing Transformers in Embedding Space, §3.1 and Appendix A.
             Su et al. (2021), RoFormer: Enhanced Transformer with Rotary Position Embedding. https://arxiv.org/abs/2104.09864
         """
-        return self._reader.circuit("W_QK", layer, head, k, largest, distance)
+        return read_qk(self, layer, head, distance=distance, k=k, largest=largest)
 
     def singular(
         self, layer: Select = None, head: Select = None, *, weight: str = "W_OV", n_directions: int = 10, k: int = 10
@@ -323,14 +305,14 @@ class EmbeddingLens:
         References:
             Millidge & Black (2022), The Singular Value Decompositions of Transformer Weight Matrices are Highly Interpretable.
         """
-        return self._reader.singular(layer, head, weight, n_directions, k)
+        return read_singular(self, layer, head, weight=weight, n_directions=n_directions, k=k)
 
     def directions(
         self,
         vectors: Any,
         *,
         names: Sequence[str] | None = None,
-        side: str = "write",
+        side: Side = "write",
         k: int = 10,
         largest: bool = True,
     ) -> pd.DataFrame:
@@ -356,7 +338,7 @@ class EmbeddingLens:
             >>> lens.directions(lens.weights.W_out(0)[:2], names=["a", "b"], k=1)["direction"].tolist()
             ['a', 'b']
         """
-        return self._reader.directions(vectors, names, side, k, largest)
+        return read_directions(self, vectors, names=names, side=side, k=k, largest=largest)
 
     def search(
         self, token: str | int, layer: Select = None, *, weight: Any = None, k: int = 10, largest: bool = True
@@ -381,7 +363,7 @@ class EmbeddingLens:
             >>> lens.search(5, weight="W_out", k=2)["rank"].tolist()
             [0, 1]
         """
-        return self._reader.search(token, layer, weight, k, largest)
+        return search_token(self, token, layer, weight=weight, k=k, largest=largest)
 
     def components(self) -> pd.DataFrame:
         """List the weights: shape, norm, which norm's gain was folded, and what no weight holds.
@@ -394,9 +376,9 @@ class EmbeddingLens:
             >>> lens.components()["weight"].head(2).tolist()
             ['W_E', 'W_U']
         """
-        return readings.components(self.weights)
+        return list_components(self)
 
-    def project(self, x: Float[Tensor, "... d_model"], side: str = "write") -> Float[Tensor, "... d_vocab"]:
+    def project(self, x: Float[Tensor, "... d_model"], side: Side = "write") -> Float[Tensor, "... d_vocab"]:
         """Score every token for residual vectors, as a tensor; NaN for tokens that the lens does not read.
 
         Args:
@@ -415,7 +397,7 @@ class EmbeddingLens:
         """
         return self.space.project(x, side)
 
-    def embed(self, scores: Float[Tensor, "... d_vocab"], side: str = "write") -> Float[Tensor, "... d_model"]:
+    def embed(self, scores: Float[Tensor, "... d_vocab"], side: Side = "write") -> Float[Tensor, "... d_model"]:
         """Go back from scores over tokens to residual vectors, through the chosen inverse.
 
         Args:

@@ -144,8 +144,8 @@ def test_how_much_is_held_or_multiplied_at_a_time_is_invisible(two, monkeypatch)
     a, b = two
     whole, partners = align(a, b), match_neurons(a, b, 0, 1)
     monkeypatch.setattr(compare.neurons, "TILE_PAIRS", 500)
-    monkeypatch.setattr(sys.modules["embspace_lens.compare.align"], "TILE", 20)
-    monkeypatch.setattr(sys.modules["embspace_lens.compare.align"], "HELD_BYTES", 1)
+    monkeypatch.setattr(sys.modules["embspace_lens.compare.alignment"], "TILE", 20)
+    monkeypatch.setattr(sys.modules["embspace_lens.compare.alignment"], "HELD_BYTES", 1)
     monkeypatch.setattr(compare.meeting, "TILE", 50)
     tiled = align(a, b)
     np.testing.assert_allclose(whole.correlation["correlation"], tiled.correlation["correlation"], atol=1e-6)
@@ -519,4 +519,4 @@ def test_plot_draws_every_weight_and_rings_the_assignment():
 
 
 def test_functions_are_not_hidden_by_their_modules():
-    assert compare.align is align is sys.modules["embspace_lens.compare.align"].align
+    assert compare.align is align is sys.modules["embspace_lens.compare.alignment"].align

@@ -402,7 +402,7 @@ def test_a_site_is_replaced_and_nothing_else_is(factors, seen, tmp_path):
 def test_a_full_disk_leaves_the_old_site(factors, seen, tmp_path, monkeypatch):
     folder = explore(factors, tmp_path / "pages", seen=seen)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    module = import_module("embspace_lens.show.site.explore")
+    module = import_module("embspace_lens.site.pages")
     given_before = module._give
     calls = []
 

@@ -379,9 +379,9 @@ def test_a_site_on_the_command_line(reviews, tmp_path, monkeypatch):
     about = (site / "about.html").read_text(encoding="utf-8")
     assert "4, reviews.csv" in about and "hidden states of 2 layers" in about
     asked = []
-    monkeypatch.setattr("embspace_lens.factors.shipped.own_texts", lambda model: asked.append(model) or ["A film."])
+    monkeypatch.setattr("embspace_lens.factors.pretrained.own_texts", lambda model: asked.append(model) or ["A film."])
     pytest.importorskip("captum", reason="saliency needs captum")
-    module = import_module("embspace_lens.show.site.explore")
+    module = import_module("embspace_lens.site.pages")
     monkeypatch.setattr(module, "SAMPLES", 2)
     result = run("explore", site, "--demo", "--saliency", 1)
     assert '"salient":true' in (site / "index.html").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ import zoo
 from embspace_lens import EmbspaceError, demo
 from embspace_lens.forward import hidden_states as forward
 from embspace_lens.forward.batches import token_batches
-from embspace_lens.forward.runs import activations, residual, resume, state_hook
+from embspace_lens.forward.runs import collect_activations, residual, resume
+from embspace_lens.weights.hook_points import state_hook
 from embspace_lens.forward.sampling import own_words
 from embspace_lens.forward.states import hidden_states
 
@@ -143,13 +144,13 @@ def test_activations_stop_early_and_leave_nothing(gpt2):
     (batch,) = token_batches(gpt2, TEXTS[:1])
     ran = []
     watch = [("blocks.1.hook_resid_post", lambda value, hook: ran.append(1))]
-    found = activations(gpt2, batch, ["blocks.0.mlp.hook_post"], hooks=watch)
+    found = collect_activations(gpt2, batch, ["blocks.0.mlp.hook_post"], hooks=watch)
     assert list(found) == ["blocks.0.mlp.hook_post"] and not ran
     assert not any(point.fwd_hooks for point in gpt2.hook_dict.values())
     _, cache = gpt2.run_with_cache(batch.tokens)
     torch.testing.assert_close(found["blocks.0.mlp.hook_post"], cache["blocks.0.mlp.hook_post"])
     with pytest.raises(EmbspaceError, match="no such hook point|Nothing passed"):
-        activations(gpt2, batch, ["blocks.0.hook_nothing"])
+        collect_activations(gpt2, batch, ["blocks.0.hook_nothing"])
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if available(name)])
@@ -198,7 +199,7 @@ def test_made_up_text_is_the_models_exact_sample_where_the_rounds_suffice(gpt2, 
 def test_made_up_text_is_decided_by_its_seed_and_comes_in_parts(gpt2, monkeypatch):
     one, two, other = (torch.cat([b.tokens for b in own_words(gpt2, 5, 6, seed=s)]) for s in (0, 0, 1))
     assert torch.equal(one, two) and not torch.equal(one, other)
-    monkeypatch.setattr("embspace_lens.forward.SAMPLE_BYTES", 2 * 8 * 7 * zoo.D_VOCAB)
+    monkeypatch.setattr("embspace_lens.forward.sampling.SAMPLE_BYTES", 2 * 8 * 7 * zoo.D_VOCAB)
     parts = list(own_words(gpt2, 5, 6))
     assert [len(part) for part in parts] == [2, 2, 1]
     assert [int(n) for part in parts for n in part.example] == list(range(5))

@@ -509,7 +509,7 @@ def test_the_examples_in_docstrings_run(models):
     names = {"model": model, "lens": EmbeddingLens(model), "torch": torch}
     names |= {f.__name__: f for f in (ablation_hooks, activations, scaling_hooks, steering_hooks)}
     ran = 0
-    for test in doctest.DocTestFinder().find(sys.modules["embspace_lens.circuits.hooks"], globs=names):
+    for test in doctest.DocTestFinder().find(sys.modules["embspace_lens.interventions.hooks"], globs=names):
         result = doctest.DocTestRunner().run(test)
         assert result.failed == 0, test.name
         ran += result.attempted

@@ -257,7 +257,7 @@ def slow_heads(lens, layer, head, scale, often=None):
 @pytest.mark.parametrize("options", [{}, dict(vocabulary=range(5, 25), score="cosine")])
 @pytest.mark.parametrize("often", [None, torch.arange(zoo.D_VOCAB) % 7])
 def test_position_heads_equal_slow_loops(model_of, monkeypatch, name, options, often):
-    monkeypatch.setattr("embspace_lens.space.TILE", 11)
+    monkeypatch.setattr("embspace_lens.space.embeddings.TILE", 11)
     lens = EmbeddingLens(model_of(name), **options)
     found: Any = position_heads(lens, frequencies=often)
     check_tidy(found, ["layer", "head"], ["layer", "head", *SHARES, *TERMS])

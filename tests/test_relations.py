@@ -181,7 +181,7 @@ def test_no_forward_pass(tiny, monkeypatch):
 @pytest.mark.parametrize(("family", "made", "options"), OPTIONS)
 @pytest.mark.parametrize("largest", [True, False])
 def test_salient_operations_equal_slow_loops(tiny, family, made, options, largest, monkeypatch):
-    monkeypatch.setattr("embspace_lens.circuits.salient.CHUNK_BYTES", 32 * 4 * 20)  # several chunks
+    monkeypatch.setattr("embspace_lens.circuits.operations.CHUNK_BYTES", 32 * 4 * 20)  # several chunks
     lens = EmbeddingLens(tiny(family), **made)
     first_mlp, k, n = options.get("first_mlp", True), options["k"], 6
     df = salient_operations(lens, n=n, k=k, largest=largest, first_mlp=first_mlp)

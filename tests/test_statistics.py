@@ -62,7 +62,7 @@ def test_neurons_equal_slow_loops(tiny, name, options):
 
 
 def test_moments_are_scipys_over_many_tiles(monkeypatch):
-    monkeypatch.setattr("embspace_lens.space.TILE", 100)
+    monkeypatch.setattr("embspace_lens.space.embeddings.TILE", 100)
     monkeypatch.setattr("embspace_lens.circuits.statistics.CHUNK", 3)
     from embspace_lens.space.embeddings import Embedding
 

@@ -14,7 +14,7 @@ from tables import check_tidy
 from embspace_lens import EmbeddingLens, EmbspaceError, PooledHead, StitchedModel, stitch, stitch_sweep, translate
 from embspace_lens.compare.translation import identity
 from embspace_lens.forward.batches import TokenBatch, token_batches
-from embspace_lens.forward.runs import activations
+from embspace_lens.forward.runs import collect_activations
 
 TEXTS = ["w2 w3 w4", "w5", "w6 w7 w8 w9 w10 w11 w12", "w13 w14", "w20 w21 w22 w23 w24 w25 w26 w27 w28"]
 LABELS = ["pos", "neg", "pos", "neg", "pos"]
@@ -23,7 +23,7 @@ LABELS = ["pos", "neg", "pos", "neg", "pos"]
 @pytest.fixture(autouse=True)
 def a_small_vocabulary_will_do(monkeypatch):
     for name in ("FEWEST", "FEW"):
-        monkeypatch.setattr(f"embspace_lens.compare.shared.{name}", 10)
+        monkeypatch.setattr(f"embspace_lens.compare.common_tokens.{name}", 10)
 
 
 def head(d_model=zoo.D_MODEL, seed=0):
@@ -45,7 +45,7 @@ def by_hand(lens, text, head, intervene=None):
     """One text, no padding: the whole model, the mean of its last states, the head."""
     (batch,) = token_batches(lens.weights.host.model, [text])
     name = f"blocks.{lens.weights.n_layers - 1}.hook_resid_post"
-    found = activations(lens.weights.host.model, batch, [name], hooks=intervene or [])
+    found = collect_activations(lens.weights.host.model, batch, [name], hooks=intervene or [])
     state = found[name][0][batch.mask[0]]
     return head.linear(state.mean(dim=0))
 
@@ -69,11 +69,11 @@ def test_stitching_by_hand(two, keep, graft):
         (batch,) = token_batches(r, [text])
         entrance = f"blocks.{keep}.hook_resid_pre" if keep < 2 else "blocks.1.hook_resid_post"
         with torch.no_grad():
-            state = t.state(activations(r, batch, [entrance])[entrance])
+            state = t.state(collect_activations(r, batch, [entrance])[entrance])
             if graft:
                 swap = [(f"blocks.{2 - graft}.hook_resid_pre", lambda value, hook, state=state: state)]
                 name = "blocks.1.hook_resid_post"
-                state = activations(d, batch, [name], hooks=swap)[name]
+                state = collect_activations(d, batch, [name], hooks=swap)[name]
             expected = h.linear(state[0][batch.mask[0]].mean(dim=0))
         torch.testing.assert_close(model.logits([text])[0], expected, atol=1e-4, rtol=1e-4)
 

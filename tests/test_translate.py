@@ -28,7 +28,7 @@ from embspace_lens import (
 @pytest.fixture(autouse=True)
 def a_small_vocabulary_will_do(monkeypatch):
     for name in ("FEWEST", "FEW"):
-        monkeypatch.setattr(f"embspace_lens.compare.shared.{name}", 10)
+        monkeypatch.setattr(f"embspace_lens.compare.common_tokens.{name}", 10)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_states_of_strangers_are_refused(turned, tiny):
 
 def test_vocabularies_that_share_too_little(turned, monkeypatch):
     a, b, _ = turned
-    monkeypatch.setattr("embspace_lens.compare.shared.FEWEST", 1000)
+    monkeypatch.setattr("embspace_lens.compare.common_tokens.FEWEST", 1000)
     with pytest.raises(EmbspaceError, match="share 97 of the 97 and 97 tokens .* fewer than 1000"):
         translate(a, b)
 

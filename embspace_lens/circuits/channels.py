@@ -13,8 +13,9 @@ from tqdm import tqdm
 from .. import errors
 from ..lens import EmbeddingLens
 from ..readings.reader import Reader
+from ..tables.checks import check_k
 from ..tables.frames import tidy
-from ..tables.selection import Select, one_k, select, weight_names
+from ..tables.selection import Select, select, weight_names
 from ..weights.effective import MLP, side_of
 from .kurtosis import centred, climb, excess_kurtosis, long_rows, objective, stand_out
 
@@ -101,7 +102,7 @@ def vocabulary_channels(
         Avrahamy, Gur-Arieh & Geva (2026), Disentangling MLP Neuron Weights in Vocabulary Space. https://arxiv.org/abs/2604.06005
     """
     (weight,) = weight_names([weight], MLP) or [weight]
-    k = one_k(k, lens.space.n_tokens, "tokens that this lens reads")
+    k = check_k(k, lens.space.n_tokens)
     if isinstance(n_channels, bool) or not isinstance(n_channels, int | np.integer) or n_channels < 1:
         raise errors.EmbspaceError(f"n_channels={n_channels!r} is not a positive number of channels.")
     if not (threshold > 0 and kurtosis_weight > 0):

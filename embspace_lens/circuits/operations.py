@@ -11,8 +11,9 @@ from tqdm import tqdm
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..readings.reader import Reader
+from ..tables.checks import check_k
 from ..tables.frames import tidy
-from ..tables.selection import Select, one_k
+from ..tables.selection import Select
 from .relations import sources_of
 
 CHUNK_BYTES = 2**26  # of token vectors held at a time
@@ -58,7 +59,7 @@ def salient_operations(
         Elhelo & Geva (2025), Inferring Functionality of Attention Heads from their Parameters, §3.2. https://arxiv.org/abs/2412.11965
     """
     n_tokens = lens.space.n_tokens
-    k = one_k(k, n_tokens, "tokens that this lens reads")
+    k = check_k(k, n_tokens)
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= n_tokens:
         raise EmbspaceError(f"n={n!r} is not between 1 and {n_tokens:,}, the number of tokens that this lens reads.")
     reader = Reader(lens.weights, lens.space, lens.vocabulary)

@@ -11,13 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..forward.runs import is_causal
 from ..lens import EmbeddingLens
 from ..readings.reader import Reader
 from ..search.tiles import float64
 from ..space.embeddings import Embedding, as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import Select, select
+from ..weights.configuration import is_causal
 from ..weights.effective import Weights
 
 FIRST = 2  # the first place whose own, previous and first tokens are three
@@ -201,7 +201,7 @@ def _token_moments(
 
 def _seen(weights: Weights, layer: int, dest: Tensor, src: Tensor) -> Tensor:
     """Which key positions a query position sees."""
-    if not is_causal(weights.host.model):
+    if not is_causal(weights.model):
         return torch.ones_like(dest - src, dtype=torch.bool)
     window = weights.host.attention_window(layer)
     return (src <= dest) & (src > dest - window) if window else src <= dest

@@ -19,9 +19,10 @@ from ..files import read_json
 from ..lens import EmbeddingLens
 from ..readings.reader import Reader
 from ..search.tokens import top_tokens
+from ..tables.checks import check_k
 from ..tables.frames import tidy
-from ..tables.selection import Select, one_k
-from ..weights.first_mlp import behind_first_mlp
+from ..tables.selection import Select
+from ..weights.first_mlp import first_mlp_output
 
 FEWEST = 30  # pairs: from fewer, a share says little
 EFFECTS = ("promotion", "suppression")
@@ -77,7 +78,7 @@ def relation_scores(
         Elhelo & Geva (2025), Inferring Functionality of Attention Heads from their Parameters, §3.1. https://arxiv.org/abs/2412.11965
         Westfall & Young (1993), Resampling-Based Multiple Testing (the p-value over the best of all heads).
     """
-    k = one_k(k, lens.space.n_tokens, "tokens that this lens reads")
+    k = check_k(k, lens.space.n_tokens)
     if isinstance(n_shuffles, bool) or not isinstance(n_shuffles, int | np.integer) or n_shuffles < 1:
         raise EmbspaceError(f"n_shuffles={n_shuffles!r} is not a positive number of shuffles.")
     if not isinstance(relations, Mapping):
@@ -168,7 +169,7 @@ def sources_of(
     table = lens.weights.host.outer("W_E")
     embedded = table[tokens.to(table.device)]
     embedded = embedded.float() if embedded.dtype != torch.float64 else embedded
-    enriched = behind_first_mlp(lens.weights.host, embedded) if first_mlp and any(layers) else embedded
+    enriched = first_mlp_output(lens.weights, embedded) if first_mlp and any(layers) else embedded
     return lambda layer: enriched if layer else embedded
 
 

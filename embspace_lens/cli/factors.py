@@ -248,14 +248,14 @@ def explore(
     from ..factors.pretrained import own_texts
     from ..site import explore as write
 
-    read = own_texts(lens.weights.host.model) if chosen is None else chosen
+    read = own_texts(lens.model) if chosen is None else chosen
     if demo and layers is None:
         layers = list(range(lens.weights.n_layers))  # the dictionary was not fitted to the embedding
     source = "made up by the model itself" if texts is None else texts.name
     write(
         dictionary,
         folder,
-        model=lens.weights.host.model,
+        model=lens.model,
         texts=read,
         lens=lens,
         layers=layers,
@@ -274,7 +274,7 @@ def _read(texts: Path, column: str, where: str | None, n_texts: int | None) -> l
 
 
 def _model(name: str) -> Any:
-    return open_lens(name, "all", "dot").weights.host.model
+    return open_lens(name, "all", "dot").weights.model
 
 
 def _refuse_strange(wanted: list[int] | None, dictionary: Any) -> None:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..errors import EmbspaceError, choice, not_finite
 from ..lens import EmbeddingLens
-from ..search.tiles import Subset, float64
-from ..space.embeddings import TILE
+from ..search.tiles import Subset, chunks, float64
 from ..weights.effective import MLP, side_of
 from .common_tokens import require_lenses, shared_rows, shared_tokens
 
@@ -158,8 +157,7 @@ def _moments(rows_a: Subset, rows_b: Subset) -> tuple[Tensor, Tensor, Tensor]:
     """Ē_aĒ_aᵀ, Ē_bĒ_bᵀ and Ē_aĒ_bᵀ in float64, a tile of tokens at a time."""
     n, d_a = rows_a.shape
     total = mean = torch.zeros((), dtype=torch.float64)
-    for start in range(0, n, TILE):
-        tile = slice(start, start + TILE)
+    for tile in chunks(n, 8 * (d_a + rows_b.shape[1])):
         a = float64(rows_a[tile])
         both = torch.cat([a, float64(rows_b[tile]).to(a.device)], dim=1)
         total, mean = total.to(a.device) + both.T @ both, mean.to(a.device) + both.sum(dim=0) / n

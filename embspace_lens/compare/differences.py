@@ -14,8 +14,9 @@ from transformer_lens import FactoredMatrix
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..readings.reader import Reader
+from ..tables.checks import check_k
 from ..tables.frames import tidy
-from ..tables.selection import Select, one_k, weight_names
+from ..tables.selection import Select, weight_names
 from ..weights.architectures import Norm
 from ..weights.effective import ATTENTION, MLP, Weights, side_of
 from .common_tokens import require_lenses
@@ -186,7 +187,7 @@ def displacement(
     change = difference(after, before)
     sign = _signs(before, positive, negative)
     names = weight_names(weight, (*MLP, *ATTENTION))
-    k = one_k(k, before.space.n_tokens, "tokens that this lens reads")
+    k = check_k(k, before.space.n_tokens)
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(n_random, change.weights.d_model, generator=rng)
     reader = change._reader

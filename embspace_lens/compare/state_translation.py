@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError, choice, out_of_range
 from ..forward.batches import TokenBatch
-from ..forward.runs import activations, device_of, state_hook
+from ..forward.runs import collect_activations
 from ..forward.sampling import own_words
 from ..lens import EmbeddingLens
 from ..search.tiles import float64
+from ..weights.configuration import device_of
+from ..weights.hook_points import state_hook
 from .common_tokens import require_lenses, shared_tokens
 from .translation import Moments, Translation, fitted
 
@@ -141,7 +143,7 @@ def _pairs(
     seed: int,
 ) -> Iterator[tuple[dict[int, Float[Tensor, "n d_source"]], Float[Tensor, "n d_target"]]]:
     """Both models' states of the same tokens."""
-    speaker, reader = (lens.weights.host.model for lens in (source, target))
+    speaker, reader = (lens.model for lens in (source, target))
     longest = min([n_tokens, *(n - 1 for n in map(_n_ctx, (speaker, reader)) if n)])
     heard = torch.zeros(len(source.vocabulary), dtype=torch.long)
     heard[ids_source] = ids_target
@@ -152,8 +154,8 @@ def _pairs(
         for batch in own_words(speaker, n_rows, longest, tokens=ids_source, seed=seed):
             theirs = TokenBatch(batch.example, batch.start, heard[batch.tokens], batch.mask, batch.length)
             theirs.tokens[:, 0] = bos or 0
-            x = activations(speaker, batch, list(hooks.values()))
-            y = activations(reader, theirs, [end])[end]
+            x = collect_activations(speaker, batch, list(hooks.values()))
+            y = collect_activations(reader, theirs, [end])[end]
             own_x, own_y = (batch.mask.to(device_of(model)) for model in (speaker, reader))
             yield {layer: x[name][own_x] for layer, name in hooks.items()}, y[own_y]
             bar.update(len(batch))

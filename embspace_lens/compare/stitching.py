@@ -16,8 +16,10 @@ from ..errors import EmbspaceError
 from ..files import read_json, whole, write_json
 from ..forward.batches import TokenBatch, token_batches
 from ..forward.pooling import PooledHead, pool
-from ..forward.runs import activations, device_of, resume, state_hook
+from ..forward.runs import collect_activations, resume
 from ..lens import EmbeddingLens
+from ..weights.configuration import device_of
+from ..weights.hook_points import state_hook
 from .common_tokens import require_lenses
 from .translation import Translation
 
@@ -107,7 +109,7 @@ class StitchedModel(nn.Module):
 
         entrance = state_hook(self.recipient, self.keep - 1)
         mine = _without("recipient.", names)
-        found = activations(self.recipient, batch, [*mine, entrance], hooks=_hooks_of("recipient.", hooks))
+        found = collect_activations(self.recipient, batch, [*mine, entrance], hooks=_hooks_of("recipient.", hooks))
         cache |= {f"recipient.{name}": found[name] for name in mine}
         state = pass_through(TRANSLATED, self.translation.state(found[entrance].to(device_of(self.donor))))
         if self.graft:
@@ -221,7 +223,7 @@ def stitch(
                 f"The translation goes {side} width {width}, but {lens.name} has d_model={lens.weights.d_model}. "
                 f"Make it with translate({recipient.name}, {donor.name})."
             )
-    return StitchedModel(recipient.weights.host.model, donor.weights.host.model, keep, graft, translation, head).eval()
+    return StitchedModel(recipient.model, donor.model, keep, graft, translation, head).eval()
 
 
 def check_stitch(recipient: EmbeddingLens, donor: EmbeddingLens, keep: Any, graft: Any, head: PooledHead) -> None:

@@ -16,9 +16,11 @@ from ..errors import EmbspaceError
 from ..files import read_json, write_json
 from ..forward.batches import TokenBatch, token_batches
 from ..forward.pooling import PooledHead
-from ..forward.runs import activations, device_of, resume, state_hook
+from ..forward.runs import collect_activations, resume
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
+from ..weights.configuration import device_of
+from ..weights.hook_points import state_hook
 from .state_translation import translations_of_states
 from .stitching import check_stitch
 from .translation import Translation, identity, random_translation, translate
@@ -175,7 +177,7 @@ def _translations(
 def _batches(
     recipient: EmbeddingLens, donors: Donors, texts: Sequence[str], batch_tokens: int, max_tokens: int | None
 ) -> Iterator[TokenBatch]:
-    models = [recipient.weights.host.model, *(lens.weights.host.model for lens, _ in donors.values())]
+    models = [recipient.model, *(lens.model for lens, _ in donors.values())]
     longest = min(
         (n for n in (max_tokens, *(getattr(model.cfg, "n_ctx", None) for model in models)) if n), default=None
     )
@@ -183,20 +185,20 @@ def _batches(
 
 
 def _recipient_states(recipient: EmbeddingLens, batch: TokenBatch, keeps: list[int]) -> dict[int, Tensor]:
-    model = recipient.weights.host.model
+    model = recipient.model
     names = {keep: state_hook(model, keep - 1) for keep in keeps}
-    found = activations(model, batch, list(names.values()))
+    found = collect_activations(model, batch, list(names.values()))
     return {keep: found[name] for keep, name in names.items()}
 
 
 def _own(donor: EmbeddingLens, batch: TokenBatch) -> Tensor:
-    model = donor.weights.host.model
+    model = donor.model
     last = state_hook(model, donor.weights.n_layers - 1)
-    return activations(model, batch, [last])[last]
+    return collect_activations(model, batch, [last])[last]
 
 
 def _grafted(donor: EmbeddingLens, batch: TokenBatch, state: Tensor, graft: int) -> Tensor:
-    model = donor.weights.host.model
+    model = donor.model
     return resume(model, batch, state, donor.weights.n_layers - graft)[0] if graft else state.to(device_of(model))
 
 

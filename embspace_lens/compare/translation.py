@@ -12,9 +12,9 @@ from transformer_lens import FactoredMatrix
 from .. import errors
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
-from ..search.tiles import float64, tiles
+from ..search.tiles import float64
 from ..space.embedding_space import SIDES
-from ..space.embeddings import TILE, as_tensor
+from ..space.embeddings import as_tensor
 from .common_tokens import require_lenses, shared_rows, shared_tokens
 
 INVERSES = ("pinv", "least_squares", "ridge", "procrustes", "transpose")
@@ -177,7 +177,7 @@ def translate(
     d_source, d_target = S.shape[1], T.shape[1]
     shapes = ((d_source, d_source), (d_source, d_target), (d_target, d_target))
     moments = Moments(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
-    for rows in tiles(len(ids_source), TILE):
+    for rows in chunks(len(ids_source), 8 * (d_source + d_target)):
         index = torch.arange(rows.start, rows.stop)
         s, t = (float64(side[index]).cpu() for side in (S, T))
         for total, left, right in ((moments.ss, s, s), (moments.st, s, t), (moments.tt, t, t)):

@@ -63,7 +63,7 @@ def seen(at_least: int = 200) -> TokenMask:
     return TokenMask(f"seen {at_least}+ times", choose)
 
 
-frequent_words = whole_words & seen(200)
+frequent_words = TokenMask("frequent", (whole_words & seen(200)).choose)
 """Whole words that the demo models saw 200 times or more: what they read best by."""
 
 

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from .. import errors
 from ..lens import EmbeddingLens
+from ..tables.checks import check_k
 from ..tables.frames import tidy
-from ..tables.selection import Select, one_k
+from ..tables.selection import Select
 from ..weights.effective import side_of
 from .layer_directions import directions, layers_with
 from .token_lists import bootstrap_interval, check_seeds, jaccard, middle, partners, strongest_tokens
@@ -68,7 +69,7 @@ def related_pairs(
     References:
         Dar et al. (2023), Analyzing Transformers in Embedding Space, §4.1. https://arxiv.org/abs/2209.02535
     """
-    k, seeds = one_k(k, lens.space.n_tokens, "tokens that this lens reads"), check_seeds(seeds)
+    k, seeds = check_k(k, lens.space.n_tokens), check_seeds(seeds)
     plan = _plan(lens, layer, pairs)
 
     def blocks() -> Iterator[dict[str, Any]]:

@@ -13,18 +13,20 @@ from tqdm import tqdm
 
 from .. import errors
 from ..forward.batches import token_batches
-from ..forward.runs import activations, device_of, state_hook
+from ..forward.runs import collect_activations
 from ..lens import EmbeddingLens
-from ..search.tiles import tiles
+from ..search.tiles import chunks
+from ..tables.checks import check_k
 from ..tables.frames import tidy
-from ..tables.selection import Select, one_k, weight_names
+from ..tables.selection import Select, weight_names
+from ..weights.configuration import device_of
 from ..weights.effective import MLP, side_of
+from ..weights.hook_points import state_hook
 from .layer_directions import directions, layers_with
 from .token_lists import bootstrap_interval, check_seeds, middle, partners
 
 WEIGHTS = ("W_in", "W_gate", "W_out", "W_V", "W_O")
 TARGETS = ("final", "layer")
-LISTED = 2**25  # bytes of tokens marked as listed, at a time
 HOOKS = {"mlp": "mlp.hook_post", "attn": "attn.hook_z"}
 
 
@@ -92,14 +94,14 @@ def hidden_state_recall(
     References:
         Dar et al. (2023), Analyzing Transformers in Embedding Space, §4.1. https://arxiv.org/abs/2209.02535
     """
-    k, seeds = one_k(k, lens.space.n_tokens, "tokens that this lens reads"), check_seeds(seeds)
+    k, seeds = check_k(k, lens.space.n_tokens), check_seeds(seeds)
     targets = TARGETS if target is None else [target] if isinstance(target, str) else list(target)
     for name in targets:
         if name not in TARGETS:
             raise errors.choice("target", name, TARGETS)
     plan = _plan(lens, layer, weight, n_active)
     last = lens.weights.n_layers - 1
-    state_of = {number: state_hook(lens.weights.host.model, number) for number in {*plan, last}}
+    state_of = {number: state_hook(lens.model, number) for number in {*plan, last}}
     states = {state_of[number] for number in plan if "layer" in targets}
     states |= {state_of[last]} if "final" in targets else set()
     seen = _run(lens, texts, plan, states, k, n_active, batch_tokens, max_tokens)
@@ -162,7 +164,7 @@ def _run(
     max_tokens: int | None,
 ) -> _Seen:
     """Run the texts once, and keep of every hook point only what was on top: units, or tokens of a state."""
-    model = lens.weights.host.model
+    model = lens.model
     seen = _Seen()
     units = {_hook(number, name) for number, names in plan.items() for name in names}
     # Behind the last state nothing need run: it is fetched, and all else is reduced on its way there.
@@ -185,7 +187,7 @@ def _run(
             own = batch.mask.to(device_of(model))
             found: dict[str, Tensor] = {}
             hooks = [(name, reduce(name, own)) for name in sorted(units | states)]
-            activations(model, batch, [end], hooks=hooks)
+            collect_activations(model, batch, [end], hooks=hooks)
             missing = sorted((units | states) - set(found))
             if missing:
                 raise errors.EmbspaceError(
@@ -222,7 +224,7 @@ def _recalls(
 ) -> Float[Tensor, "orders n"]:
     """The recall of each token's state, and of other tokens' states in its stead: in several orders, for lists are dear."""
     found = torch.empty(len(orders), len(states), dtype=torch.float64)
-    for rows in tiles(len(states), max(1, LISTED // d_vocab)):
+    for rows in chunks(len(states), d_vocab):
         tokens = top[place[rows]].flatten(1)
         listed = torch.zeros(len(tokens), d_vocab, dtype=torch.bool).scatter_(1, tokens, True)
         for i, order in enumerate(orders):

@@ -11,14 +11,12 @@ from tqdm import tqdm
 
 from .. import errors
 from ..lens import EmbeddingLens
-from ..search.tiles import tiles
+from ..search.tiles import chunks
 from ..space.embedding_space import INVERSES
 from ..space.embeddings import as_tensor
+from ..tables.checks import check_k
 from ..tables.frames import tidy
-from ..tables.selection import one_k
 from .layer_directions import directions
-
-SCORES = 2**24  # scores of a tile of vectors: of each side of the product there is one such matrix
 
 
 def keep_k(
@@ -70,7 +68,7 @@ def keep_k(
             raise errors.choice("inverses", name, INVERSES)
     n_tokens = lens.space.n_tokens
     default = [*(2**i for i in range(4, n_tokens.bit_length()) if 2**i < n_tokens), n_tokens]
-    kept = sorted({one_k(k, n_tokens, "tokens that this lens reads") for k in (default if ks is None else ks)})
+    kept = sorted({check_k(k, n_tokens) for k in (default if ks is None else ks)})
     if isinstance(n, bool) or not isinstance(n, int) or n < 2:
         raise errors.EmbspaceError(f"n={n!r} is not a number of vectors that have inner products. Give 2 or more.")
     sources = _sources(lens, vectors, n, seed)
@@ -138,7 +136,7 @@ def _similarities(
     rows = lens.space.write
     y = x @ rows.inverse_gram.to(x) if inverse == "pinv" else x
     dots = torch.zeros(3, len(ks), dtype=torch.float64)  # <true, kept>, <kept, kept>, <true, true>
-    parts = list(tiles(len(x), max(1, SCORES // len(rows))))
+    parts = list(chunks(len(x), 4 * len(rows), scale=4))
     for left in parts:
         a = rows.scores(x[left])
         place_a = _places(a)

@@ -14,10 +14,12 @@ from tqdm import tqdm
 from .. import errors
 from ..errors import EmbspaceError
 from ..forward.batches import TokenBatch, token_batches
-from ..forward.runs import activations, device_of, is_causal, state_hook
+from ..forward.runs import collect_activations
 from ..forward.texts import texts_of
 from ..space.vocabulary import Vocabulary
 from ..tables.frames import tidy
+from ..weights.configuration import device_of, is_causal
+from ..weights.hook_points import state_hook
 from .dictionary import Factors
 
 FAINT = 0.1  # of the strongest token's saliency
@@ -170,7 +172,7 @@ class _Code:
         part[kept == 0] = self.instead
         # The model sees a few variants at a time, to bound memory; codes are found for all at once, which is quicker.
         states = [
-            activations(self.model, _batch(part), [self.hook])[self.hook][:, self.place].float().cpu()
+            collect_activations(self.model, _batch(part), [self.hook])[self.hook][:, self.place].float().cpu()
             for part in rows.split(PER_PASS)
         ]
         return self.factors.encode(torch.cat(states), gap=1e-3)[:, self.factor].float()

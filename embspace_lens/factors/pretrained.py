@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .. import demo, errors
-from ..forward.runs import device_of, is_causal
+from ..weights.configuration import device_of, is_causal
 from .dictionary import WEIGHTS, Factors
 
 

@@ -17,11 +17,9 @@ from torch import Tensor
 
 from .. import errors
 from ..search.bounds import plain_arithmetic
-from ..search.tiles import tiles
 from ..space.embeddings import as_tensor
 
 ENTRANTS = 8  # directions that may join a vector's working set in one pass
-SCORE_BYTES = 2**24  # of products of vectors with the dictionary, at a time
 GRAM_BYTES = {"cpu": 2**21, "cuda": 2**28}  # of products among the directions of working sets, at a time
 LARGEST = 1e15  # values whose squares float32 can hold with room to spare
 TABLE_BYTES = 2**28  # a table of all products of directions is made if it is no larger
@@ -131,7 +129,7 @@ def sparse_codes(
     coder = Coder(directions, l1, gap=gap, max_iterations=max_iterations)
     codes = torch.empty(len(x), len(directions), dtype=torch.float64 if double else torch.float32, device=device)
     reached = torch.empty(len(x), device=device)
-    for some in tiles(len(x), coder.chunk):
+    for some in chunks(len(x), 4 * len(directions)):
         start = None if warm is None else nonzero(warm[some].to(device, codes.dtype).clamp_min(0))
         active, reached[some] = coder.certified(x[some].to(device), start, codes.dtype)
         codes[some] = active.dense(len(directions))
@@ -193,7 +191,6 @@ class Coder:
     ) -> None:
         self.directions = {torch.float32: directions.float(), torch.float64: directions.double()}
         self.l1, self.gap, self.max_iterations = l1, gap, max_iterations
-        self.chunk = max(1, SCORE_BYTES // (4 * len(directions)))
         self._tables: dict[torch.dtype, Tensor] = {}
 
     def certified(

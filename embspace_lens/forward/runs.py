@@ -7,35 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import EmbspaceError, out_of_range
+from ..errors import EmbspaceError
+from ..weights.configuration import device_of, is_causal, n_layers
+from ..weights.hook_points import state_hook
 from .batches import TokenBatch
 
 
-class _Enough(Exception):
-    """Raised by the last hook that is wanted: the rest of the forward pass need not run."""
-
-
-def device_of(model: Any) -> torch.device:
-    """Where a model is; of one that is spread, where it begins."""
-    return next(model.parameters()).device
-
-
-def is_causal(model: Any) -> bool:
-    """Whether a token sees only those before it."""
-    # TransformerLens 3.9 calls BERT's attention causal too.
-    masked = str(getattr(model.cfg, "architecture", "") or "").endswith("ForMaskedLM")
-    return getattr(model.cfg, "attention_dir", "causal") == "causal" and not masked
-
-
-def state_hook(model: Any, layer: int) -> str:
-    """The hook point of the residual stream after a block; −1 is before the first one.
-
-    All but the last are taken where the next block begins, so that nothing behind them need run.
-    """
-    n_layers = len(model.blocks)
-    if not -1 <= layer < n_layers:
-        raise out_of_range("layer", layer, "the model", n_layers, "layers")
-    return f"blocks.{layer + 1}.hook_resid_pre" if layer + 1 < n_layers else f"blocks.{layer}.hook_resid_post"
+class StopForward(Exception):
+    """Stops the forward pass once all requested hooks have fired."""
 
 
 def chosen_layers(model: Any, layers: int | Iterable[int] | None) -> list[int]:
@@ -45,14 +24,14 @@ def chosen_layers(model: Any, layers: int | Iterable[int] | None) -> list[int]:
         EmbspaceError: If none are asked for.
     """
     if layers is None:
-        return list(range(-1, len(model.blocks)))
+        return list(range(-1, n_layers(model)))
     chosen = list(dict.fromkeys(int(layer) for layer in ([layers] if isinstance(layers, int) else layers)))
     if not chosen:
         raise EmbspaceError("layers names no layer. Leave it out for all of them.")
     return chosen
 
 
-def activations(
+def collect_activations(
     model: Any,
     batch: TokenBatch,
     names: Sequence[str],
@@ -77,7 +56,7 @@ def activations(
         def hook(value: Tensor, hook: Any) -> None:
             found[name] = value
             if len(found) == len(wanted):
-                raise _Enough
+                raise StopForward
 
         return hook
 
@@ -87,7 +66,7 @@ def activations(
     arguments: Mapping[str, Any] = {} if is_causal(model) else {"attention_mask": mask.long()}
     try:
         model.run_with_hooks(batch.tokens, fwd_hooks=[*hooks, *((name, keep(name)) for name in wanted)], **arguments)
-    except _Enough:
+    except StopForward:
         pass  # all that was wanted is there
     except KeyError as reason:
         raise EmbspaceError(f"The model has no such hook point: {reason}") from reason
@@ -100,7 +79,7 @@ def activations(
 def residual(model: Any, batch: TokenBatch, layer: int) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream after a block; −1 is before the first one."""
     name = state_hook(model, layer)
-    return activations(model, batch, [name])[name]
+    return collect_activations(model, batch, [name])[name]
 
 
 def resume(
@@ -119,9 +98,9 @@ def resume(
     Returns:
         The residual stream after the last block, and what passed the named hook points.
     """
-    last = state_hook(model, len(model.blocks) - 1)
+    last = state_hook(model, n_layers(model) - 1)
     entrance = (f"blocks.{layer}.hook_resid_pre", lambda value, hook: state.to(value))
-    found = activations(model, batch, [*names, last], hooks=[entrance, *hooks])
+    found = collect_activations(model, batch, [*names, last], hooks=[entrance, *hooks])
     return found[last], found
 
 

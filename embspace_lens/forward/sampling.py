@@ -8,8 +8,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import EmbspaceError
+from ..weights.configuration import device_of, is_causal
 from .batches import TokenBatch
-from .runs import device_of, is_causal
 
 SAMPLE_BYTES = 2**28  # of predictions and noise, while a model makes up text
 

@@ -11,8 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from ..weights.configuration import device_of
+from ..weights.hook_points import state_hook
 from .batches import TokenBatch, token_batches
-from .runs import activations, chosen_layers, device_of, state_hook
+from .runs import chosen_layers, collect_activations
 from .state_cache import Shards
 from .texts import texts_of
 
@@ -110,7 +112,7 @@ def states_of(model: Any, batch: TokenBatch, layers: Sequence[int] | None = None
     """The hidden states of one batch, as `hidden_states` streams them."""
     chosen = chosen_layers(model, layers)
     name_of = {layer: state_hook(model, layer) for layer in chosen}
-    found = activations(model, batch, list(name_of.values()))
+    found = collect_activations(model, batch, list(name_of.values()))
     own = batch.mask.to(device_of(model))
     return HiddenStates(
         example=batch.example[batch.mask.nonzero()[:, 0]],

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .. import errors
 from ..circuits.channels import VocabularyChannels
 from ..forward.batches import TokenBatch, token_batches
-from ..forward.runs import activations, logits
+from ..forward.runs import collect_activations, logits
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from .targets import Unit, sites, stream_hook
@@ -134,12 +134,12 @@ def _most_active(
     max_tokens: int | None,
 ) -> list[list[Tensor]]:
     """For each neuron the beginnings of texts, up to the token where it is most active in size."""
-    model = lens.weights.host.model
+    model = lens.model
     units = [Unit("neuron", row["layer"], expert=row.get("expert", -1), neuron=row["neuron"]) for row in neurons]
     where = sites(model, units)
     best: list[list[tuple[float, Tensor]]] = [[] for _ in units]
     for batch in token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens):
-        passed = activations(model, batch, [site.hook for site in where])
+        passed = collect_activations(model, batch, [site.hook for site in where])
         for site in where:
             if passed[site.hook].ndim != 3:
                 raise errors.unsupported(f"Activations at {site.hook}", "an expert sees the tokens routed to it alone")
@@ -158,7 +158,7 @@ def _moved(
     lens: EmbeddingLens, unit: Unit, rows: list[Tensor], directions: Float[Tensor, "n_channels d_model"]
 ) -> Float[Tensor, "n_channels n d_vocab"]:
     """By how much each token's logit moves, less the lens's tokens' mean, without each channel."""
-    model, weights = lens.weights.host.model, lens.weights
+    model, weights = lens.model, lens.weights
     (site,) = sites(model, [unit])
     w = weights.directions("W_out", unit.layer, unit.expert if weights.experts(unit.layer) else None)[unit.neuron]
     away = normalize(directions.to(w), dim=1)

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from .. import errors
 from ..forward.batches import TokenBatch, token_batches
-from ..forward.runs import activations as run_activations
-from ..forward.runs import device_of
+from ..forward.runs import collect_activations as run_activations
 from ..space.embeddings import as_tensor
 from ..tables.frames import tidy
+from ..weights.configuration import device_of
 from ..weights.effective import Weights
 from .targets import Site, keys_of, sites, stream_hook, units_of
 

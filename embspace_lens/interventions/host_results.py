@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .. import errors
 from ..lens import EmbeddingLens
+from ..tables.checks import check_k
 from ..tables.frames import tidy
-from ..tables.selection import one_k
 
 AXES = ("patch_type", "layer", "head", "neuron", "pos", "src_pos")
 RENAMED = {"head_index": "head", "dest_pos": "pos"}
@@ -192,7 +192,7 @@ def logit_lens_frame(result: Any, lens: EmbeddingLens, *, k: int | None = None) 
     readout = result.readout
     values = readout.values.detach().cpu().float()
     n = values.shape[-1]
-    kept = n if k is None else one_k(k, n, "tokens that the result holds")
+    kept = n if k is None else check_k(k, n, "tokens that the result holds")
     leading, places = _leading(values.shape[1:-1], ("example", "pos") if result.has_batch_dim else ("pos",))
     ids = readout.top_ids if readout.top_ids is not None else readout.selected_ids
     ids = torch.arange(n) if ids is None else ids.detach().cpu()

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from ..forward.runs import state_hook
 from ..space.embeddings import as_tensor, full
 from ..tables.columns import GLOSSARY
 from ..tables.frames import tidy
 from ..tables.selection import weight_names
 from ..weights.effective import ATTENTION, Weights
+from ..weights.hook_points import state_hook
 
 KEYS = ("factor", "layer", "expert", "head", "neuron", "subhead", "weight", "direction")
 SUBHEAD_HOOKS = {"W_Q": "hook_q", "W_K": "hook_k", "W_V": "hook_v", "W_O": "hook_z"}
@@ -238,7 +238,7 @@ def stream_hook(weights: Weights, layer: int, hook: str = "hook_resid_post") -> 
         _refuse_out_of_range(weights, layer, "attn" if hook in ("hook_attn_out", "hook_resid_mid") else "")
         name = f"blocks.{layer}.{hook}"
     else:
-        name = state_hook(weights.host.model, layer)
+        name = state_hook(weights.model, layer)
         if name.endswith("hook_resid_post") and weights.host.architecture in NO_RESID_POST:
             raise errors.unsupported(
                 f"The residual stream after the last block of {weights.name}",
@@ -283,7 +283,7 @@ def _inside(name: str, numbers: list[int], count: int, weights: Weights, layer: 
 
 
 def _has_hook(weights: Weights, hook: str) -> bool:
-    model: Any = weights.host.model
+    model: Any = weights.model
     return hook in model.hook_dict
 
 

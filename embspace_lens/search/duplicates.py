@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .tiles import take, tile_rows, tiles
+from .tiles import chunks, row_bytes, take
 
 COPIES = 2**20  # pairs of equal rows listed at a time
 
@@ -27,7 +27,7 @@ def first_of_each(prints: Int[Tensor, " n"]) -> tuple[Int[Tensor, " g"], Int[Ten
 
 def distinct_rows(rows):
     """The first row of each kind, and which of these each row equals."""
-    parts = tiles(rows.shape[0], tile_rows(rows, 2))
+    parts = chunks(rows.shape[0], row_bytes(rows, 2))
     return first_of_each(torch.cat([fingerprint(take(rows, some)) for some in parts]))
 
 

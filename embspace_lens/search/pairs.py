@@ -11,17 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..tables.checks import check_integer
 from . import bounds
-from . import tiles as tile_module
 from .bounds import UNDERFLOW, finite, length_bound, plain_arithmetic, rounding
 from .duplicates import best_by_key, distinct_rows, expand, fingerprint, first_of_each
-from .tiles import Rows, Subset, check_k, float64, signed, take, tile_rows, tiles, upcast
+from .tiles import Rows, Subset, chunk_rows, chunks, float64, row_bytes, signed, take, upcast
 
 PAIR_TILE = (512, 2048)  # rows × columns of pairs screened at a time
-RESIDENT_BYTES = 2**27  # of coordinates of both sides; more than that is computed again when visited
-CHUNK_BYTES = 2**25  # of coordinates of one side held while the other streams past, when they are not resident
 PATIENCE = 32  # tiles in which bfloat16 may fail before float32 takes its place
-POOL_BYTES = 2**26  # of float64 coordinates needed to rescore all candidate pairs at once
 
 
 def top_pairs(
@@ -56,7 +53,7 @@ def top_pairs(
         EmbspaceError: If k is less than one or more than there are pairs.
     """
     n, m = A.shape[0], B.shape[0]
-    check_k(k, n * m, "pairs")
+    check_integer("k", k, minimum=1, maximum=n * m, count_of="pairs")
     with plain_arithmetic(left.device):
         left, right = upcast(left), upcast(right)
         if left.any() and right.any():
@@ -86,7 +83,7 @@ class _Side:
         norms, slacks = [], []
         kept = torch.empty(rows.shape[0] if resident else 0, basis.shape[1], device=basis.device)
         error += rounding(len(basis) + 2, basis.dtype, basis.device) * torch.linalg.vector_norm(basis).item()
-        for some in tiles(rows.shape[0], tile_rows(rows)):
+        for some in chunks(rows.shape[0], row_bytes(rows)):
             made = take(rows, some).to(basis.dtype)
             part = (made @ basis).float()
             slacks.append((length_bound(made) * error).float() + length_bound(part) * 2**-23)
@@ -106,7 +103,7 @@ class _Side:
             return self.kept[start:stop]
         index = self.order[start:stop]
         made = torch.empty(len(index), self.basis.shape[1], device=self.basis.device)
-        for some in tiles(len(index), tile_rows(self.rows)):
+        for some in chunks(len(index), row_bytes(self.rows)):
             made[some] = take(self.rows, index[some]).to(self.basis.dtype) @ self.basis
         return made
 
@@ -153,11 +150,11 @@ def _search_pairs(A, left, right, B, k, *, largest, distinct=False):
     """
     n, m, rank = A.shape[0], B.shape[0], left.shape[1]
     left_basis, right_basis, error = _balanced_bases(A, left, right, B)
-    resident = (n + m) * rank * 4 <= RESIDENT_BYTES
+    resident = n + m <= chunk_rows(4 * rank, scale=8)
     high, wide = PAIR_TILE
     a = _Side(A, left_basis if largest else -left_basis, error[0], high, resident)
     b = _Side(B, right_basis, error[1], wide, resident)
-    capacity = max(4 * k, POOL_BYTES // (16 * rank))
+    capacity = max(4 * k, chunk_rows(16 * rank, scale=4))
 
     def rescore(key: Int[Tensor, " p"]) -> Float[Tensor, " p"]:
         step = capacity if distinct else len(key)  # equal rows must meet to be seen as equal
@@ -176,7 +173,7 @@ def _search_pairs(A, left, right, B, k, *, largest, distinct=False):
     margin = _margin(a.norm[:corner, None], a.slack[:corner, None], b.norm[:corner], b.slack[:corner], fine)
     pool.raise_floor((score - margin).flatten())
 
-    chunk = n if resident else max(1, CHUNK_BYTES // (4 * rank * high)) * high
+    chunk = n if resident else chunk_rows(4 * rank * high, scale=2) * high
     for start in range(0, n, chunk):
         x = a.coordinates(start, start + chunk)
         x_coarse = x.to(coarse)
@@ -283,7 +280,7 @@ def _rescore_pairs(A, left, right, B, i, j):
         b, (at_a, at_b) = a, at.chunk(2)
     else:
         (a, at_a), (b, at_b) = _exact_coordinates(A, left, i), _exact_coordinates(B, right, j)
-    step = max(1, tile_module.TILE_BYTES // (8 * a.shape[1]))
+    step = chunk_rows(8 * a.shape[1])
     return torch.cat([(a[p] * b[q]).sum(-1) for p, q in zip(at_a.split(step), at_b.split(step), strict=True)])
 
 
@@ -294,7 +291,7 @@ def _exact_coordinates(rows, factor, index):
     """
     used, at = index.unique(return_inverse=True)
     parts, prints = [], []
-    for some in used.split(tile_rows(rows, 2)):
+    for some in used.split(chunk_rows(row_bytes(rows, 2))):
         tile = take(rows, some)
         prints.append(fingerprint(tile))
         padded = torch.nn.functional.pad(float64(tile), (0, 0, 0, -len(tile) % 64))

@@ -6,13 +6,12 @@ from torch import Tensor
 
 from . import bounds
 from .bounds import UNDERFLOW, length_bound, rounding
-from .tiles import float64
+from .tiles import chunk_rows, float64
 
 FOLD = 16  # scores of which only the largest is looked at first
 PADDED = 4 * FOLD  # tiles have a multiple of so many rows, so that the maxima can be folded again
 CROWD = 32  # of so many scores one may need a second look; if more do, the first does not pay
 PATIENCE = 4  # crowds that bfloat16 may leave before float32 takes its place
-REFINED_BYTES = 2**20  # of rows looked at again at a time, small enough to stay in a cache
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -127,7 +126,7 @@ def _bits_below(limit: Float[Tensor, " n"], dtype: torch.dtype) -> Int[Tensor, "
 
 def _scores(x, i, rows, j):
     """Products of pairs of rows, a few at a time."""
-    parts = zip(*(index.split(max(1, REFINED_BYTES // (4 * x.shape[1]))) for index in (i, j)))
+    parts = zip(*(index.split(chunk_rows(4 * x.shape[1], scale=1 / 16)) for index in (i, j)))
     return torch.cat([x.index_select(0, a).mul_(rows.index_select(0, b)).sum(-1) for a, b in parts])
 
 

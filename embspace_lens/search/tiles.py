@@ -1,6 +1,8 @@
 """Rows made on demand, and tiles of them that fit memory."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -8,9 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import EmbspaceError
-
-TILE_BYTES = 2**24  # of rows in d_model width, made or gathered at a time
+_budget: ContextVar[int] = ContextVar("chunk_bytes", default=2**24)
 
 
 @runtime_checkable
@@ -51,40 +51,55 @@ class Subset:
         return self.rows[self.chosen[index]]
 
 
-def check_k(k: int, n: int, what: str) -> None:
-    """Refuse a k that is not between 1 and n."""
-    if not 1 <= k <= n:
-        raise EmbspaceError(f"k={k} is out of range: there are {n} {what} to choose from (k is 1 to {n}).")
+def chunk_rows(bytes_per_row: float, *, scale: float = 1.0) -> int:
+    """How many rows of this size fit the budget (times `scale`); one at least, and a multiple of 32 where it can be."""
+    rows = max(1, int(_budget.get() * scale / bytes_per_row))
+    return rows // 32 * 32 or rows
 
 
-def tiles(n: int, step: int) -> Iterator[slice]:
-    """Cut n rows into slices of at most `step`."""
+def chunks(n: int, bytes_per_row: float, *, scale: float = 1.0) -> Iterator[slice]:
+    """Slices that cut n rows into chunks which fit the budget (times `scale`)."""
+    step = chunk_rows(bytes_per_row, scale=scale)
     return (slice(start, min(n, start + step)) for start in range(0, n, step))
 
 
-def tile_rows(rows: Rows, copies: int = 1) -> int:
-    """How many rows in float32, times `copies`, make a tile; if it can be, a multiple of 32, for `screen`."""
-    step = max(1, TILE_BYTES // (4 * rows.shape[1] * copies))
-    return step // 32 * 32 or step
+@contextmanager
+def chunk_bytes(budget: int) -> Iterator[None]:
+    """Set the memory budget of a chunk within a `with` block: 16 MiB by default; results do not depend on it."""
+    token = _budget.set(budget)
+    try:
+        yield
+    finally:
+        _budget.reset(token)
 
 
-def upcast(tile: Tensor) -> Tensor:
-    """In float32, or in float64 if it is already."""
-    return tile if tile.dtype is torch.float64 else tile.float()
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision in which values of this dtype are multiplied: float64 for float64, float32 for all others."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def row_bytes(rows: Rows, copies: int = 1) -> int:
+    """The size of one row in float32, times `copies`."""
+    return 4 * rows.shape[1] * copies
+
+
+def upcast(x: Tensor) -> Tensor:
+    """The same values in float32, or in float64 if they are float64 already."""
+    return x.to(working_dtype(x.dtype))
 
 
 def take(rows: Rows, index: slice | Tensor) -> Tensor:
-    """Make these rows, in float32 at least."""
+    """The rows at these indices, in float32 at least."""
     if isinstance(rows, Tensor) and isinstance(index, Tensor):
         return upcast(rows.index_select(0, index))  # several times as fast as rows[index]
     return upcast(rows[index])
 
 
 def float64(x: Tensor) -> Tensor:
-    """In float64, on the CPU where the device has none."""
+    """The same values in float64, on the CPU if the device has no float64 (Apple's MPS)."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def signed(score: Tensor, largest: bool) -> Float[Tensor, "..."]:
-    """Scores as the caller asked for them, never -0."""
+    """Scores in float32 with the sign that the caller asked for; -0 becomes 0."""
     return (score if largest else -score).float() + 0.0

@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..tables.checks import check_integer
 from .bounds import finite, length_bound, plain_arithmetic
 from .duplicates import distinct_rows, expand
 from .pairs import top_pairs
 from .screening import Screen, Tile
-from .tiles import Rows, Subset, check_k, float64, signed, take, tile_rows, tiles, upcast
+from .tiles import Rows, Subset, chunks, float64, row_bytes, signed, take, upcast
 
 __all__ = ["Rows", "top_pairs", "top_tokens"]
 
-SCORE_BYTES = 2**23  # of scores of vectors against rows, at a time
 MAX_WIDTH = 2048  # candidates kept for each vector before the search turns exhaustive
 
 
@@ -51,7 +51,7 @@ def top_tokens(
         EmbspaceError: If k is less than one or more than there are rows.
     """
     n_rows = embedding.shape[0]
-    check_k(k, n_rows, "rows")
+    check_integer("k", k, minimum=1, maximum=n_rows, count_of="rows")
     with plain_arithmetic(vectors.device):
         x = upcast(vectors) if largest else -upcast(vectors)
         score = torch.zeros(len(x), k, device=x.device)
@@ -80,19 +80,19 @@ def _screen_and_rescore(x, embedding, k, width, progress):
     index = torch.zeros(n, width, dtype=torch.int64, device=x.device)
     screen = Screen(x, k, width)
     centre, longest = x.new_zeros(x.shape[1]), 0.0
-    for rows in tiles(n_rows, tile_rows(embedding)):
+    for rows in chunks(n_rows, row_bytes(embedding)):
         made = take(embedding, rows).to(x.dtype)
         centre = made.mean(0) if rows.start == 0 else centre
         tile = Tile(made - centre, screen.dtype)
         longest = max(longest, finite(tile.longest))
-        for some in tiles(n, max(1, SCORE_BYTES // (tile.coarse.element_size() * len(tile.coarse)))):
+        for some in chunks(n, tile.coarse.element_size() * len(tile.coarse), scale=0.5):
             floor = float64(value[some, k - 1]) - screen.error(longest)[some]
             new_value, new_index = screen.best(some, tile, floor)
             value[some], at = torch.cat([value[some], new_value], 1).topk(width)
             index[some] = torch.cat([index[some], new_index + rows.start], 1).gather(1, at)
         if progress:
             progress(rows.stop, n_rows)
-    parts = tiles(n, tile_rows(embedding, 32 * width))  # small enough to stay in a cache
+    parts = chunks(n, row_bytes(embedding, 32 * width))  # small enough to stay in a cache
     exact = torch.cat([_rescore(x[some], embedding, index[some]) for some in parts])
     value, index = float64(value), index.to(exact.device)
     exact[value.isneginf()] = -math.inf  # places that no candidate has taken
@@ -117,7 +117,7 @@ def _search_exhaustively(x, embedding, k):
     wanted = min(k, len(first))
     best = x.new_empty(len(x), 0, dtype=torch.float64)
     index = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
-    for rows in tiles(len(first), tile_rows(embedding, 2)):
+    for rows in chunks(len(first), row_bytes(embedding, 2)):
         tile = float64(take(distinct, rows))
         score = torch.cat([best, torch.stack([(tile * vector).sum(-1) for vector in float64(x)])], 1)
         number = torch.cat([index, torch.arange(rows.start, rows.stop, device=x.device).expand(len(x), -1)], 1)

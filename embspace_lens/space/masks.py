@@ -1,7 +1,7 @@
 """Token masks: which tokens a lens reads."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import errors
 from ..search.tiles import Rows
+from ..tables.checks import check_choice
 from .undertrained import undertraining
 from .vocabulary import Vocabulary
 
@@ -84,7 +85,9 @@ Chosen = None | str | TokenMask | Sequence[int] | Sequence[str] | Tensor | np.nd
 """What a lens takes as `vocabulary=`: all tokens, named masks (`"words & trained"`), a mask, or tokens (ids, strings, or `bool [d_vocab]`)."""
 
 
-def choose_tokens(vocabulary: Vocabulary, chosen: Chosen, embeddings: Embeddings) -> tuple[Tensor | None, str]:
+def choose_tokens(
+    vocabulary: Vocabulary, chosen: Chosen, embeddings: Embeddings, named: Mapping[str, TokenMask] = NAMED_MASKS
+) -> tuple[Tensor | None, str]:
     """The ids of the chosen tokens in ascending order (None for all), and the mask's name.
 
     Raises:
@@ -95,9 +98,8 @@ def choose_tokens(vocabulary: Vocabulary, chosen: Chosen, embeddings: Embeddings
     if isinstance(chosen, str):
         parts = [part.strip() for part in chosen.split("&")]
         for part in parts:
-            if part not in NAMED_MASKS:
-                raise errors.choice("vocabulary", part, NAMED_MASKS)
-        chosen = reduce(and_, [NAMED_MASKS[part] for part in parts])
+            check_choice("vocabulary", part, named)
+        chosen = reduce(and_, [named[part] for part in parts])
     name = "given"
     if isinstance(chosen, TokenMask):
         name, chosen = chosen.name, chosen.choose(vocabulary, embeddings)

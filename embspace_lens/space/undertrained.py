@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..search.tiles import Rows, float64, take, tile_rows, tiles
+from ..search.tiles import Rows, chunks, float64, row_bytes, take
 from .vocabulary import Vocabulary
 
 
@@ -61,4 +61,4 @@ def undertraining(
 
 
 def _by_tile(rows: Rows) -> Iterator[Tensor]:
-    return (take(rows, some) for some in tiles(rows.shape[0], tile_rows(rows)))
+    return (take(rows, some) for some in chunks(rows.shape[0], row_bytes(rows)))

@@ -9,6 +9,24 @@ import torch
 
 from .columns import GLOSSARY, WEIGHTS
 
+KINDS = (
+    "tokens",
+    "pairs",
+    "search",
+    "components",
+    "contexts",
+    "saliency",
+    "alignment",
+    "related_pairs",
+    "recall",
+    "keep_k",
+    "stitch",
+    "displacement",
+    "importance",
+    "measurements",
+)
+"""What a table may hold, so that `show`, `label` and `plot` need not infer it from the columns."""
+
 _CATEGORIES = {
     "weight": WEIGHTS,
     "side": ("read", "write", "query", "key"),
@@ -28,7 +46,9 @@ def _cells(name: str, values: Any) -> Any:
     return np.asarray(values, dtype=dtype)
 
 
-def tidy(columns: Sequence[str], blocks: Iterable[Mapping[str, Any]], strings: Any = None) -> pd.DataFrame:
+def tidy(
+    columns: Sequence[str], blocks: Iterable[Mapping[str, Any]], strings: Any = None, *, kind: str = "measurements"
+) -> pd.DataFrame:
     """Concatenate blocks of columns into one table with `columns`, in the glossary's order and dtypes.
 
     Args:
@@ -36,6 +56,7 @@ def tidy(columns: Sequence[str], blocks: Iterable[Mapping[str, Any]], strings: A
         blocks: Mappings from column to a tensor, array or list; a scalar is repeated along its block.
         strings: The vocabulary's strings as a pandas array; columns `*_string` are then looked up by their `*_index`, all
             at once, and blocks need not hold them.
+        kind: What the table holds, one of `KINDS`, kept in `frame.attrs["embspace_kind"]`.
 
     Returns:
         A plain frame with a RangeIndex, its rows in the order of the blocks. No blocks: no rows, the same columns.
@@ -52,7 +73,9 @@ def tidy(columns: Sequence[str], blocks: Iterable[Mapping[str, Any]], strings: A
     for name in looked_up:
         assert strings is not None
         cells[name] = strings.take(cells[name.removesuffix("string") + "index"])
-    return pd.DataFrame(cells, columns=order)
+    frame = pd.DataFrame(cells, columns=order)
+    frame.attrs["embspace_kind"] = kind
+    return frame
 
 
 def _joined(name: str, parts: list) -> Any:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from .. import errors
 
 Select = None | int | range | slice | Sequence[int]
@@ -48,14 +46,3 @@ def weight_names(value: Any, options: Sequence[str], default: str | None = None)
         if name not in options:
             raise errors.choice("weight", name, options)
     return [name for name in options if name in names]
-
-
-def one_k(k: Any, count: int, what: str) -> int:
-    """`k` as an int between 1 and `count`.
-
-    Raises:
-        EmbspaceError: If it is not.
-    """
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= count:
-        raise errors.bad_k(k, count, what)
-    return int(k)

@@ -1,7 +1,7 @@
-"""Effective weights: what a parameter reads from the residual stream, or writes to it, once the norms are accounted for."""
+"""Effective weights: the linear part of what a parameter reads from the residual stream or writes to it, norms included."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -9,45 +9,73 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from .. import errors
+from ..search.tiles import upcast
+from ..tables.checks import check_integer
+from ..tables.selection import Select, select
 from .architectures import Block, Norm
-from .experts import ALWAYS
+from .experts import NO_EXPERT
 from .host import Host
 from .rotary import rotary_of
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 MLP = ("W_in", "W_gate", "W_out")
+CIRCUITS = ("W_OV", "W_QK")
 WRITING = ("W_O", "W_out")
-"""Weights whose rows are added to the residual stream; the columns of all others listen to it."""
+"""Weights whose rows are added to the residual stream. The columns of all others read from it."""
+
+Side = Literal["read", "write"]
+Sublayer = Literal["attn", "mlp"]
 
 
-def side_of(weight: str) -> str:
-    """Whether a parameter's directions `"read"` the residual stream or `"write"` to it."""
+def side_of(weight: str) -> Side:
+    """Whether a parameter's directions `"read"` from the residual stream or `"write"` to it."""
     return "write" if weight in WRITING else "read"
+
+
+def sublayer_of(weight: str) -> Sublayer:
+    """Whether a parameter belongs to attention or to the MLP."""
+    return "mlp" if weight in MLP else "attn"
+
+
+class MLPIndex(NamedTuple):
+    """One MLP of a model: its block, and its expert in a mixture (−1 for a dense or shared MLP)."""
+
+    layer: int
+    expert: int
 
 
 class Weights:
     r"""The effective weights of one TransformerLens model, read block by block; the model is never changed.
 
-    A component sees the residual stream through a norm, $\hat x = \gamma \circ (x - \bar x) / \sigma$ (no mean is taken by an
-    RMSNorm). The scale $\sigma$ differs from token to token; the rest is linear and belongs to the weight:
+    A component reads the residual stream through a norm, $\hat x = \gamma \circ (x - \bar x) / \sigma$ (an RMSNorm does not
+    subtract the mean). The scale $\sigma$ differs from token to token; the rest is linear and is folded into the weight:
 
     .. math:: W_\mathrm{read} = (I - \tfrac{1}{d} 1 1^\top)\, \mathrm{diag}(\gamma)\, W, \qquad W_\mathrm{write} = W\, \mathrm{diag}(\gamma_\mathrm{post})
 
-    Gains found are always folded: where the host has folded them already they are 1, and folding changes nothing.
+    Gains are always folded. If the host has folded them already they are 1, and folding changes nothing.
 
     Args:
         model: A TransformerBridge or a HookedTransformer.
         fold_ln: With False, the weights as stored.
 
+    Attributes:
+        model: The model.
+        name: Its name.
+        n_layers: How many blocks it has.
+        n_heads: How many query heads a block has.
+        d_model: Width of the residual stream.
+        has_experts: Whether any block has a mixture of experts.
+
     Raises:
-        EmbspaceError: If `model` is no TransformerLens model. Reading a weight raises it where the model has none, or where it
-            could only be read wrongly (meta or quantised tensors, multi-head latent attention).
+        EmbspaceError: If `model` is not a TransformerLens model. Reading a weight raises it if the model does not have the
+            weight, or if it could only be read incorrectly (meta or quantised tensors, multi-head latent attention).
 
     References:
         Elhage et al. (2021), A Mathematical Framework for Transformer Circuits, "Handling layer normalization".
     """
 
     def __init__(self, model: Any, *, fold_ln: bool = True) -> None:
+        self.model = model
         self.host = Host(model)
         self.fold_ln = fold_ln
         self.name = self.host.name
@@ -67,12 +95,12 @@ class Weights:
         return self.host.outer("W_E")
 
     @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        """Unembedding behind the final norm: a whole new matrix; `unembedding` has its parts without a copy."""
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
+        """Unembedding with the final norm folded in, as a new matrix; `unembedding` gives its parts without a copy."""
         return self._read(self.host.outer("W_U"), self.host.final_norm, "W_U")
 
     @property
-    def unembedding(self) -> tuple[Float[Tensor, "d_model d_vocab"], Norm]:
+    def unembedding(self) -> tuple[Float[Tensor, "d_model d_vocab_out"], Norm]:
         """W_U as stored, and the norm to fold into it."""
         return self.host.outer("W_U"), self.host.final_norm if self.fold_ln else Norm()
 
@@ -82,95 +110,139 @@ class Weights:
         return self.host.outer("W_pos")
 
     @property
+    def has_positions(self) -> bool:
+        """Whether positions are learned embeddings."""
+        return self.host.has_positions
+
+    @property
     def d_vocab(self) -> int:
+        """How many tokens the model predicts."""
         return self.host.outer("W_U").shape[1]
 
     # -- one block
 
     def W_Q(self, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
-        """Columns listen to the stream for what to look for."""
+        """Query directions, one per column."""
         return self._reading_heads(layer, "W_Q")
 
     def W_K(self, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
-        """Columns listen to the stream for what to be found by; query heads of a group share theirs."""
+        """Key directions, one per column; shared within a query group."""
         return self._reading_heads(layer, "W_K")
 
     def W_V(self, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
-        """Columns listen to the stream for what to move; query heads of a group share theirs."""
+        """Value directions, one per column; shared within a query group."""
         return self._reading_heads(layer, "W_V")
 
     def W_O(self, layer: int) -> Float[Tensor, "n_heads d_head d_model"]:
-        """Rows are what the head adds to the stream."""
+        """Output directions, one per row."""
         block = self._block(layer, "attn")
         return self._write(self.host.attention(block, "W_O"), block.after_attn, f"W_O of block {layer}")
 
     def W_OV(self, layer: int) -> FactoredMatrix:
-        """Source → written, `W_V W_O`: one `d_model × d_model` matrix a head, kept as its factors."""
+        """The OV circuit `W_V W_O` of each head, from source to output: `d_model × d_model`, kept as two factors."""
         return FactoredMatrix(self.W_V(layer), self.W_O(layer))
 
     def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
-        """Query × key, `W_Q W_Kᵀ`: one `d_model × d_model` form a head, kept as its factors, without position and 1/√d_head.
+        """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, kept as two factors.
 
-        With a distance, `W_Q R(Δ) W_Kᵀ` of rotary positions: a query and a key so many tokens before it.
+        Positions and the factor 1/√d_head are left out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for
+        a key that many tokens before its query.
         """
         q, k = self.W_Q(layer), self.W_K(layer)
         return FactoredMatrix(q if distance is None else q @ self.rotation(layer, distance).to(q), k.transpose(-1, -2))
 
     def rotation(self, layer: int, distance: int) -> Float[Tensor, "d_head d_head"]:
-        """R(Δ) of rotary positions, times what a model multiplies its scores by for their sake.
+        """The rotation R(Δ) of rotary positions, times the factor by which some models scale rotated scores.
 
         Raises:
-            EmbspaceError: If the model has no rotary positions, or the distance is no number of tokens within its context.
+            EmbspaceError: If the model has no rotary positions, or the distance is not within its context window.
         """
         block = self._block(layer, "attn")
-        n_ctx = int(getattr(self.host.cfg, "n_ctx", 0) or 0)
-        whole = hasattr(distance, "__index__") and not isinstance(distance, bool)
-        if not whole or distance < 0 or (n_ctx and distance >= n_ctx):
-            reach = f" and {n_ctx - 1}" if n_ctx else " and the context's length"
-            raise errors.EmbspaceError(
-                f"distance={distance!r} is not a number of tokens between 0{reach}, counted back from the query to the key."
-            )
+        n_ctx = self.host.n_ctx
+        longest = n_ctx - 1 if n_ctx else None
+        distance = check_integer("distance", distance, minimum=0, maximum=longest)
         d_head = self.host.attention(block, "W_O").shape[1]
-        return rotary_of(self.host, block).matrix(int(distance), d_head)
+        return rotary_of(self.host, block).matrix(distance, d_head)
 
-    def W_in(self, layer: int, expert: int | None = None) -> Float[Tensor, "d_model d_mlp"]:
-        """Columns listen to the stream: keys of the MLP's memory."""
+    def W_in(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_model d_mlp"]:
+        """Input directions of the neurons, one per column: the keys of the MLP's key-value memory."""
         return self._reading_mlp(layer, "W_in", expert)
 
-    def W_gate(self, layer: int, expert: int | None = None) -> Float[Tensor, "d_model d_mlp"]:
-        """Columns listen to the stream, and decide by the activation function whether the neuron speaks."""
+    def W_gate(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_model d_mlp"]:
+        """Gate directions of the neurons, one per column."""
         return self._reading_mlp(layer, "W_gate", expert)
 
-    def W_out(self, layer: int, expert: int | None = None) -> Float[Tensor, "d_mlp d_model"]:
-        """Rows are what a neuron adds to the stream: values of the MLP's memory."""
+    def W_out(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_mlp d_model"]:
+        """Output directions of the neurons, one per row: the values of the MLP's key-value memory."""
         block = self._block(layer, "mlp")
-        raw = self.host.mlp(block, "W_out", self._expert(block, expert))
-        return self._write(raw, block.after_mlp, f"W_out of block {layer}")
+        stored = self.host.mlp(block, "W_out", self._expert(block, expert))
+        return self._write(stored, block.after_mlp, f"W_out of block {layer}")
 
-    # -- any of them
+    # -- which blocks, heads and MLPs there are
 
-    def layers_with(self, kind: str) -> list[int]:
+    def layers_with(self, sublayer: Sublayer) -> list[int]:
         """The numbers of the blocks that have attention (`"attn"`) or an MLP (`"mlp"`)."""
-        return [block.layer for block in self.host.blocks if getattr(block, kind) is not None]
+        return [block.layer for block in self.host.blocks if getattr(block, sublayer) is not None]
+
+    def select_layers(self, layer: Select, sublayer: Sublayer) -> list[int]:
+        """The selected blocks, all of which have the sublayer; None and slices leave out those that do not.
+
+        Raises:
+            EmbspaceError: If a number is out of range, a named block lacks the sublayer, or no block has one that can be read.
+        """
+        having = self._readable_layers(sublayer)
+        selected = select("layer", layer, self.n_layers, self.name, "layers")
+        if layer is None or isinstance(layer, slice):
+            return [index for index in selected if index in having]
+        missing = [index for index in selected if index not in having]
+        if missing:
+            raise errors.blocks_lack(self.name, missing, sublayer, having)
+        return selected
+
+    def select_heads(self, head: Select) -> list[int]:
+        """The selected query heads."""
+        return select("head", head, self.n_heads, self.name, "heads")
+
+    def mlps(self, layer: Select = None, expert: Select = None) -> list[MLPIndex]:
+        """The MLPs of the selected blocks, expert by expert in a mixture; `expert=-1` selects dense and shared MLPs.
+
+        Raises:
+            EmbspaceError: As `select_layers`; or if experts are selected and the model has none.
+        """
+        indices = [MLPIndex(index, one) for index in self.select_layers(layer, "mlp") for one in self.experts(index)]
+        if expert is None:
+            return indices
+        if not self.has_experts:
+            raise errors.no_experts(self.name, expert)
+        if isinstance(expert, int) and expert == NO_EXPERT:
+            selected = [NO_EXPERT]
+        else:
+            n_experts = 1 + max((index.expert for index in indices), default=NO_EXPERT)
+            selected = select("expert", expert, n_experts, self.name, "experts in a block")
+        return [index for index in indices if index.expert in selected]
 
     def experts(self, layer: int) -> list[int]:
-        """The experts of a block, none where the architecture has no mixtures; −1 is one that every token passes."""
+        """The experts of a block's MLP; −1 stands for a dense MLP, or for a shared expert, which every token passes."""
         return self.host.experts(self._block(layer, "mlp"))
 
-    def d_mlp(self, layer: int, expert: int | None = None) -> int:
+    def d_mlp(self, layer: int, expert: int = NO_EXPERT) -> int:
         """How many neurons the block's MLP (or its expert) has."""
         block = self._block(layer, "mlp")
         weight = self.host.mlp(block, "W_out", self._expert(block, expert))
-        assert weight is not None
+        assert weight is not None, "every MLP has a W_out"
         return weight.shape[0]
 
     def is_gated(self, layer: int) -> bool:
         """Whether the block's MLP has a W_gate."""
         block = self._block(layer, "mlp")
-        return self.host.mlp(block, "W_gate", (self.host.experts(block) or [ALWAYS])[-1]) is not None
+        return self.host.mlp(block, "W_gate", self.host.experts(block)[-1]) is not None
 
-    def directions(self, weight: str, layer: int, expert: int | None = None) -> Float[Tensor, "*heads unit d_model"]:
-        """The residual directions of a weight, one a row: columns of what reads, rows of what writes.
+    # -- any weight by its name
+
+    def directions(
+        self, weight: str, layer: int, expert: int = NO_EXPERT
+    ) -> Float[Tensor, "n_heads d_head d_model"] | Float[Tensor, "d_mlp d_model"]:
+        """The residual directions of a weight, one per row: columns of reading weights, rows of writing weights.
 
         Returns:
             `[d_mlp, d_model]` for W_in, W_gate and W_out; `[n_heads, d_head, d_model]` for W_Q, W_K, W_V and W_O.
@@ -179,86 +251,101 @@ class Weights:
         matrix = read(layer, expert) if weight in MLP else read(layer)
         return matrix if weight in WRITING else matrix.transpose(-1, -2)
 
-    def folded_into(self, weight: str, layer: int) -> str:
-        """Which norm's gain the weight carries here, in words; empty for none."""
+    def stored(self, weight: str, layer: int = -1, expert: int = NO_EXPERT) -> Tensor:
+        """A weight as the model stores it, norms apart; layer −1 for W_E, W_U and W_pos."""
+        if layer < 0:
+            return self.host.outer(weight)
+        block = self.host.blocks[layer]
+        if weight in ATTENTION:
+            return self.host.attention(block, weight)
+        matrix = self.host.mlp(block, weight, expert)
+        if matrix is None:
+            raise errors.not_gated(self.name, layer)
+        return matrix
+
+    def norm(self, weight: str, layer: int = -1) -> Norm:
+        """The norm whose gain belongs to a weight: in front of reading weights, behind writing weights; empty for none."""
         if weight == "W_U":
-            norm = self.host.final_norm
-        elif weight in (*ATTENTION, *MLP):
-            block = self.host.blocks[layer]
-            before, after = (
-                (block.before_attn, block.after_attn) if weight in ATTENTION else (block.before_mlp, block.after_mlp)
-            )
-            norm = after if weight in WRITING else before
-        else:
-            norm = Norm()
-        if not self.fold_ln or not (norm.name and (norm.gain is not None or norm.centres)):
+            return self.host.final_norm
+        if weight not in (*ATTENTION, *MLP):
+            return Norm()
+        block = self.host.blocks[layer]
+        before, after = (
+            (block.before_attn, block.after_attn) if weight in ATTENTION else (block.before_mlp, block.after_mlp)
+        )
+        return after if weight in WRITING else before
+
+    def folded(self, weight: str, layer: int = -1) -> str:
+        """What was folded into a weight, in words: `ln1 gain + centred`; empty for nothing."""
+        norm = self.norm(weight, layer)
+        if not self.fold_ln or not norm.name:
             return ""
-        parts = [norm.name + " gain"] if norm.gain is not None else []
-        return " + ".join([*parts, "centred"] if norm.centres else parts)
+        return " + ".join(
+            [*([f"{norm.name} gain"] if norm.gain is not None else []), *(["centred"] if norm.centres else [])]
+        )
 
-    # -- how
+    def notes(self) -> dict[str, str]:
+        """What stands between a weight and its effect that no weight holds (caps, scales), by weight."""
+        return self.host.notes()
 
-    def require(self, kind: str) -> None:
-        """Refuse a model none of whose blocks has attention, or an MLP, that can be read."""
+    # -- internals
+
+    def _readable_layers(self, sublayer: Sublayer) -> list[int]:
+        """The blocks that have the sublayer, where there is one at least."""
         if self.host.is_encoder_decoder or not self.host.blocks:
-            kinds = "an encoder–decoder model" if self.host.is_encoder_decoder else "a model without blocks"
-            raise errors.EmbspaceError(f"{self.name} is {kinds}: only its W_E and W_U are read.")
-        if not self.layers_with(kind):
-            raise errors.without(self.name, range(self.n_layers), {"attn": "attention", "mlp": "MLP"}[kind], [])
+            raise errors.no_readable_blocks(self.name, self.host.is_encoder_decoder)
+        having = self.layers_with(sublayer)
+        if not having:
+            raise errors.blocks_lack(self.name, range(self.n_layers), sublayer, [])
+        return having
 
-    def _block(self, layer: int, kind: str) -> Block:
-        self.require(kind)
+    def _block(self, layer: int, sublayer: Sublayer) -> Block:
+        having = self._readable_layers(sublayer)
         if isinstance(layer, bool) or not hasattr(layer, "__index__") or not 0 <= layer < self.n_layers:
             raise errors.out_of_range("layer", layer, self.name, self.n_layers, "layers")
-        block = self.host.blocks[layer]
-        if getattr(block, kind) is None:
-            raise errors.without(self.name, [layer], {"attn": "attention", "mlp": "MLP"}[kind], self.layers_with(kind))
-        return block
+        if layer not in having:
+            raise errors.blocks_lack(self.name, [layer], sublayer, having)
+        return self.host.blocks[layer]
 
-    def _expert(self, block: Block, expert: int | None) -> int:
+    def _expert(self, block: Block, expert: int) -> int:
         experts = self.host.experts(block)
-        if expert is None and len(experts) <= 1:
-            return ALWAYS
-        if expert is None or expert not in (experts or [ALWAYS]):
-            numbers = ", ".join(map(str, experts)) or "none"
-            raise errors.EmbspaceError(
-                f"expert={expert!r} is not an expert of block {block.layer} of {self.name}: {numbers}."
-            )
+        if expert not in experts:
+            raise errors.no_such_expert(self.name, block.layer, expert, experts)
         return expert
 
     def _reading_heads(self, layer: int, name: str) -> Tensor:
         block = self._block(layer, "attn")
         weight = self._read(self.host.attention(block, name), block.before_attn, f"{name} of block {layer}")
-        # The bridge serves the key/value heads as they are, HookedTransformer one for each query head.
+        # A bridge has one matrix per key-value head, a HookedTransformer one per query head.
         return weight.repeat_interleave(self.n_heads // len(weight), dim=0) if len(weight) < self.n_heads else weight
 
-    def _reading_mlp(self, layer: int, name: str, expert: int | None) -> Tensor:
+    def _reading_mlp(self, layer: int, name: str, expert: int) -> Tensor:
         block = self._block(layer, "mlp")
-        raw = self.host.mlp(block, name, self._expert(block, expert))
-        if raw is None:
-            raise errors.EmbspaceError(f"{self.name}'s MLP in block {layer} is not gated: it has no W_gate.")
-        return self._read(raw, block.before_mlp, f"{name} of block {layer}")
+        stored = self.host.mlp(block, name, self._expert(block, expert))
+        if stored is None:
+            raise errors.not_gated(self.name, layer)
+        return self._read(stored, block.before_mlp, f"{name} of block {layer}")
 
-    def _read(self, weight: Tensor, norm: Norm, what: str) -> Tensor:
-        """`[..., d_model, n]` behind `norm`, in float32 at least."""
-        weight = weight.float() if weight.dtype != torch.float64 else weight
+    def _read(self, weight: Float[Tensor, "*heads d_model n"], norm: Norm, label: str) -> Tensor:
+        """A reading weight with the norm in front of it folded in, in float32 at least."""
+        weight = upcast(weight)
         if self.fold_ln and norm.gain is not None:
             weight = weight * norm.gain.to(weight)[:, None]
         if self.fold_ln and norm.centres:
             weight = weight - weight.mean(dim=-2, keepdim=True)
-        return self._finite(weight, what)
+        return self._finite(weight, label)
 
-    def _write(self, weight: Tensor | None, norm: Norm, what: str) -> Tensor:
-        """`[..., n, d_model]` in front of `norm`, in float32 at least."""
-        assert weight is not None
-        weight = weight.float() if weight.dtype != torch.float64 else weight
+    def _write(self, weight: Float[Tensor, "*heads n d_model"] | None, norm: Norm, label: str) -> Tensor:
+        """A writing weight with the norm behind it folded in, in float32 at least."""
+        assert weight is not None, "W_O and W_out are never missing"
+        weight = upcast(weight)
         if self.fold_ln and norm.centres:
             weight = weight - weight.mean(dim=-1, keepdim=True)
         if self.fold_ln and norm.gain is not None:
             weight = weight * norm.gain.to(weight)
-        return self._finite(weight, what)
+        return self._finite(weight, label)
 
-    def _finite(self, weight: Tensor, what: str) -> Tensor:
+    def _finite(self, weight: Tensor, label: str) -> Tensor:
         if not torch.isfinite(weight).all():
-            raise errors.not_finite(f"{what} of {self.name}")
+            raise errors.not_finite(f"{label} of {self.name}")
         return weight

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from .. import errors
 from .modules import readable, unwrap
 
-ALWAYS = -1  # the number of an expert that every token passes: a shared one, or the dense layer of a mixture
+NO_EXPERT = -1  # the number of an expert that every token passes: a shared one, or the dense layer of a mixture
 
 
-class Sparse(NamedTuple):
+class ExpertWeights(NamedTuple):
     """The experts of one block: batched tensors, or a list of modules; and the expert that every token passes."""
 
     experts: nn.Module
@@ -19,7 +19,7 @@ class Sparse(NamedTuple):
     where: str
 
     @classmethod
-    def of(cls, mlp: nn.Module, where: str) -> "Sparse":
+    def of(cls, mlp: nn.Module, where: str) -> "ExpertWeights":
         inner = unwrap(mlp)
         modules: dict[str, Any] = inner._modules
         experts = unwrap(modules["experts"]) if "experts" in modules else inner
@@ -36,7 +36,7 @@ class Sparse(NamedTuple):
 
     def matrix(self, name: str, expert: int) -> Tensor | None:
         """One expert's W_in, W_gate or W_out, oriented as TransformerLens orients them."""
-        if expert == ALWAYS:
+        if expert == NO_EXPERT:
             return self._module(self.shared, name)
         if isinstance(self.experts, nn.ModuleList):
             return self._module(self.experts[expert], name)

@@ -7,12 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import EmbspaceError
+from ..search.tiles import upcast
+from .effective import Weights
 from .host import Host
 from .modules import unwrap
 
 
 @torch.no_grad()
-def behind_first_mlp(host: Host, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+def first_mlp_output(weights: Weights, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
     r"""Send residual vectors through the first block's MLP, with the norms around it.
 
     .. math:: x' = \mathrm{MLP}_0(\mathrm{LN}_2(x))
@@ -20,7 +22,7 @@ def behind_first_mlp(host: Host, x: Float[Tensor, "n d_model"]) -> Float[Tensor,
     Early MLPs enrich embeddings: what later heads see of a token is closer to x' than to its embedding.
 
     Args:
-        host: The model.
+        weights: The model's weights.
         x: Residual vectors, token embeddings as a rule.
 
     Returns:
@@ -32,6 +34,7 @@ def behind_first_mlp(host: Host, x: Float[Tensor, "n d_model"]) -> Float[Tensor,
     References:
         Elhelo & Geva (2025), Inferring Functionality of Attention Heads from their Parameters, §3.1. https://arxiv.org/abs/2412.11965
     """
+    host = weights.host
     call: Any = host.blocks[0].mlp if host.blocks else None
     if call is None:
         raise EmbspaceError(f"{host.name} has no MLP in its first block. Give first_mlp=False.")
@@ -46,7 +49,7 @@ def behind_first_mlp(host: Host, x: Float[Tensor, "n d_model"]) -> Float[Tensor,
     adds = host.architecture in ("BloomForCausalLM", "MptForCausalLM", "MPTForCausalLM")
     out = call(state, torch.zeros_like(state)) if adds else call(state)
     out = after(out[0] if isinstance(out, tuple) else out).reshape(x.shape).to(x.device)
-    return out.float() if out.dtype != torch.float64 else out
+    return upcast(out)
 
 
 def _norms(host: Host, modules: Any) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from .architectures import (
     Block,
     Norm,
 )
-from .experts import ALWAYS, Sparse
+from .experts import NO_EXPERT, ExpertWeights
 from .modules import attribute, readable, unwrap
 
 
@@ -224,41 +224,54 @@ class Host:
         return int(self.from_config("window_size")) if kinds and kinds[layer] == "local" else None
 
     @property
+    def n_ctx(self) -> int | None:
+        """The length of the context window; None if the configuration states none."""
+        return int(getattr(self.cfg, "n_ctx", 0) or 0) or None
+
+    @property
+    def eps(self) -> float:
+        """The norms' epsilon."""
+        return float(self.cfg.eps)
+
+    @property
+    def n_key_value_heads(self) -> int:
+        """How many key-value heads the query heads share."""
+        return int(getattr(self.cfg, "n_key_value_heads", None) or self.n_heads)
+
+    @property
     def residual_multiplier(self) -> float:
         """What a block's outputs are multiplied by where they are added to the stream (Granite)."""
         return float(self.from_config("residual_multiplier") or 1)
 
     def experts(self, block: Block) -> list[int]:
-        """The experts of a block's MLP; none where the architecture has no mixtures."""
-        if not self.has_experts:
-            return []
+        """The experts of a block's MLP; −1 alone for a dense MLP, and −1 among them for a shared expert."""
         sparse = self._sparse(block)
         if sparse is None:
-            return [ALWAYS]
+            return [NO_EXPERT]
         always = sparse.shared is not None or block.shared is not None
-        return [*([ALWAYS] if always else []), *range(sparse.n_experts)]
+        return [*([NO_EXPERT] if always else []), *range(sparse.n_experts)]
 
     @property
     def has_experts(self) -> bool:
         return any("MoE" in type(block.mlp).__name__ for block in self.blocks)
 
-    def _sparse(self, block: Block) -> Sparse | None:
+    def _sparse(self, block: Block) -> ExpertWeights | None:
         """The mixture in a block, or None for a dense MLP."""
         if "MoE" not in type(block.mlp).__name__ or self._dense(block.mlp, "W_in", block.layer) is not None:
             return None
-        return Sparse.of(cast(nn.Module, block.mlp), f"the experts of block {block.layer} of {self.name}")
+        return ExpertWeights.of(cast(nn.Module, block.mlp), f"the experts of block {block.layer} of {self.name}")
 
     def _dense(self, mlp: nn.Module | None, name: str, layer: int) -> Tensor | None:
         weight = attribute(mlp, name, f"{name} of block {layer}", self.name)
         return None if isinstance(weight, nn.Module) else weight
 
-    def mlp(self, block: Block, name: str, expert: int = ALWAYS) -> Tensor | None:
+    def mlp(self, block: Block, name: str, expert: int = NO_EXPERT) -> Tensor | None:
         """W_in, W_gate `[d_model, d_mlp]` or W_out `[d_mlp, d_model]` as stored; None for the W_gate of a plain MLP."""
         where = f"{name} of block {block.layer}"
         if block.mlp is None:
             raise errors.unsupported(f"{where} of {self.name}", "the block has no MLP")
         sparse = self._sparse(block)
-        if sparse is not None and not (expert == ALWAYS and block.shared is not None):
+        if sparse is not None and not (expert == NO_EXPERT and block.shared is not None):
             weight = sparse.matrix(name, expert)
         elif self.architecture in FUSED_IN and name != "W_out":
             fused = self._dense(block.mlp, "W_in", block.layer)
@@ -312,4 +325,5 @@ class Host:
             notes["W_U"].append("logits / square root of d_model")
         if self.is_encoder_decoder:
             notes["W_U"].append("encoder and decoder blocks are not read")
+        notes["W_Q"] = notes["W_K"] = notes.pop("W_QK")
         return {weight: "; ".join(lines) for weight, lines in notes.items()}

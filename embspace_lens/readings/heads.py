@@ -1,0 +1,97 @@
+"""Heads as pairs of tokens, and their single columns and rows as lists of tokens."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from ..tables.checks import check_k
+from ..tables.frames import tidy
+from ..tables.selection import Select, weight_names
+from ..weights.effective import ATTENTION, Side, side_of
+from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
+
+PAIR_COLUMNS = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score")
+
+
+def read_subheads(
+    lens: BaseLens,
+    layer: Select = None,
+    head: Select = None,
+    *,
+    weight: str | Sequence[str] | None = None,
+    k: int = 10,
+    largest: bool = True,
+) -> pd.DataFrame:
+    """Read the columns of W_Q, W_K, W_V and the rows of W_O; see `EmbeddingLens.subheads`."""
+    names = weight_names(weight, ATTENTION)
+    k = check_k(k, lens.space.n_tokens)
+    heads, layers = lens.weights.select_heads(head), lens.weights.select_layers(layer, "attn")
+
+    def blocks() -> Iterator[Block]:
+        with token_bar(lens, "subheads", len(layers) * len(names)) as bar:
+            for index in layers:
+                parts = []
+                for name in names:
+                    x = lens.weights.directions(name, index)[heads]
+                    block = token_block(lens, x.flatten(0, 1), side_of(name), k, largest=largest, bar=bar)
+                    row = block.pop("row")
+                    d_head = x.shape[1]
+                    keys = {"head": np.asarray(heads)[row // d_head], "subhead": row % d_head}
+                    parts.append(block | keys | {"weight": [name] * len(row)})
+                yield from interleave(parts, {"layer": index}, "head", "subhead")
+
+    columns = ["layer", "head", "subhead", "weight", "rank", *TOKEN_COLUMNS]
+    return tidy(columns, blocks(), lens.vocabulary.array, kind="tokens")
+
+
+def read_ov(
+    lens: BaseLens, layer: Select = None, head: Select = None, *, k: int = 10, largest: bool = True
+) -> pd.DataFrame:
+    """Read the OV circuits: the best pairs of source and output tokens; see `EmbeddingLens.ov`."""
+    return _read_circuit(lens, "W_OV", layer, head, k, largest)
+
+
+def read_qk(
+    lens: BaseLens,
+    layer: Select = None,
+    head: Select = None,
+    *,
+    distance: int | None = None,
+    k: int = 10,
+    largest: bool = True,
+) -> pd.DataFrame:
+    """Read the QK circuits: the best pairs of query and key tokens; see `EmbeddingLens.qk`."""
+    return _read_circuit(lens, "W_QK", layer, head, k, largest, distance)
+
+
+def _read_circuit(
+    lens: BaseLens,
+    name: Literal["W_OV", "W_QK"],
+    layer: Select,
+    head: Select,
+    k: int,
+    largest: bool,
+    distance: int | None = None,
+) -> pd.DataFrame:
+    """The best pairs of tokens of W_OV (source × output), or of W_QK (query × key, at a distance of rotary positions)."""
+    k = check_k(k, lens.space.n_tokens**2, "pairs of tokens that this lens reads")
+    heads, layers = lens.weights.select_heads(head), lens.weights.select_layers(layer, "attn")
+    sides: tuple[Side, Side] = ("read", "write") if name == "W_OV" else ("read", "read")
+
+    def blocks() -> Iterator[Block]:
+        with tqdm(total=len(layers) * len(heads), desc=name, unit="head", disable=None, leave=False) as bar:
+            for index in layers:
+                form = lens.weights.W_OV(index) if name == "W_OV" else lens.weights.W_QK(index, distance)
+                for h in heads:
+                    scores, first, second = lens.space.top_pairs(form.A[h], form.B[h].T, sides, k, largest=largest)
+                    # W_OV maps a source to an output; W_QK's first token is the query, which attends.
+                    src, dest = (first, second) if name == "W_OV" else (second, first)
+                    keys = {"layer": index, "head": h, "weight": name, "rank": np.arange(k)}
+                    yield keys | {"dest_token_index": dest, "src_token_index": src, "score": scores}
+                    bar.update()
+
+    columns = ["layer", "head", "weight", "rank", *PAIR_COLUMNS]
+    return tidy(columns, blocks(), lens.vocabulary.array, kind="pairs")

@@ -1,0 +1,81 @@
+"""Neurons as lists of tokens."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..search.tiles import chunk_rows
+from ..tables.checks import check_k
+from ..tables.frames import tidy
+from ..tables.selection import Select, select, weight_names
+from ..weights.effective import MLP, MLPIndex, side_of
+from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
+
+
+def read_neurons(
+    lens: BaseLens,
+    layer: Select = None,
+    neuron: Select = None,
+    *,
+    expert: Select = None,
+    weight: str | Sequence[str] | None = None,
+    k: int = 10,
+    largest: bool = True,
+) -> pd.DataFrame:
+    """Read MLP neurons as lists of tokens; see `EmbeddingLens.neurons`."""
+    names = weight_names(weight, MLP)
+    k = check_k(k, lens.space.n_tokens)
+    mlps = lens.weights.mlps(layer, expert)
+    widths = [lens.weights.d_mlp(*mlp) for mlp in mlps]
+    # Experts may differ in width: a neuron must exist in the widest MLP, and is read in every MLP that has it.
+    selected = select("neuron", neuron, max(widths, default=0), lens.name, "neurons in its widest MLP")
+    widths = widths if neuron is None else [len(selected)] * len(mlps)
+    skip_ungated = names != ["W_gate"]  # asked for W_gate alone, an MLP without one is an error
+
+    def queries(batch: list[MLPIndex], name: str) -> Iterator[tuple[Block, Float[Tensor, "n d_model"]]]:
+        """Keys and vectors of one weight's neurons, MLP by MLP."""
+        for index in batch:
+            if name == "W_gate" and skip_ungated and not lens.weights.is_gated(index.layer):
+                continue
+            x = lens.weights.directions(name, *index)
+            here = [n for n in selected if n < len(x)]
+            x = x if neuron is None else x[torch.tensor(here, dtype=torch.long, device=x.device)]
+            keys = {"layer": np.full(len(x), index.layer), "expert": np.full(len(x), index.expert)}
+            yield keys | {"neuron": np.asarray(here)}, x
+
+    def blocks() -> Iterator[Block]:
+        batches = list(_batches(mlps, widths, lens.weights.d_model))
+        with token_bar(lens, "neurons", len(batches) * len(names)) as bar:
+            for batch in batches:
+                parts = []
+                for name in names:
+                    found = list(queries(batch, name))
+                    if not found:
+                        continue
+                    x = torch.cat([x.to(found[0][1].device) for _, x in found])
+                    block = token_block(lens, x, side_of(name), k, largest=largest, bar=bar)
+                    row = block.pop("row")
+                    keys = {key: np.concatenate([keys[key] for keys, _ in found])[row] for key in found[0][0]}
+                    parts.append(block | keys | {"weight": [name] * len(row)})
+                yield from interleave(parts, {}, "layer", "expert", "neuron")
+
+    columns = ["layer", *lens.expert_column, "neuron", "weight", "rank", *TOKEN_COLUMNS]
+    return tidy(columns, blocks(), lens.vocabulary.array, kind="tokens")
+
+
+def _batches(mlps: list[MLPIndex], widths: list[int], d_model: int) -> Iterator[list[MLPIndex]]:
+    """MLPs whose vectors fit one chunk together, so that the embeddings' rows are made once for several layers."""
+    batch: list[MLPIndex] = []
+    room = limit = chunk_rows(4 * d_model, scale=0.5)
+    for mlp, width in zip(mlps, widths):
+        if batch and width > room:
+            yield batch
+            batch, room = [], limit
+        batch.append(mlp)
+        room -= width
+    if batch:
+        yield batch

@@ -1,0 +1,87 @@
+"""Hook points: where a forward pass holds the residual stream, neurons and heads, and where an edit takes effect.
+
+Facts about the host's hook points that no attribute states are listed here, each with the hook point to use instead.
+"""
+
+from typing import Any
+
+from .. import errors
+from .configuration import n_layers
+from .effective import Weights
+from .experts import NO_EXPERT
+
+SUBHEAD_HOOKS = {"W_Q": "hook_q", "W_K": "hook_k", "W_V": "hook_v", "W_O": "hook_z"}
+# In these architectures the hook point of the residual stream after the last block never fires.
+NO_RESID_POST = {"OpenAIGPTLMHeadModel"}
+
+
+def state_hook(model: Any, layer: int) -> str:
+    """The hook point of the residual stream after a block; −1 is the embedding.
+
+    It is the next block's `hook_resid_pre` for all but the last block, so that the forward pass can stop there.
+
+    Raises:
+        EmbspaceError: If the model has no such block.
+    """
+    last = n_layers(model) - 1
+    if not -1 <= layer <= last:
+        raise errors.out_of_range("layer", layer, "the model", last + 1, "layers")
+    return f"blocks.{layer + 1}.hook_resid_pre" if layer < last else f"blocks.{layer}.hook_resid_post"
+
+
+def head_hook(weights: Weights, layer: int, weight: str = "W_O") -> str:
+    """The hook point of a block's queries, keys, values or head outputs z.
+
+    Raises:
+        EmbspaceError: If the model has no such block, or the block has no attention that can be read.
+    """
+    weights.W_O(layer)  # unreadable attention has other shapes at its hook points
+    return _existing(weights, f"blocks.{layer}.attn.{SUBHEAD_HOOKS[weight]}")
+
+
+def neuron_hook(weights: Weights, layer: int, expert: int = NO_EXPERT) -> str:
+    """The hook point of the activations of a block's neurons.
+
+    Raises:
+        EmbspaceError: If the model has no such block, or its mixture of experts has no hook point for neurons.
+    """
+    if weights.experts(layer) == [NO_EXPERT]:
+        return _existing(weights, f"blocks.{layer}.mlp.hook_post")
+    # A HookedTransformer's experts are modules with hook points. A bridge's mixture is one module; its hook_post holds
+    # the block's output.
+    hook = f"blocks.{layer}.mlp.experts.{expert}.hook_post"
+    if not has_hook(weights.model, hook):
+        raise errors.no_neuron_hook(weights.name, layer)
+    return hook
+
+
+def stream_hook(weights: Weights, layer: int, hook: str = "hook_resid_post") -> str:
+    """The hook point of the residual stream (or of what is added to it) at which an edit takes its whole effect.
+
+    Raises:
+        EmbspaceError: If there is none.
+    """
+    if hook == "hook_resid_mid" and weights.host.is_bridge:
+        raise errors.resid_mid_of_bridge()
+    if hook == "hook_resid_post":
+        name = state_hook(weights.model, layer)
+        if name.endswith("hook_resid_post") and weights.host.architecture in NO_RESID_POST:
+            raise errors.no_resid_post(weights.name, layer)
+    else:
+        if not 0 <= layer < weights.n_layers:
+            raise errors.out_of_range("layer", layer, weights.name, weights.n_layers, "layers")
+        if hook in ("hook_attn_out", "hook_resid_mid"):
+            weights.select_layers([layer], "attn")
+        name = f"blocks.{layer}.{hook}"
+    return _existing(weights, name)
+
+
+def has_hook(model: Any, hook: str) -> bool:
+    """Whether the model has a hook point of this name."""
+    return hook in model.hook_dict
+
+
+def _existing(weights: Weights, hook: str) -> str:
+    if not has_hook(weights.model, hook):
+        raise errors.no_hook(weights.name, hook)
+    return hook
