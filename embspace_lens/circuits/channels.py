@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from .. import errors
 from ..lens import EmbeddingLens
-from ..readings.reader import Reader
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, select, weight_names
@@ -118,7 +117,7 @@ def vocabulary_channels(
             vectors = lens.weights.directions(weight, number, one)
             for part in np.array_split(neurons, -(-len(neurons) // search.at_once)):
                 block = search(vectors[torch.as_tensor(part, device=vectors.device)])
-                at = {"layer": number, "expert": -1 if one is None else one, "weight": weight}
+                at = {"layer": number, "expert": one, "weight": weight}
                 blocks.append(_rows(block, part, k, at))
                 bar.update(len(part))
     values = ["similarity", "kurtosis", "skew", "explained", "objective", "n_tokens"]
@@ -137,14 +136,13 @@ def vocabulary_channels(
 
 def _units(
     lens: EmbeddingLens, layer: Select, neuron: Select, expert: Select, weight: str
-) -> list[tuple[int, int | None, np.ndarray]]:
+) -> list[tuple[int, int, np.ndarray]]:
     """Layer, expert and the chosen neurons of each MLP that there is to read."""
-    reader = Reader(lens.weights, lens.space, lens.vocabulary)
-    mlps = reader.mlps(reader.layers(layer, "mlp"), expert)
+    mlps = lens.weights.mlps(layer, expert)
     widths = [lens.weights.d_mlp(*mlp) for mlp in mlps]
     chosen = select("neuron", neuron, max(widths, default=0), lens.name, "neurons in its widest MLP")
     units = [(*mlp, np.array([n for n in chosen if n < width], dtype=int)) for mlp, width in zip(mlps, widths)]
-    return [unit for unit in units if len(unit[2])]
+    return [(layer, expert, neurons) for layer, expert, neurons in units if len(neurons)]
 
 
 class _Search:
@@ -203,7 +201,7 @@ class _Search:
                     "skew": skew,
                     "objective": objective(kurtosis, similarity, self.kurtosis_weight),
                     "n_tokens": marked.sum(1),
-                    "token_index": top if self.space.ids is None else self.space.ids.to(top.device)[top],
+                    "token_index": self.space.token_ids.to(top.device)[top],
                     "score": self._scores(u * lengths[:, None], top),
                 }
             )

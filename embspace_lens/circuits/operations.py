@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
-from ..readings.reader import Reader
+from ..readings.base import token_block
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select
@@ -62,15 +62,14 @@ def salient_operations(
     k = check_k(k, n_tokens)
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= n_tokens:
         raise EmbspaceError(f"n={n!r} is not between 1 and {n_tokens:,}, the number of tokens that this lens reads.")
-    reader = Reader(lens.weights, lens.space, lens.vocabulary)
-    layers, heads = reader.layers(layer, "attn"), reader.heads(head)
+    layers, heads = lens.weights.select_layers(layer, "attn"), lens.weights.select_heads(head)
 
     def blocks() -> Iterator[dict[str, Any]]:
         for number, (amplification, tokens) in _most_amplified(lens, layers, heads, int(n), first_mlp).items():
             form = lens.weights.W_OV(number)
             sources = sources_of(lens, tokens.flatten(), [number], first_mlp)(number).to(form.A)
             x = sources.unflatten(0, tokens.shape) @ form.A[heads] @ form.B[heads]
-            block = reader.token_block(x.flatten(0, 1), "write", k, largest)
+            block = token_block(lens, x.flatten(0, 1), "write", k, largest=largest)
             row = block.pop("row")
             yield {
                 "layer": number,
@@ -92,7 +91,7 @@ def _most_amplified(
     lens: EmbeddingLens, layers: list[int], heads: list[int], n: int, first_mlp: bool
 ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """By layer, each head's n most amplified tokens: amplification and token ids, `[n_heads, n]`, equal ones by id."""
-    ids = torch.arange(lens.space.d_vocab) if lens.space.ids is None else lens.space.ids.cpu()
+    ids = lens.space.token_ids
     chunks = ids.split(max(1, CHUNK_BYTES // (4 * lens.space.d_model)))
     best = {number: (torch.zeros(len(heads), 0), torch.zeros(len(heads), 0, dtype=torch.long)) for number in layers}
     with tqdm(

@@ -12,12 +12,11 @@ from tqdm import tqdm
 
 from .. import errors
 from ..lens import EmbeddingLens
-from ..readings.reader import Reader
 from ..search.tiles import float64
 from ..space.embeddings import Embedding, as_tensor
 from ..tables.frames import tidy
 from ..tables.selection import Select, select
-from ..weights.configuration import is_causal
+from ..weights.attention_scores import attention_bias, attention_scale, normalize, visible
 from ..weights.effective import Weights
 
 FIRST = 2  # the first place whose own, previous and first tokens are three
@@ -61,7 +60,7 @@ def position_qk(
 
     def blocks() -> Iterator[dict[str, Any]]:
         for number in tqdm(layers if len(dest) else [], desc="position_qk", unit="layer", disable=None, leave=False):
-            seen = _seen(lens.weights, number, dest, src)
+            seen = visible(lens.weights, number, dest, src)
             for h, q, k in _heads(lens.weights, number, heads):
                 scores = ((rows @ q) @ (rows @ k).T).cpu()
                 yield {
@@ -138,13 +137,13 @@ def position_heads(
 
     def blocks() -> Iterator[dict[str, Any]]:
         for number in tqdm(layers, desc="position_heads", unit="layer", disable=None, leave=False):
-            x = _normalised(lens.weights, number, mean + W_pos)
-            seen = _seen(lens.weights, number, place[:, None], place)
+            x = normalize(lens.weights, number, mean + W_pos)
+            seen = visible(lens.weights, number, place[:, None], place)
             uniform = _shares(seen / seen.sum(dim=1, keepdim=True))["same_position"]
             for h, q, k in _heads(lens.weights, number, heads):
                 q, k = float64(q).to(x), float64(k).to(x)
-                b_Q, b_K = (_bias(lens.weights, number, h, f"b_{side}").to(x) for side in "QK")
-                scores = (x @ q + b_Q) @ (x @ k + b_K).T * lens.weights.host.attention_scale(number, q.shape[1])
+                b_Q, b_K = (attention_bias(lens.weights, number, h, f"b_{side}").to(x) for side in "QK")
+                scores = (x @ q + b_Q) @ (x @ k + b_K).T * attention_scale(lens.weights, number, q.shape[1])
                 found = _shares(scores.masked_fill(~seen.to(scores.device), -torch.inf).softmax(dim=-1))
                 squares = {
                     f"{dest}_{src}": float(((q.T @ moments[dest] @ q) * (k.T @ spreads[src] @ k)).sum())
@@ -164,12 +163,11 @@ def position_heads(
 
 
 def _selected(lens: EmbeddingLens, layer: Select, head: Select) -> tuple[list[int], list[int]]:
-    reader = Reader(lens.weights, lens.space, lens.vocabulary)
-    return reader.layers(layer, "attn"), reader.heads(head)
+    return lens.weights.select_layers(layer, "attn"), lens.weights.select_heads(head)
 
 
 def _positions(lens: EmbeddingLens) -> Float[Tensor, "n_ctx d_model"]:
-    if not lens.weights.host.has_positions:
+    if not lens.weights.has_positions:
         raise errors.unsupported(
             f"W_pos of {lens.name}",
             "its positions are not learned embeddings. lens.qk(distance=…) reads rotary ones",
@@ -181,13 +179,13 @@ def _token_moments(
     lens: EmbeddingLens, frequencies: Any
 ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]:
     """The mean and the second moment of the lens's token embeddings, in float64, each token as often as it is."""
-    tokens, d_vocab = Embedding(lens.weights.W_E, ids=lens.space.ids), len(lens.weights.W_E)
+    tokens, d_vocab = Embedding(lens.weights.W_E, token_ids=lens.space.token_ids), len(lens.weights.W_E)
     share = torch.ones(d_vocab) if frequencies is None else as_tensor(frequencies, "frequencies").cpu()
     if share.shape != (d_vocab,) or not torch.isfinite(share).all() or (share < 0).any():
         raise errors.EmbspaceError(
             f"frequencies have shape {tuple(share.shape)}; give one number of 0 or more for each of {d_vocab:,} tokens."
         )
-    share = share.double() if lens.space.ids is None else share.double()[lens.space.ids]
+    share = share.double()[lens.space.token_ids]
     if share.sum() == 0:
         raise errors.EmbspaceError("frequencies are 0 for every token that this lens reads.")
     share = share / share.sum()
@@ -199,33 +197,9 @@ def _token_moments(
     return mean, moment
 
 
-def _seen(weights: Weights, layer: int, dest: Tensor, src: Tensor) -> Tensor:
-    """Which key positions a query position sees."""
-    if not is_causal(weights.model):
-        return torch.ones_like(dest - src, dtype=torch.bool)
-    window = weights.host.attention_window(layer)
-    return (src <= dest) & (src > dest - window) if window else src <= dest
-
-
 def _heads(weights: Weights, layer: int, heads: list[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
     q, k = weights.W_Q(layer), weights.W_K(layer)
     return ((h, q[h], k[h]) for h in heads)
-
-
-def _bias(weights: Weights, layer: int, head: int, name: str) -> Float[Tensor, "*d_head"]:
-    """What a head adds to its queries or keys, the norm's share included; heads of a group share their keys."""
-    bias = weights.host.attention_bias(weights.host.blocks[layer], name)
-    return torch.zeros(()) if bias is None else bias[head // (weights.n_heads // len(bias))]
-
-
-def _normalised(weights: Weights, layer: int, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """The stream as a block's attention meets it: by the norm's scale, and by its gain where that is not in the weights."""
-    norm = weights.host.blocks[layer].before_attn
-    if not norm.name:
-        return x
-    spread = x - x.mean(dim=-1, keepdim=True) if norm.centres else x
-    gain = 1.0 if weights.fold_ln or norm.gain is None else norm.gain.to(x)
-    return gain * spread / (spread.square().mean(dim=-1, keepdim=True) + float(weights.host.cfg.eps)).sqrt()
 
 
 def _shares(attention: Float[Tensor, "n n"]) -> dict[str, float]:

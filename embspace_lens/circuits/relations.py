@@ -17,7 +17,6 @@ from tqdm import tqdm
 from ..errors import EmbspaceError
 from ..files import read_json
 from ..lens import EmbeddingLens
-from ..readings.reader import Reader
 from ..search.tokens import top_tokens
 from ..tables.checks import check_k
 from ..tables.frames import tidy
@@ -83,8 +82,7 @@ def relation_scores(
         raise EmbspaceError(f"n_shuffles={n_shuffles!r} is not a positive number of shuffles.")
     if not isinstance(relations, Mapping):
         raise EmbspaceError(f"relations are a {type(relations).__name__}; give them by name, {{name: pairs}}.")
-    reader = Reader(lens.weights, lens.space, lens.vocabulary)
-    layers, heads = reader.layers(layer, "attn"), reader.heads(head)
+    layers, heads = lens.weights.select_layers(layer, "attn"), lens.weights.select_heads(head)
     found = [_Relation.of(lens, name, relations[name]) for name in sorted(relations)]
     scored = [relation for relation in found if len(relation) >= FEWEST]
     few = [f"{r.name} ({len(r)} of {len(r) + r.n_left_out})" for r in found if len(r) < FEWEST]
@@ -103,7 +101,7 @@ def relation_scores(
         for place, (written, rows) in enumerate(_written(lens, sources, layers, heads, first_mlp)):
             for effect in EFFECTS:
                 top = top_tokens(written, rows, k, largest=effect == "promotion")[1].cpu()
-                top = top if lens.space.ids is None else lens.space.ids.cpu()[top]
+                top = lens.space.token_ids[top]
                 for relation in scored:
                     tests[relation.name, effect].add(place, relation.hits(sources, top, lens.space.d_vocab))
 
@@ -166,7 +164,7 @@ def sources_of(
     lens: EmbeddingLens, tokens: Int[Tensor, " n"], layers: Sequence[int], first_mlp: bool
 ) -> Callable[[int], Float[Tensor, "n d_model"]]:
     """What the heads of a block see of tokens: embeddings in block 0, and behind the first MLP after it."""
-    table = lens.weights.host.outer("W_E")
+    table = lens.weights.W_E
     embedded = table[tokens.to(table.device)]
     embedded = embedded.float() if embedded.dtype != torch.float64 else embedded
     enriched = first_mlp_output(lens.weights, embedded) if first_mlp and any(layers) else embedded
@@ -206,8 +204,7 @@ class _Relation:
             raise EmbspaceError(
                 f"The relation {name!r} holds no pairs. Give [(source, target), …], words or token ids."
             )
-        ids = lens.space.ids
-        read = range(lens.space.d_vocab) if ids is None else set(ids.tolist())
+        read = set(lens.space.token_ids.tolist())
         both = [[lens.vocabulary.word(word, "relation_scores()") for word in pair] for pair in pairs]
         kept = [(s, t) for s, t in both if s in read and t in read]
         source, target = torch.tensor(kept, dtype=torch.long).view(-1, 2).T.contiguous()

@@ -11,7 +11,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..lens import EmbeddingLens
-from ..readings import reader as readings
 from ..search.tiles import float64
 from ..space.embedding_space import EmbeddingSpace
 from ..space.embeddings import Embedding
@@ -63,15 +62,14 @@ def neuron_statistics(lens: EmbeddingLens, layer: Select = None) -> pd.DataFrame
     References:
         Gurnee et al. (2024), Universal Neurons in GPT2 Language Models, §4.2 and §5. https://arxiv.org/abs/2401.12181
     """
-    reader = readings.Reader(lens.weights, lens.space, lens.vocabulary)
-    units = reader.mlps(reader.layers(layer, "mlp"))
+    mlps = lens.weights.mlps(layer)
     embeddings = _cosine(lens).write
     limits = None
-    if {number for number, _ in units} & set(_last(lens.weights)):
+    if {mlp.layer for mlp in mlps} & set(_last(lens.weights)):
         limits = _entropy_limits(lens, embeddings)
 
     def blocks() -> Iterator[dict[str, Any]]:
-        bar = tqdm(units, desc="neuron statistics", unit="layer", disable=None, leave=False)
+        bar = tqdm(mlps, desc="neuron statistics", unit="layer", disable=None, leave=False)
         for number, expert in bar:
             found = _sizes(lens.weights, number, expert)
             out = lens.weights.directions("W_out", number, expert).to(embeddings.device)
@@ -83,14 +81,14 @@ def neuron_statistics(lens: EmbeddingLens, layer: Select = None) -> pd.DataFrame
                 role = np.where(quiet & (role == ""), "entropy", role)
             yield found | {
                 "layer": number,
-                "expert": -1 if expert is None else expert,
+                "expert": expert,
                 "neuron": np.arange(len(out)),
                 "role": role.astype(object),
             }
 
     sizes = ["in_norm", "gate_norm", "out_norm", "in_out_similarity", "gate_out_similarity", "in_gate_similarity"]
     moments = ["vocab_mean", "vocab_variance", "vocab_skew", "vocab_kurtosis"]
-    return tidy(["layer", *reader.expert_column, "neuron", *sizes, *moments, "role"], blocks())
+    return tidy(["layer", *lens.expert_column, "neuron", *sizes, *moments, "role"], blocks())
 
 
 def head_statistics(lens: EmbeddingLens, layer: Select = None, head: Select = None) -> pd.DataFrame:
@@ -126,8 +124,7 @@ def head_statistics(lens: EmbeddingLens, layer: Select = None, head: Select = No
         Elhage et al. (2021), A Mathematical Framework for Transformer Circuits, "Summarizing OV/QK matrices" (eigenvalues).
         Roy & Vetterli (2007), The effective rank: A measure of effective dimensionality.
     """
-    reader = readings.Reader(lens.weights, lens.space, lens.vocabulary)
-    layers, heads = reader.layers(layer, "attn"), reader.heads(head)
+    layers, heads = lens.weights.select_layers(layer, "attn"), lens.weights.select_heads(head)
     columns = ["ov_norm", "qk_norm", "ov_effective_rank", "qk_effective_rank", "ov_copying", "qk_matching"]
     if not layers or not heads:
         return tidy(["layer", "head", *columns], [])
@@ -196,14 +193,16 @@ def _cosine(lens: EmbeddingLens) -> EmbeddingSpace:
     space = lens.space
     if space.score == "cosine":
         return space
-    return EmbeddingSpace(lens.weights, space=space.kind, inverse=space.inverse, score="cosine", ids=space.ids)
+    return EmbeddingSpace(
+        lens.weights, space=space.kind, inverse=space.inverse, score="cosine", token_ids=space.token_ids
+    )
 
 
 def _last(weights: Weights) -> list[int]:
     return weights.layers_with("mlp")[-LAST_LAYERS:]
 
 
-def _sizes(weights: Weights, layer: int, expert: int | None) -> dict[str, Any]:
+def _sizes(weights: Weights, layer: int, expert: int) -> dict[str, Any]:
     """Norms and cosines of one MLP's weights, and the sum of squared norms of each neuron."""
     names = {"in": "W_in", "out": "W_out"} | ({"gate": "W_gate"} if weights.is_gated(layer) else {})
     x = {short: float64(weights.directions(name, layer, expert)) for short, name in names.items()}
@@ -227,8 +226,7 @@ def _entropy_limits(lens: EmbeddingLens, embeddings: Embedding) -> tuple[float, 
     mean = torch.stack([float64(tile).sum(dim=0).to(gram.device) for tile in embeddings.tiles()]).sum(dim=0)
     mean = mean / len(embeddings)
     norms, variances = [], []
-    units = [(number, one) for number in weights.layers_with("mlp") for one in weights.experts(number) or [None]]
-    for number, expert in tqdm(units, desc="norms", unit="layer", disable=None, leave=False):
+    for number, expert in tqdm(weights.mlps(), desc="norms", unit="layer", disable=None, leave=False):
         out = float64(weights.directions("W_out", number, expert)).to(gram.device)
         out = torch.nn.functional.normalize(out, dim=1)
         variances.append((((out @ gram) * out).sum(dim=1) - (out @ mean).square()).cpu())

@@ -15,8 +15,9 @@ from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.selection import weight_names
-from ..weights.effective import ATTENTION, MLP
-from .correlation_space import Meeting, Place, meet, places, units_at
+from ..weights.effective import ATTENTION, MLP, WeightIndex
+from ..weights.indices import weight_indices
+from .correlation_space import Meeting, meet, units_at
 
 TILE = 2048  # vectors of either model multiplied at a time
 HELD_BYTES = 2**28  # of the first model's vectors kept while the second's pass by
@@ -164,12 +165,16 @@ def align(a: EmbeddingLens, b: EmbeddingLens, *, weights: Any = None, space: str
     return Alignment(a.name, b.name, space, meeting.n_tokens, tidy(columns, correlation), tidy(columns, matches))
 
 
-def _places_of_both(a: EmbeddingLens, b: EmbeddingLens, names: Any) -> dict[str, tuple[list[Place], list[Place]]]:
+def _places_of_both(
+    a: EmbeddingLens, b: EmbeddingLens, names: Any
+) -> dict[str, tuple[list[WeightIndex], list[WeightIndex]]]:
     """The weights to compare, each with where either model has it."""
     found, reason = {}, ""
     for weight in weight_names(names, (*MLP, *ATTENTION)):
         try:
-            found[weight] = places(a, weight), places(b, weight)
+            found[weight] = weight_indices(a.weights, weight), weight_indices(b.weights, weight)
+            for lens, indices in zip((a, b), found[weight]):
+                lens.weights.stored(weight, *indices[0])
         except EmbspaceError as lacking:
             if names is not None:
                 raise
@@ -181,7 +186,7 @@ def _places_of_both(a: EmbeddingLens, b: EmbeddingLens, names: Any) -> dict[str,
 
 
 def _mean_correlations(
-    meeting: Meeting, weight: str, places_a: Sequence[Place], places_b: Sequence[Place], bar: tqdm
+    meeting: Meeting, weight: str, places_a: Sequence[WeightIndex], places_b: Sequence[WeightIndex], bar: tqdm
 ) -> dict[tuple[int, int], float]:
     """Mean |r| of every pair of layers; NaN where one of them has no vectors."""
     sums: dict[tuple[int, int], Tensor] = {}
@@ -196,7 +201,7 @@ def _mean_correlations(
     return {pair: float(total) / counts[pair] if counts[pair] else float("nan") for pair, total in sums.items()}
 
 
-def _vectors(meeting: Meeting, which: int, weight: str, where: Sequence[Place]) -> Iterator[tuple[int, Tensor]]:
+def _vectors(meeting: Meeting, which: int, weight: str, where: Sequence[WeightIndex]) -> Iterator[tuple[int, Tensor]]:
     return ((place[0], units_at(meeting, which, weight, place)[0]) for place in where)
 
 

@@ -14,6 +14,7 @@ from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..search.tiles import Subset
 from ..space.vocabulary import SPACE_PIECE, Vocabulary
+from ..weights.effective import Side
 
 FEWEST = 100  # shared tokens under which two models are not compared
 FEW, FEW_SHARE = 1000, 0.1  # and under which the user is warned
@@ -78,17 +79,15 @@ def shared_tokens(a: EmbeddingLens, b: EmbeddingLens) -> tuple[Int[Tensor, " n_s
     return ids_a, ids_b
 
 
-def shared_rows(lens: EmbeddingLens, side: str, ids: Int[Tensor, " n_shared"]) -> Subset:
+def shared_rows(lens: EmbeddingLens, side: Side, ids: Int[Tensor, " n_shared"]) -> Subset:
     """A lens's embeddings of these tokens, which it reads, made by the tile as the lens scores them."""
-    if lens.space.ids is not None:
-        ids = torch.searchsorted(lens.space.ids, ids)
-    return Subset(lens.space.rows(side), ids)
+    return Subset(lens.space.rows(side), torch.searchsorted(lens.space.token_ids, ids))
 
 
 def _reads(lens: EmbeddingLens) -> Tensor:
     """Which tokens a lens reads, `bool [d_vocab]`."""
     reads = torch.zeros(len(lens.vocabulary), dtype=torch.bool)
-    reads[slice(lens.space.n_tokens) if lens.space.ids is None else lens.space.ids] = True
+    reads[lens.space.token_ids] = True
     return reads
 
 

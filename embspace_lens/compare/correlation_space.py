@@ -10,14 +10,10 @@ from torch import Tensor
 from ..errors import EmbspaceError, choice, not_finite
 from ..lens import EmbeddingLens
 from ..search.tiles import Subset, chunks, float64
-from ..weights.effective import MLP, side_of
+from ..weights.effective import Side, WeightIndex, side_of
 from .common_tokens import require_lenses, shared_rows, shared_tokens
 
 ROUNDING = 1e-10  # a variance under this share of the largest that a vector of its length can have is rounding
-
-
-Place = tuple[int, int | None]
-"""Where a weight is: a layer and, in a mixture, one of its experts."""
 
 
 class Kernel(NamedTuple):
@@ -52,7 +48,7 @@ class InVocabulary:
         self._one_side = all(lens.space.read is lens.space.write for lens in self.lenses)
         self._kernel = cache(self._make_kernel)
 
-    def units(self, which: int, x: Float[Tensor, "n d_model"], side: str) -> tuple[Tensor, Bool[Tensor, " n"]]:
+    def units(self, which: int, x: Float[Tensor, "n d_model"], side: Side) -> tuple[Tensor, Bool[Tensor, " n"]]:
         """Vectors of lens 0 or 1 as unit vectors `[n_kept, rank]`, and which were kept: those whose scores vary over tokens."""
         kernel = self._kernel("write" if self._one_side else side)
         root = (kernel.root_a, kernel.root_b)[which]
@@ -66,7 +62,7 @@ class InVocabulary:
             units = units @ kernel.link.T
         return units, kept
 
-    def _make_kernel(self, side: str) -> Kernel:
+    def _make_kernel(self, side: Side) -> Kernel:
         rows_a, rows_b = (shared_rows(lens, side, ids) for lens, ids in zip(self.lenses, self.ids))
         gram_a, gram_b, between = _moments(rows_a, rows_b)
         root_a, inverse_a, largest_a = _root(gram_a)
@@ -95,7 +91,7 @@ class InResidual:
         self.n_tokens: int | None = None
         self._dtype = _dtype(a, b)
 
-    def units(self, which: int, x: Float[Tensor, "n d_model"], side: str) -> tuple[Tensor, Bool[Tensor, " n"]]:
+    def units(self, which: int, x: Float[Tensor, "n d_model"], side: Side) -> tuple[Tensor, Bool[Tensor, " n"]]:
         """Vectors of either lens, centred and of length 1, and which were kept: those whose coordinates differ."""
         if not torch.isfinite(x).all():
             raise not_finite(f"the weights of {self.lenses[which].name}")
@@ -115,27 +111,7 @@ def meet(a: Any, b: Any, space: Any) -> Meeting:
     return SPACES[space](a, b)
 
 
-def places(lens: EmbeddingLens, weight: str) -> list[Place]:
-    """Where a lens has the weight, in the order of layers.
-
-    Raises:
-        EmbspaceError: If it has it nowhere, or it cannot be read.
-    """
-    weights = lens.weights
-    kind = "mlp" if weight in MLP else "attn"
-    weights.require(kind)
-    layers = weights.layers_with(kind)
-    if kind == "attn":
-        weights.host.attention(weights.host.blocks[layers[0]], weight)
-        return [(layer, None) for layer in layers]
-    all_places = [(layer, expert) for layer in layers for expert in weights.experts(layer) or [None]]
-    having = [place for place in all_places if weight != "W_gate" or weights.is_gated(place[0])]
-    if not having:
-        weights.W_gate(*all_places[0])  # says that there is none
-    return having
-
-
-def units_at(meeting: Meeting, which: int, weight: str, place: Place) -> tuple[Tensor, Bool[Tensor, " n"]]:
+def units_at(meeting: Meeting, which: int, weight: str, place: WeightIndex) -> tuple[Tensor, Bool[Tensor, " n"]]:
     """A weight's directions in lens 0 or 1 as unit vectors, all heads together, and which were kept."""
     x = meeting.lenses[which].weights.directions(weight, *place)
     return meeting.units(which, x.reshape(-1, x.shape[-1]), side_of(weight))

@@ -1,6 +1,6 @@
 """A tuned model as its difference from its base, and how far that difference points somewhere."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,67 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
-from transformer_lens import FactoredMatrix
 
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
-from ..readings.reader import Reader
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
-from ..weights.architectures import Norm
-from ..weights.effective import ATTENTION, MLP, Weights, side_of
+from ..weights.difference import WeightDifference
+from ..weights.effective import ATTENTION, MLP, Side, Weights, side_of
+from ..weights.indices import weight_indices
 from .common_tokens import require_lenses
 
 MOST_CHANGED = 0.5  # of the embeddings' norm: tuned models stay far below it, other seeds are far above
 N_BOOTSTRAP = 1000
-
-
-class Change(Weights):
-    """The weights of one model less those of another, each as it takes effect; circuits at twice the rank."""
-
-    def __init__(self, after: Weights, before: Weights) -> None:
-        self.after, self.before = after, before
-        self.host, self.fold_ln = before.host, before.fold_ln
-        self.name = f"{after.name} − {before.name}"
-        self.n_layers, self.n_heads, self.d_model = before.n_layers, before.n_heads, before.d_model
-        self.has_experts = before.has_experts
-
-    @property
-    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        return self.after.W_E - self.before.W_E
-
-    @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        return self.after.W_U - self.before.W_U
-
-    @property
-    def unembedding(self) -> tuple[Float[Tensor, "d_model d_vocab"], Norm]:
-        return self.W_U, Norm()
-
-    @property
-    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
-        return self.after.W_pos - self.before.W_pos
-
-    def W_O(self, layer: int) -> Float[Tensor, "n_heads d_head d_model"]:
-        return self.after.W_O(layer) - self.before.W_O(layer)
-
-    def W_OV(self, layer: int) -> FactoredMatrix:
-        a, b = self.after.W_OV(layer), self.before.W_OV(layer)
-        return FactoredMatrix(torch.cat([a.A, b.A], dim=-1), torch.cat([a.B, -b.B], dim=-2))
-
-    def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
-        a, b = self.after.W_QK(layer, distance), self.before.W_QK(layer, distance)
-        return FactoredMatrix(torch.cat([a.A, b.A], dim=-1), torch.cat([a.B, -b.B], dim=-2))
-
-    def W_out(self, layer: int, expert: int | None = None) -> Float[Tensor, "d_mlp d_model"]:
-        return self.after.W_out(layer, expert) - self.before.W_out(layer, expert)
-
-    def _reading_heads(self, layer: int, name: str) -> Tensor:
-        return self.after._reading_heads(layer, name) - self.before._reading_heads(layer, name)
-
-    def _reading_mlp(self, layer: int, name: str, expert: int | None) -> Tensor:
-        return self.after._reading_mlp(layer, name, expert) - self.before._reading_mlp(layer, name, expert)
 
 
 def difference(after: EmbeddingLens, before: EmbeddingLens) -> EmbeddingLens:
@@ -101,7 +53,9 @@ def difference(after: EmbeddingLens, before: EmbeddingLens) -> EmbeddingLens:
     """
     require_lenses(after, before)
     _refuse_strangers(after, before)
-    return EmbeddingLens._of(Change(after.weights, before.weights), before.space, before.vocabulary, before.mask)
+    return EmbeddingLens(
+        WeightDifference(after.weights, before.weights), tokenizer=before.vocabulary.tokenizer, space=before.space
+    )
 
 
 def _refuse_strangers(after: EmbeddingLens, before: EmbeddingLens) -> None:
@@ -190,8 +144,13 @@ def displacement(
     k = check_k(k, before.space.n_tokens)
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(n_random, change.weights.d_model, generator=rng)
-    reader = change._reader
-    wanted = [(name, number) for name in names for number in _layers(reader, name, layer, weight is None)]
+    wanted = [
+        (name, number)
+        for name in names
+        for number in dict.fromkeys(
+            index.layer for index in weight_indices(change.weights, name, layer, required=weight is not None)
+        )
+    ]
     random = {side: _shares(before, noise, side, sign, k) for side in sorted({side_of(name) for name, _ in wanted})}
     blocks = []
     for name, number in tqdm(wanted, desc="displacement", unit="weight", disable=None, leave=False):
@@ -218,21 +177,12 @@ def displacement(
     return frame.sort_values(["layer", "weight", "sample"], kind="stable", ignore_index=True)
 
 
-def _layers(reader: Reader, name: str, layer: Select, by_default: bool) -> Sequence[int]:
-    """The blocks that have the weight; asked for by name, it must be there."""
-    kind = "mlp" if name in MLP else "attn"
-    if by_default and not reader.weights.layers_with(kind):
-        return []
-    chosen = reader.layers(layer, kind)
-    if name == "W_gate" and by_default:
-        return [number for number in chosen if reader.weights.is_gated(number)]
-    return chosen
-
-
 def _units(weights: Weights, name: str, layer: int) -> Float[Tensor, "n d_model"]:
     """The directions of a weight, of all heads and experts, less those that are zero."""
-    experts: Sequence[int | None] = (weights.experts(layer) or [None]) if name in MLP else [None]
-    parts = [weights.directions(name, layer, expert).reshape(-1, weights.d_model) for expert in experts]
+    parts = [
+        weights.directions(name, *index).reshape(-1, weights.d_model)
+        for index in weight_indices(weights, name, [layer])
+    ]
     units = torch.cat(parts)
     return units[units.any(dim=1)]
 
@@ -244,7 +194,7 @@ def _signs(lens: EmbeddingLens, positive: Iterable[str], negative: Iterable[str]
     lists = [{str(word).strip().lower() for word in words} for words in (positive, negative)]
     words = [text.strip().lower() for text in lens.vocabulary.array]
     sign = np.array([int(word in lists[0]) - int(word in lists[1]) for word in words])
-    read = sign if lens.space.ids is None else sign[lens.space.ids.numpy()]
+    read = sign[lens.space.token_ids.numpy()]
     for name, value in (("positive", 1), ("negative", -1)):
         count = int((read == value).sum())
         if count < 10:
@@ -254,7 +204,7 @@ def _signs(lens: EmbeddingLens, positive: Iterable[str], negative: Iterable[str]
     return sign
 
 
-def _shares(lens: EmbeddingLens, units: Tensor, side: str, sign: np.ndarray, k: int) -> np.ndarray:
+def _shares(lens: EmbeddingLens, units: Tensor, side: Side, sign: np.ndarray, k: int) -> np.ndarray:
     """For every direction, the mean over its two ends of the share of words of the commoner sign."""
     if not len(units):
         return np.empty(0)

@@ -13,7 +13,8 @@ from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.selection import select, weight_names
 from ..weights.effective import MLP
-from .correlation_space import Meeting, meet, places, units_at
+from ..weights.indices import weight_indices
+from .correlation_space import Meeting, meet, units_at
 
 TILE_PAIRS = 2**22  # correlations made at a time
 MOST_PAIRS = 2**26  # matched one to one: the table of their correlations takes 0.8 GB
@@ -102,16 +103,13 @@ def _layer(lens: EmbeddingLens, name: str, value: Any) -> int:
 
 def _neurons(meeting: Meeting, which: int, weight: str, layer: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Unit vectors of a layer's neurons, with their experts and numbers, in the order of both."""
-    weights = meeting.lenses[which].weights
-    here = [place for place in places(meeting.lenses[which], weight) if place[0] == layer]
-    if not here:
-        weights.directions(weight, layer, (weights.experts(layer) or [None])[0])  # says what the block lacks
+    here = weight_indices(meeting.lenses[which].weights, weight, [layer])
     vectors, experts, neurons = [], [], []
     for place in here:
         units, kept = units_at(meeting, which, weight, place)
         vectors.append(units)
         neurons.append(np.flatnonzero(kept.numpy()))
-        experts.append(np.full(len(units), -1 if place[1] is None else place[1]))
+        experts.append(np.full(len(units), place.expert))
     return torch.cat(vectors), np.concatenate(experts), np.concatenate(neurons)
 
 

@@ -12,7 +12,7 @@ from transformer_lens import FactoredMatrix
 from .. import errors
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
-from ..search.tiles import float64
+from ..search.tiles import chunks, float64
 from ..space.embedding_space import SIDES
 from ..space.embeddings import as_tensor
 from .common_tokens import require_lenses, shared_rows, shared_tokens

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..lens import EmbeddingLens
-from ..readings.reader import Reader
-from ..tables.selection import Select, select
-from ..weights.effective import ATTENTION, Weights
+from ..tables.selection import Select
+from ..weights.effective import Weights
+from ..weights.indices import weight_indices
 
 
 def layers_with(lens: EmbeddingLens, weight: str, layer: Select, asked: bool) -> list[int]:
@@ -17,23 +17,10 @@ def layers_with(lens: EmbeddingLens, weight: str, layer: Select, asked: bool) ->
     Raises:
         EmbspaceError: If it was asked for by name and the model, or a block that was named, lacks it.
     """
-    weights, kind = lens.weights, "attn" if weight in ATTENTION else "mlp"
-    if asked:
-        layers = Reader(weights, lens.space, lens.vocabulary).layers(layer, kind)
-    else:
-        chosen = select("layer", layer, weights.n_layers, lens.name, "layers")
-        layers = [number for number in chosen if number in weights.layers_with(kind)]
-    if weight != "W_gate":
-        return layers
-    gated = [number for number in layers if weights.is_gated(number)]
-    if asked and layers and not gated:
-        weights.W_gate(layers[0])  # says that there is none
-    return gated
+    return list(dict.fromkeys(index.layer for index in weight_indices(lens.weights, weight, layer, required=asked)))
 
 
 def directions(weights: Weights, weight: str, layer: int) -> Iterator[Float[Tensor, "n d_model"]]:
     """The directions of a weight in one block: of all heads together, or expert by expert."""
-    if weight in ATTENTION:
-        yield weights.directions(weight, layer).flatten(0, 1)
-    else:
-        yield from (weights.directions(weight, layer, expert) for expert in weights.experts(layer) or [None])
+    for index in weight_indices(weights, weight, [layer]):
+        yield weights.directions(weight, *index).reshape(-1, weights.d_model)

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from .. import errors
 from ..space.embedding_space import EmbeddingSpace
+from ..weights.effective import Side
 
 RESAMPLES = 1000
 TILE = 2**22  # numbers compared or drawn at a time
 MIDDLE = (0.025, 0.975)
 
 
-def strongest_tokens(space: EmbeddingSpace, x: Float[Tensor, "n d_model"], side: str, k: int) -> Int[Tensor, "n k"]:
+def strongest_tokens(space: EmbeddingSpace, x: Float[Tensor, "n d_model"], side: Side, k: int) -> Int[Tensor, "n k"]:
     """The k tokens of largest absolute score of every vector, as ascending ids."""
     high, high_ids = space.top(x, side, k, largest=True)
     low, low_ids = space.top(x, side, k, largest=False)

@@ -115,7 +115,7 @@ def _some_values(
 ) -> Float[Tensor, "n d_model"]:
     """Rows of W_out, drawn from all layers (and experts) together."""
     weights = lens.weights
-    widths = [sum(weights.d_mlp(layer, expert) for expert in weights.experts(layer) or [None]) for layer in layers]
+    widths = [sum(weights.d_mlp(layer, expert) for expert in weights.experts(layer)) for layer in layers]
     drawn = torch.randperm(sum(widths), generator=generator)[:n].sort().values
     parts, start = [], 0
     for layer, width in zip(layers, widths):

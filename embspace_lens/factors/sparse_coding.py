@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import errors
 from ..search.bounds import plain_arithmetic
+from ..search.tiles import chunks
 from ..space.embeddings import as_tensor
 
 ENTRANTS = 8  # directions that may join a vector's working set in one pass

@@ -17,7 +17,8 @@ from ..forward.batches import TokenBatch, token_batches
 from ..forward.runs import collect_activations, logits
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
-from .targets import Unit, sites, stream_hook
+from ..weights.hook_points import stream_hook
+from .targets import Unit, sites
 
 LOGIT_BYTES = 2**27  # of logits made at a time
 
@@ -77,7 +78,7 @@ def channel_effects(
     numbers = found.channels[keys].drop_duplicates().to_numpy().tolist()
     neurons = [dict(zip(keys, row, strict=True)) for row in numbers]
     for layer in {row["layer"] for row in neurons}:
-        if norm := lens.weights.host.blocks[layer].after_mlp.name:
+        if norm := lens.weights.norm("W_out", layer).name:
             raise errors.unsupported(
                 f"The effect of channels in block {layer} of {lens.name}",
                 f"{norm} stands behind the MLP, and what a neuron adds depends on all the others",
@@ -120,7 +121,7 @@ def _mean(moved: Float[Tensor, "n d_vocab"], tokens: np.ndarray) -> dict[str, An
 
 
 def _random(lens: EmbeddingLens, own: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    ids = torch.arange(lens.space.d_vocab) if lens.space.ids is None else lens.space.ids.cpu()
+    ids = lens.space.token_ids
     ids = ids[~torch.isin(ids, torch.tensor(own))]
     return ids[torch.randperm(len(ids), generator=generator)[: len(own)]].numpy()
 
@@ -160,9 +161,9 @@ def _moved(
     """By how much each token's logit moves, less the lens's tokens' mean, without each channel."""
     model, weights = lens.model, lens.weights
     (site,) = sites(model, [unit])
-    w = weights.directions("W_out", unit.layer, unit.expert if weights.experts(unit.layer) else None)[unit.neuron]
+    w = weights.directions("W_out", unit.layer, unit.expert)[unit.neuron]
     away = normalize(directions.to(w), dim=1)
-    away = away * (away @ w)[:, None] * weights.host.residual_multiplier
+    away = away * (away @ w)[:, None] * weights.residual_multiplier
     length = torch.tensor([len(row) for row in rows])
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     number = torch.arange(len(rows))
@@ -188,5 +189,5 @@ def _moved(
 
     clean = last_logits(torch.zeros_like(away[:1]))
     moved = torch.cat([clean - last_logits(some) for some in away.split(at_once)])
-    read = moved if lens.space.ids is None else moved[..., lens.space.ids.cpu()]
+    read = moved[..., lens.space.token_ids]
     return (moved - read.mean(dim=-1, keepdim=True)).abs()

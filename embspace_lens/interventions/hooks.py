@@ -17,7 +17,8 @@ from ..space.embeddings import as_tensor
 from ..tables.frames import tidy
 from ..weights.configuration import device_of
 from ..weights.effective import Weights
-from .targets import Site, keys_of, sites, stream_hook, units_of
+from ..weights.hook_points import stream_hook
+from .targets import Site, keys_of, sites, units_of
 
 MODES = ("zero", "mean")
 STREAM = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
@@ -317,9 +318,9 @@ def _number(name: str, value: Any) -> float:
 
 def _head_forms(model: Any, site: Site) -> Float[Tensor, "n d_head d_head"]:
     """W_O W_Oᵀ of each head: z G zᵀ is the squared length of what a head adds, in front of any norm behind it."""
-    host = Weights(model).host
+    weights = Weights(model)
     layer = int(site.hook.split(".")[1])
-    W_O = host.attention(host.blocks[layer], "W_O")[site.place[0].to(device_of(model))].float()
+    W_O = weights.stored("W_O", layer)[site.place[0].to(device_of(model))].float()
     return W_O @ W_O.transpose(-1, -2)
 
 
@@ -343,7 +344,7 @@ def _batches(model: Any, tokens: Any, batch_tokens: int) -> Iterator[TokenBatch]
             f"tokens are {ids.dtype} of shape {tuple(ids.shape)}; give ids [batch, pos], or a list of texts."
         )
     weights = Weights(model)
-    d_vocab, n_ctx = weights.d_vocab, len(weights.W_pos) if weights.host.has_positions else ids.shape[1]
+    d_vocab, n_ctx = weights.d_vocab, len(weights.W_pos) if weights.has_positions else ids.shape[1]
     if ids.shape[1] > n_ctx:
         raise errors.EmbspaceError(
             f"tokens are {ids.shape[1]} long, and the model has positions for {n_ctx}. Cut them."

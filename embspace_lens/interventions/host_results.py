@@ -281,7 +281,7 @@ def _shared_heads(
             )
         return cells, values
     n_heads = lens.weights.n_heads
-    n_shared = int(getattr(lens.weights.host.cfg, "n_key_value_heads", None) or n_heads)
+    n_shared = lens.weights.n_key_value_heads
     if head.max(initial=0) >= n_heads:
         raise errors.out_of_range("head", int(head.max()), lens.name, n_heads, "heads")
     if n_shared == n_heads or (kinds is None and head.max(initial=0) >= n_shared):

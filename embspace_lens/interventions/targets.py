@@ -13,17 +13,15 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from ..space.embeddings import as_tensor, full
+from ..search.tiles import working_dtype
+from ..space.embeddings import as_tensor
 from ..tables.columns import GLOSSARY
 from ..tables.frames import tidy
 from ..tables.selection import weight_names
 from ..weights.effective import ATTENTION, Weights
-from ..weights.hook_points import state_hook
+from ..weights.hook_points import head_hook, neuron_hook, stream_hook
 
 KEYS = ("factor", "layer", "expert", "head", "neuron", "subhead", "weight", "direction")
-SUBHEAD_HOOKS = {"W_Q": "hook_q", "W_K": "hook_k", "W_V": "hook_v", "W_O": "hook_z"}
-# The residual stream after a block of this architecture has no hook point of its own: what stands there never fires.
-NO_RESID_POST = {"OpenAIGPTLMHeadModel"}
 
 
 class Unit(NamedTuple):
@@ -85,14 +83,14 @@ class Site:
         """The units' activations: a number each; of a head its d_head numbers, `[..., n_units, d_head]`."""
         index = self.index(value)
         if self.vectors is not None:
-            return value.to(full(value.dtype)) @ self.vectors.to(value.device, full(value.dtype)).T
+            return value.to(working_dtype(value.dtype)) @ self.vectors.to(value.device, working_dtype(value.dtype)).T
         return value[..., index[0], :] if self.kind == "head" else value[(..., *index)]
 
     def write(self, value: Tensor, new: Tensor) -> Tensor:
         """The same with other activations; nothing is changed in place."""
         if self.vectors is not None:
             # The least change after which every direction has its new coordinate; they need not be orthogonal.
-            vectors = self.vectors.to(value.device, full(value.dtype))
+            vectors = self.vectors.to(value.device, working_dtype(value.dtype))
             change = (new.to(vectors) - self.read(value)) @ torch.linalg.pinv(vectors).T
             return (value.to(change) + change).to(value.dtype)
         index, value = self.index(value), value.clone()
@@ -189,63 +187,20 @@ def _site(weights: Weights, numbers: list[int], units: list[Unit], vectors: Any)
         chosen = torch.stack([_vector(vectors, unit.direction, weights) for unit in units])
         return Site(stream_hook(weights, layer), kind, numbers, (), weights.d_model, vectors=chosen)
     if kind == "neuron":
-        _refuse_out_of_range(weights, layer, "mlp")
-        hook = _neurons_hook(weights, layer, expert)
-        width = weights.d_mlp(layer, expert if weights.experts(layer) else None)
+        weights.select_layers([layer], "mlp")
+        width = weights.d_mlp(layer, expert)
         _inside("neuron", [unit.neuron for unit in units], width, weights, layer)
-        return Site(hook, kind, numbers, (torch.tensor([unit.neuron for unit in units]),), width)
-    _refuse_out_of_range(weights, layer, "attn")
-    stored = weights.host.attention(weights.host.blocks[layer], "W_O")  # refused where its heads are not what passes
+        place = (torch.tensor([unit.neuron for unit in units]),)
+        return Site(neuron_hook(weights, layer, expert), kind, numbers, place, width)
+    weights.select_layers([layer], "attn")
+    hook = head_hook(weights, layer, weight or "W_O")
+    d_head = weights.stored("W_O", layer).shape[1]
     _inside("head", [unit.head for unit in units], weights.n_heads, weights, layer)
-    place = [torch.tensor([unit.head for unit in units])]
+    place = (torch.tensor([unit.head for unit in units]),)
     if kind == "subhead":
-        _inside("subhead", [unit.subhead for unit in units], stored.shape[1], weights, layer)
-        place.append(torch.tensor([unit.subhead for unit in units]))
-    hook = f"blocks.{layer}.attn.{SUBHEAD_HOOKS[weight or 'W_O']}"
-    _refuse_missing_hook(weights, hook)
-    return Site(hook, kind, numbers, tuple(place), stored.shape[1], weights.n_heads)
-
-
-def _neurons_hook(weights: Weights, layer: int, expert: int) -> str:
-    experts = weights.experts(layer)
-    hook = f"blocks.{layer}.mlp.hook_post"
-    if experts not in ([], [-1]):
-        # A HookedTransformer's experts are modules with hook points; a bridge's mixture is one module, and its hook_post
-        # holds the block's output.
-        hook = f"blocks.{layer}.mlp.experts.{expert}.hook_post"
-        if not _has_hook(weights, hook):
-            raise errors.unsupported(
-                f"The activation of neurons in block {layer} of {weights.name}",
-                "its mixture of experts has no hook point for neurons. "
-                f"blocks.{layer}.hook_mlp_out holds what the experts add together",
-            )
-    _refuse_missing_hook(weights, hook)
-    return hook
-
-
-def stream_hook(weights: Weights, layer: int, hook: str = "hook_resid_post") -> str:
-    """The hook point of the residual stream, or of what is added to it, at which an edit takes its whole effect.
-
-    Raises:
-        EmbspaceError: If there is none.
-    """
-    if hook == "hook_resid_mid" and weights.host.is_bridge:
-        raise errors.unsupported(
-            "hook_resid_mid of a TransformerBridge",
-            "an edit there reaches the MLP and not the residual stream behind it. Use hook='hook_attn_out'",
-        )
-    if hook != "hook_resid_post":
-        _refuse_out_of_range(weights, layer, "attn" if hook in ("hook_attn_out", "hook_resid_mid") else "")
-        name = f"blocks.{layer}.{hook}"
-    else:
-        name = state_hook(weights.model, layer)
-        if name.endswith("hook_resid_post") and weights.host.architecture in NO_RESID_POST:
-            raise errors.unsupported(
-                f"The residual stream after the last block of {weights.name}",
-                f"edits there are discarded. Use hook='hook_mlp_out' or a layer up to {layer - 1}",
-            )
-    _refuse_missing_hook(weights, name)
-    return name
+        _inside("subhead", [unit.subhead for unit in units], d_head, weights, layer)
+        place = (*place, torch.tensor([unit.subhead for unit in units]))
+    return Site(hook, kind, numbers, place, d_head, weights.n_heads)
 
 
 def _vector(vectors: Any, name: str | int, weights: Weights) -> Tensor:
@@ -261,32 +216,13 @@ def _vector(vectors: Any, name: str | int, weights: Weights) -> Tensor:
     vector = as_tensor(vector, f"the vector of {name!r}")
     if vector.shape != (weights.d_model,):
         raise errors.bad_width(vector.shape[-1] if vector.ndim else 0, weights.name, weights.d_model)
-    length = torch.linalg.vector_norm(vector.to(full(vector.dtype)))
+    length = torch.linalg.vector_norm(vector.to(working_dtype(vector.dtype)))
     if not torch.isfinite(length) or length == 0:
         raise errors.EmbspaceError(f"The vector of {name!r} is zero or not finite: it points nowhere.")
-    return vector.to(full(vector.dtype)) / length
-
-
-def _refuse_out_of_range(weights: Weights, layer: int, kind: str) -> None:
-    if not 0 <= layer < weights.n_layers:
-        raise errors.out_of_range("layer", layer, weights.name, weights.n_layers, "layers")
-    if kind and layer not in weights.layers_with(kind):
-        raise errors.without(
-            weights.name, [layer], {"attn": "attention", "mlp": "MLP"}[kind], weights.layers_with(kind)
-        )
+    return vector.to(working_dtype(vector.dtype)) / length
 
 
 def _inside(name: str, numbers: list[int], count: int, weights: Weights, layer: int) -> None:
     worst = int(np.max(numbers))
     if worst >= count:
         raise errors.out_of_range(name, worst, f"block {layer} of {weights.name}", count, f"{name}s")
-
-
-def _has_hook(weights: Weights, hook: str) -> bool:
-    model: Any = weights.model
-    return hook in model.hook_dict
-
-
-def _refuse_missing_hook(weights: Weights, hook: str) -> None:
-    if not _has_hook(weights, hook):
-        raise errors.unsupported(f"{hook} of {weights.name}", "the model has no such hook point")

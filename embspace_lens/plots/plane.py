@@ -13,6 +13,7 @@ from ..display.table_groups import Unit, tokens_or_pairs, units
 from ..display.tokens import display, figures, width
 from ..errors import EmbspaceError
 from ..space.embedding_space import EmbeddingSpace
+from ..weights.effective import Side
 from .figure import plotly, quiet
 
 MAX_VECTORS = 6
@@ -124,10 +125,10 @@ def _name(unit: Unit) -> str:
     return f"{unit.name} {unit.weight}".strip() or "the vector"
 
 
-def _positions(lens: Any, ids: np.ndarray, side: str, seed: int) -> tuple[np.ndarray, str]:
+def _positions(lens: Any, ids: np.ndarray, side: Side, seed: int) -> tuple[np.ndarray, str]:
     """Where tokens lie, scaled to the unit square, and how that was found."""
-    space = EmbeddingSpace(lens.weights, space=lens.space.kind, score="cosine", ids=lens.space.ids)
-    places = ids if lens.space.ids is None else np.searchsorted(lens.space.ids.cpu().numpy(), ids)
+    space = EmbeddingSpace(lens.weights, space=lens.space.kind, score="cosine", token_ids=lens.space.token_ids)
+    places = np.searchsorted(lens.space.token_ids.numpy(), ids)
     rows = space.rows(side)
     vectors = rows[torch.from_numpy(places).to(rows.device)].float().cpu().numpy()
     try:

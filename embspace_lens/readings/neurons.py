@@ -12,7 +12,7 @@ from ..search.tiles import chunk_rows
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, select, weight_names
-from ..weights.effective import MLP, MLPIndex, side_of
+from ..weights.effective import MLP, WeightIndex, side_of
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 
 
@@ -36,7 +36,7 @@ def read_neurons(
     widths = widths if neuron is None else [len(selected)] * len(mlps)
     skip_ungated = names != ["W_gate"]  # asked for W_gate alone, an MLP without one is an error
 
-    def queries(batch: list[MLPIndex], name: str) -> Iterator[tuple[Block, Float[Tensor, "n d_model"]]]:
+    def queries(batch: list[WeightIndex], name: str) -> Iterator[tuple[Block, Float[Tensor, "n d_model"]]]:
         """Keys and vectors of one weight's neurons, MLP by MLP."""
         for index in batch:
             if name == "W_gate" and skip_ungated and not lens.weights.is_gated(index.layer):
@@ -67,9 +67,9 @@ def read_neurons(
     return tidy(columns, blocks(), lens.vocabulary.array, kind="tokens")
 
 
-def _batches(mlps: list[MLPIndex], widths: list[int], d_model: int) -> Iterator[list[MLPIndex]]:
+def _batches(mlps: list[WeightIndex], widths: list[int], d_model: int) -> Iterator[list[WeightIndex]]:
     """MLPs whose vectors fit one chunk together, so that the embeddings' rows are made once for several layers."""
-    batch: list[MLPIndex] = []
+    batch: list[WeightIndex] = []
     room = limit = chunk_rows(4 * d_model, scale=0.5)
     for mlp, width in zip(mlps, widths):
         if batch and width > room:

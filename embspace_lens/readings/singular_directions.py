@@ -13,8 +13,8 @@ from .. import errors
 from ..tables.checks import check_integer, check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
-from ..weights.effective import ATTENTION, CIRCUITS, MLP, MLPIndex, Side, side_of
-from ..weights.experts import NO_EXPERT
+from ..weights.effective import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of
+from ..weights.indices import weight_indices
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_block
 
 NO_HEAD = -1
@@ -50,10 +50,7 @@ def read_singular(
     if name in MLP and head is not None:
         raise errors.no_heads(head, name)
     heads = [NO_HEAD] if name in MLP else lens.weights.select_heads(head)
-    if name in MLP:
-        indices = lens.weights.mlps(layer)
-    else:
-        indices = [MLPIndex(index, NO_EXPERT) for index in lens.weights.select_layers(layer, "attn")]
+    indices = weight_indices(lens.weights, name, layer)
 
     def blocks() -> Iterator[Block]:
         for index in tqdm(indices, desc=f"singular {name}", unit="layer", disable=None, leave=False):
@@ -74,7 +71,7 @@ def read_singular(
 
 
 def _decompositions(
-    lens: BaseLens, name: str, index: MLPIndex, heads: Sequence[int], n: int
+    lens: BaseLens, name: str, index: WeightIndex, heads: Sequence[int], n: int
 ) -> Iterator[Decomposition]:
     """The n strongest singular directions of each head, or of the whole weight of an MLP."""
     if name in CIRCUITS:

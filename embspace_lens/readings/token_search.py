@@ -1,18 +1,17 @@
 """Which components read or write a token."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from .. import errors
 from ..tables.checks import check_integer
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
-from ..weights.effective import ATTENTION, MLP, MLPIndex, side_of, sublayer_of
-from ..weights.experts import NO_EXPERT
+from ..weights.effective import ATTENTION, MLP, WeightIndex, side_of, sublayer_of
+from ..weights.indices import weight_indices
 from .base import TOKEN_COLUMNS, BaseLens, Block
 
 KEYS = ("layer", "expert", "head", "neuron", "subhead")
@@ -35,25 +34,15 @@ def search_token(
     for name in tqdm(names, desc="search", unit="weight", disable=None, leave=False):
         if weight is None and not lens.weights.layers_with(sublayer_of(name)):
             continue
-        indices = list(_having(lens, name, layer))
+        indices = weight_indices(lens.weights, name, layer, required=weight is not None or name != "W_gate")
         if indices:
             best = _best_directions(lens, name, indices, token_index, k, largest)
             blocks.append(best | {"weight": name, "token_index": token_index})
-        elif weight is not None and name == "W_gate":
-            raise errors.not_gated(lens.name, lens.weights.select_layers(layer, "mlp")[0])
     columns = ["layer", *lens.expert_column, "head", "neuron", "subhead", "weight", "rank", *TOKEN_COLUMNS]
     return tidy(columns, blocks, lens.vocabulary.array, kind="search")
 
 
-def _having(lens: BaseLens, name: str, layer: Select) -> Iterator[MLPIndex]:
-    """The selected blocks (and experts) that have the weight."""
-    if name in ATTENTION:
-        yield from (MLPIndex(index, NO_EXPERT) for index in lens.weights.select_layers(layer, "attn"))
-    else:
-        yield from (mlp for mlp in lens.weights.mlps(layer) if name != "W_gate" or lens.weights.is_gated(mlp.layer))
-
-
-def _best_directions(lens: BaseLens, name: str, indices: list[MLPIndex], token: int, k: int, largest: bool) -> Block:
+def _best_directions(lens: BaseLens, name: str, indices: list[WeightIndex], token: int, k: int, largest: bool) -> Block:
     """The k directions of one weight, over all layers, that score the token highest (or lowest)."""
     side = side_of(name)
     target = lens.space.embedding_of(token, side)

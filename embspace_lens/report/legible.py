@@ -48,9 +48,9 @@ class _Judge:
     """Judges how alike tokens are, as one lens embeds them; words that training has seen count, other tokens do not."""
 
     def __init__(self, lens: Any) -> None:
-        space = EmbeddingSpace(lens.weights, space=lens.space.kind, score="cosine", ids=lens.space.ids)
+        space = EmbeddingSpace(lens.weights, space=lens.space.kind, score="cosine", token_ids=lens.space.token_ids)
         self.sides = {"read": _Contrast(space.read), "write": _Contrast(space.write)}
-        self.ids = None if lens.space.ids is None else lens.space.ids.cpu().numpy()
+        self.ids = lens.space.token_ids.numpy()
         rows = lens.weights.W_E, unembedding_rows(lens.weights)
         words = whole_words.choose(lens.vocabulary, lambda: rows).numpy()
         if words.mean() < 0.05:  # a tokenizer that does not write words with a leading space
@@ -67,7 +67,7 @@ class _Judge:
         """
         k = tokens.shape[1]
         counted = self.words[tokens] & (_first_of_its_kind(tokens) if once else True)
-        places = torch.from_numpy(tokens if self.ids is None else np.searchsorted(self.ids, tokens))
+        places = torch.from_numpy(np.searchsorted(self.ids, tokens))
         value = torch.zeros(len(tokens))
         for start in range(0, len(tokens) if k > 1 else 0, TILE):
             tile = slice(start, start + TILE)

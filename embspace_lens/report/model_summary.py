@@ -101,7 +101,7 @@ def find_word(lens: Any, word: str | None) -> int:
     Raises:
         EmbspaceError: If it is not one token, or not one that the lens reads.
     """
-    read = range(lens.space.d_vocab) if lens.space.ids is None else lens.space.ids.tolist()
+    read = lens.space.token_ids.tolist()
     strings = {str(lens.vocabulary.strings[i]): i for i in reversed(read)}
     if word is None:
         return next((strings[candidate] for candidate in WORDS if candidate in strings), read[0])

@@ -70,9 +70,9 @@ class EmbeddingSpace:
         token_ids: Int[Tensor, " n_tokens"] | None = None,
         mask: str = "all",
     ) -> None:
-        self.kind = check_choice("space", space, SPACES)
-        self.inverse = check_choice("inverse", inverse, INVERSES)
-        self.score = check_choice("score", score, SCORES)
+        self.kind: Space = check_choice("space", space, SPACES)
+        self.inverse: Inverse = check_choice("inverse", inverse, INVERSES)
+        self.score: Score = check_choice("score", score, SCORES)
         self.mask = mask
         self.name, self.d_model, self.d_vocab = weights.name, weights.d_model, weights.d_vocab
         self.token_ids: Int[Tensor, " n_tokens"] = torch.arange(self.d_vocab) if token_ids is None else token_ids.cpu()

@@ -37,8 +37,8 @@ def sublayer_of(weight: str) -> Sublayer:
     return "mlp" if weight in MLP else "attn"
 
 
-class MLPIndex(NamedTuple):
-    """One MLP of a model: its block, and its expert in a mixture (−1 for a dense or shared MLP)."""
+class WeightIndex(NamedTuple):
+    """Where a weight exists: its block, and its expert in a mixture (−1 for attention, dense and shared MLPs)."""
 
     layer: int
     expert: int
@@ -113,6 +113,16 @@ class Weights:
     def has_positions(self) -> bool:
         """Whether positions are learned embeddings."""
         return self.host.has_positions
+
+    @property
+    def n_key_value_heads(self) -> int:
+        """How many key-value heads a block has; query heads share them if there are fewer."""
+        return self.host.n_key_value_heads
+
+    @property
+    def residual_multiplier(self) -> float:
+        """The factor by which a block's outputs are multiplied where they are added to the residual stream (Granite)."""
+        return self.host.residual_multiplier
 
     @property
     def d_vocab(self) -> int:
@@ -191,7 +201,7 @@ class Weights:
             EmbspaceError: If a number is out of range, a named block lacks the sublayer, or no block has one that can be read.
         """
         having = self._readable_layers(sublayer)
-        selected = select("layer", layer, self.n_layers, self.name, "layers")
+        selected = self.select_any_layers(layer)
         if layer is None or isinstance(layer, slice):
             return [index for index in selected if index in having]
         missing = [index for index in selected if index not in having]
@@ -199,17 +209,21 @@ class Weights:
             raise errors.blocks_lack(self.name, missing, sublayer, having)
         return selected
 
+    def select_any_layers(self, layer: Select) -> list[int]:
+        """The selected blocks, whatever they have."""
+        return select("layer", layer, self.n_layers, self.name, "layers")
+
     def select_heads(self, head: Select) -> list[int]:
         """The selected query heads."""
         return select("head", head, self.n_heads, self.name, "heads")
 
-    def mlps(self, layer: Select = None, expert: Select = None) -> list[MLPIndex]:
+    def mlps(self, layer: Select = None, expert: Select = None) -> list[WeightIndex]:
         """The MLPs of the selected blocks, expert by expert in a mixture; `expert=-1` selects dense and shared MLPs.
 
         Raises:
             EmbspaceError: As `select_layers`; or if experts are selected and the model has none.
         """
-        indices = [MLPIndex(index, one) for index in self.select_layers(layer, "mlp") for one in self.experts(index)]
+        indices = [WeightIndex(index, one) for index in self.select_layers(layer, "mlp") for one in self.experts(index)]
         if expert is None:
             return indices
         if not self.has_experts:

@@ -1,0 +1,35 @@
+"""Where a weight exists: blocks, and experts of mixtures."""
+
+from .. import errors
+from ..tables.selection import Select
+from .effective import MLP, WeightIndex, Weights, sublayer_of
+from .experts import NO_EXPERT
+
+
+def weight_indices(weights: Weights, weight: str, layer: Select = None, *, required: bool = True) -> list[WeightIndex]:
+    """The selected blocks that have a weight, expert by expert in a mixture.
+
+    Args:
+        weights: The model's weights.
+        weight: The weight's name.
+        layer: Which blocks; all by default.
+        required: With False, a model without the weight has none; with True, it is an error.
+
+    Raises:
+        EmbspaceError: If a layer is out of range; or, if required, a named block lacks the weight or no block has it.
+    """
+    sublayer = sublayer_of(weight)
+    if not required:
+        having = weights.layers_with(sublayer)
+        layer = [index for index in weights.select_any_layers(layer) if index in having]
+        if not layer:
+            return []
+    if weight not in MLP:
+        return [WeightIndex(index, NO_EXPERT) for index in weights.select_layers(layer, sublayer)]
+    mlps = weights.mlps(layer)
+    if weight != "W_gate":
+        return mlps
+    gated = [index for index in mlps if weights.is_gated(index.layer)]
+    if required and mlps and not gated:
+        raise errors.not_gated(weights.name, mlps[0].layer)
+    return gated
