@@ -211,3 +211,24 @@ def repeated_name(name: str) -> EmbspaceError:
     return EmbspaceError(
         f"names holds {name!r} more than once. Rows of the table are identified by their direction's name."
     )
+
+
+# -- files and loading
+
+
+# -- weights, forward passes and demo models
+
+
+# -- circuits and interventions
+
+
+# -- comparing models and evidence
+
+
+# -- factors and their site
+
+
+# -- display, plots and reports
+
+
+# -- command line
