@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -417,13 +418,15 @@ class EmbeddingLens(BaseLens):
         """
         return list_components(self)
 
-    def project(self, x: Float[Tensor, "... d_model"], side: Side = "write") -> Float[Tensor, "... d_vocab"]:
+    def project(
+        self, x: Float[Tensor, "... d_model"] | Float[np.ndarray, "... d_model"], side: Side = "write"
+    ) -> Float[Tensor, "... d_vocab"]:
         r"""Score every token for residual vectors, as a tensor.
 
         .. math:: s_\mathrm{write} = xE, \qquad s_\mathrm{read} = xE'
 
         Args:
-            x: Residual vectors; a tensor, or values that can be converted to one.
+            x: Residual vectors.
             side: `"write"` (through E) or `"read"` (through E').
 
         Returns:
@@ -438,7 +441,9 @@ class EmbeddingLens(BaseLens):
         """
         return self.space.project(x, side)
 
-    def embed(self, scores: Float[Tensor, "... d_vocab"], side: Side = "write") -> Float[Tensor, "... d_model"]:
+    def embed(
+        self, scores: Float[Tensor, "... d_vocab"] | Float[np.ndarray, "... d_vocab"], side: Side = "write"
+    ) -> Float[Tensor, "... d_model"]:
         """Map scores over tokens back to residual vectors, through the chosen inverse.
 
         Args:

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from .. import errors
 
-Select = None | int | range | slice | Sequence[int]
+Select = None | int | range | slice | Sequence[int] | np.integer | np.ndarray | Tensor
 """Which layers, heads or neurons: an index, several, a slice, or None for all."""
 
 

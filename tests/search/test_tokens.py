@@ -173,7 +173,7 @@ def test_result_is_independent_of_chunk_size(largest, device):
     A[::3], B[:20] = A[0], B[1]
     for k in (1, 12, 50):
         expected = brute_top_tokens(A, B, k, largest)
-        for budget in (2**8, 2**10, 2**24):
+        for budget in (2**10, 2**24):
             with chunk_bytes(budget):
                 check_ranking(top_tokens(A, B, k, largest=largest), expected)
 
