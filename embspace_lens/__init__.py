@@ -10,5 +10,5 @@ _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 def __getattr__(name: str) -> object:
     value = _load(name)
     if name == "EmbeddingLens":
-        from . import accessor  # noqa: F401 (registers `frame.embspace`: who has a lens has it)
+        from . import accessor  # noqa: F401 (registers `frame.embspace` for every user of a lens)
     return value

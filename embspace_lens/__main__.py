@@ -1,4 +1,4 @@
-"""`python -m embspace_lens` is `embspace-lens`."""
+"""`python -m embspace_lens` runs the command `embspace-lens`."""
 
 from .cli import main
 

@@ -1,22 +1,27 @@
-"""EmbspaceError, and the sentences it speaks: the value, the truth, the way out.
+"""EmbspaceError and its messages: what was given, what is allowed, how to fix it.
 
-The helpers return the error and the caller raises it, so that tracebacks end where the mistake was seen.
+Each function returns the error and its caller raises it, so that a traceback ends at the check that failed.
 """
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+Number = int | float
+
 
 class EmbspaceError(ValueError):
-    """Something asked of the package that it cannot do; the message says the value, the truth and the way out."""
+    """The package cannot do what was asked; the message states what was given, what is allowed and how to fix it."""
 
 
 def _listed(options: Iterable[object]) -> str:
     return ", ".join(map(repr, options))
 
 
+# -- arguments
+
+
 def choice(name: str, value: object, options: Iterable[str]) -> EmbspaceError:
-    """Say that `value` is not among `options`, and guess what was meant."""
+    """An argument is not one of the options; the closest option is suggested."""
     options = list(options)
     guess = get_close_matches(str(value), options, n=1)
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
@@ -24,19 +29,61 @@ def choice(name: str, value: object, options: Iterable[str]) -> EmbspaceError:
 
 
 def out_of_range(name: str, value: object, model: str, count: int, plural: str) -> EmbspaceError:
-    """Say that an index is not one of the model's `count` things."""
+    """An index is not below the model's count."""
     return EmbspaceError(f"{name}={value!r} is out of range: {model} has {count} {plural} (0 to {count - 1}).")
 
 
 def not_selector(name: str, value: object) -> EmbspaceError:
-    """Say what a selector may be."""
+    """A value does not select layers, heads or neurons."""
     return EmbspaceError(
         f"{name}={value!r} does not select anything. Give an int, a range, a slice, a sequence of ints, or None for all."
     )
 
 
+def not_integer(
+    name: str, value: object, minimum: int | None = None, maximum: int | None = None, count_of: str = ""
+) -> EmbspaceError:
+    """An argument is not an integer, or out of bounds."""
+    bounds = _bounds(minimum, maximum)
+    counted = f", the number of {count_of}" if count_of and maximum is not None else ""
+    return EmbspaceError(f"{name}={value!r} is not an integer{bounds}{counted}.")
+
+
+def not_number(
+    name: str,
+    value: object,
+    above: Number | None = None,
+    minimum: Number | None = None,
+    maximum: Number | None = None,
+) -> EmbspaceError:
+    """An argument is not a finite number, or out of bounds."""
+    bounds = f" above {above:g}" if above is not None else _bounds(minimum, maximum)
+    return EmbspaceError(f"{name}={value!r} is not a finite number{bounds}.")
+
+
+def _bounds(minimum: Number | None, maximum: Number | None) -> str:
+    if minimum is not None and maximum is not None:
+        return f" from {minimum:,} to {maximum:,}"
+    if minimum is not None:
+        return f" of {minimum:,} or more"
+    return f" up to {maximum:,}" if maximum is not None else ""
+
+
+def no_heads(head: object, weight: str) -> EmbspaceError:
+    """Heads are selected for a weight that has none."""
+    return EmbspaceError(f"head={head!r} selects nothing: {weight} has no heads.")
+
+
+def missing_extra(package: str, extra: str) -> EmbspaceError:
+    """An optional package is not installed."""
+    return EmbspaceError(f"This needs {package}, which is not installed: pip install 'embspace-lens[{extra}]'.")
+
+
+# -- what a model has
+
+
 def blocks_lack(model: str, layers: Sequence[int], sublayer: str, having: Sequence[int]) -> EmbspaceError:
-    """Some blocks have no attention, or no MLP."""
+    """Selected blocks have no attention, or no MLP."""
     noun = {"attn": "attention", "mlp": "MLP"}[sublayer]
     blocks = f"block {layers[0]} has" if len(layers) == 1 else f"blocks {', '.join(map(str, layers))} have"
     rest = f"Blocks with one: {', '.join(map(str, having))}." if having else "No block of it has one that can be read."
@@ -50,7 +97,7 @@ def no_readable_blocks(model: str, is_encoder_decoder: bool) -> EmbspaceError:
 
 
 def no_experts(model: str, expert: object) -> EmbspaceError:
-    """Experts were selected in a model that has none."""
+    """Experts are selected in a model that has none."""
     return EmbspaceError(f"expert={expert!r} selects nothing: {model} has no mixture of experts.")
 
 
@@ -63,6 +110,18 @@ def no_such_expert(model: str, layer: int, expert: object, experts: Sequence[int
 def not_gated(model: str, layer: int) -> EmbspaceError:
     """A block's MLP has no W_gate."""
     return EmbspaceError(f"{model}'s MLP in block {layer} is not gated: it has no W_gate.")
+
+
+def unreadable(weight: str, model: str, reason: str) -> EmbspaceError:
+    """A weight cannot be read as a matrix."""
+    return EmbspaceError(
+        f"{weight} of {model} cannot be read: {reason}. Load the model with real, unquantised weights."
+    )
+
+
+def unsupported(what: str, reason: str) -> EmbspaceError:
+    """An architecture is not supported and would be read incorrectly."""
+    return EmbspaceError(f"{what} is not read: {reason}.")
 
 
 def no_hook(model: str, hook: str) -> EmbspaceError:
@@ -79,7 +138,7 @@ def no_neuron_hook(model: str, layer: int) -> EmbspaceError:
 
 
 def resid_mid_of_bridge() -> EmbspaceError:
-    """An edit of hook_resid_mid on a TransformerBridge would reach the MLP alone."""
+    """An edit of hook_resid_mid on a TransformerBridge reaches the MLP alone."""
     return EmbspaceError(
         "An edit of hook_resid_mid of a TransformerBridge reaches the MLP and not the residual stream after it. "
         "Use hook='hook_attn_out'."
@@ -94,106 +153,29 @@ def no_resid_post(model: str, layer: int) -> EmbspaceError:
     )
 
 
-def not_integer(
-    name: str, value: object, minimum: int | None = None, maximum: int | None = None, count_of: str = ""
-) -> EmbspaceError:
-    """An argument is not an integer, or out of bounds."""
-    bounds = _bounds(minimum, maximum)
-    counted = f", the number of {count_of}" if count_of and maximum is not None else ""
-    return EmbspaceError(f"{name}={value!r} is not an integer{bounds}{counted}.")
-
-
-def not_number(
-    name: str,
-    value: object,
-    above: float | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-) -> EmbspaceError:
-    """An argument is not a finite number, or out of bounds."""
-    bounds = f" above {above:g}" if above is not None else _bounds(minimum, maximum)
-    return EmbspaceError(f"{name}={value!r} is not a finite number{bounds}.")
-
-
-def _bounds(minimum: float | None, maximum: float | None) -> str:
-    if minimum is None or maximum is None:
-        return (
-            f" of {minimum:,} or more" if minimum is not None else f" up to {maximum:,}" if maximum is not None else ""
-        )
-    return f" from {minimum:,} to {maximum:,}"
+# -- vectors
 
 
 def bad_width(width: int, model: str, d_model: int, what: str = "vectors") -> EmbspaceError:
-    """Say that vectors do not belong to this residual stream."""
+    """Vectors do not have the width of the residual stream."""
     return EmbspaceError(
         f"{what} have width {width}, but {model}'s residual stream has d_model={d_model}. Are they from another model?"
     )
 
 
 def not_tensor(name: str, reason: object) -> EmbspaceError:
-    """Values cannot be made a tensor."""
-    return EmbspaceError(f"{name} cannot be made a tensor: {reason}")
+    """Values cannot be converted to a tensor."""
+    return EmbspaceError(f"{name} cannot be made a tensor: {reason}. Give a tensor, an array, or numbers.")
 
 
-def different_token_counts(model: str, n_read: int, n_write: int) -> EmbspaceError:
-    """W_E and W_U have different numbers of tokens."""
-    return EmbspaceError(
-        f"W_E of {model} has {n_read:,} tokens and W_U has {n_write:,}. Pass vocabulary= with ids that both have."
-    )
+def not_finite(what: str) -> EmbspaceError:
+    """Values are NaN or infinite."""
+    return EmbspaceError(f"NaN or infinite values in {what}. They have no rank: replace them, or check the checkpoint.")
 
 
 def bad_score_count(n_scores: int, model: str, d_vocab: int) -> EmbspaceError:
     """There is not one score per token."""
     return EmbspaceError(f"scores have {n_scores:,} columns, but {model} has {d_vocab:,} tokens.")
-
-
-def token_not_read(token: object, n_tokens: int) -> EmbspaceError:
-    """A token is outside the lens's vocabulary."""
-    return EmbspaceError(f"token {token!r} is not among the {n_tokens:,} tokens that this lens reads.")
-
-
-def not_finite(what: str) -> EmbspaceError:
-    """Say that there are NaNs or infinities."""
-    return EmbspaceError(f"NaN or infinite values in {what}. Rankings would be meaningless; mend it first.")
-
-
-def unreadable(weight: str, model: str, reason: str) -> EmbspaceError:
-    """Say why a weight cannot be read as a matrix."""
-    return EmbspaceError(
-        f"{weight} of {model} cannot be read: {reason}. Load the model with real, unquantised weights."
-    )
-
-
-def unsupported(what: str, reason: str) -> EmbspaceError:
-    """Say that an architecture would be read wrongly, and is therefore not read."""
-    return EmbspaceError(f"{what} is not read: {reason}.")
-
-
-def not_one_token(text: str, pieces: Sequence[str], caller: str, guess: str | None) -> EmbspaceError:
-    """Say that a text is several tokens, or none."""
-    hint = f" Did you mean {guess!r}?" if guess is not None else ""
-    if len(pieces) < 2:
-        return EmbspaceError(f'"{text}" is not a token of this vocabulary; {caller} takes one.{hint}')
-    return EmbspaceError(
-        f'"{text}" is {len(pieces)} tokens in this vocabulary ({_listed(pieces)}); {caller} takes one.{hint}'
-    )
-
-
-def no_tokenizer(model: str, caller: str) -> EmbspaceError:
-    """Say that words need a tokenizer."""
-    return EmbspaceError(
-        f"{model} has no tokenizer, so {caller} cannot look up words. Give a token id, or EmbeddingLens(model, tokenizer=…)."
-    )
-
-
-def missing_extra(package: str, extra: str) -> EmbspaceError:
-    """Say which extra installs an optional package."""
-    return EmbspaceError(f"This needs {package}, which is not installed: pip install 'embspace-lens[{extra}]'.")
-
-
-def no_heads(head: object, weight: str) -> EmbspaceError:
-    """Heads were selected for a weight that has none."""
-    return EmbspaceError(f"head={head!r} selects nothing: {weight} has no heads.")
 
 
 def not_directions(shape: tuple[int, ...]) -> EmbspaceError:
@@ -203,7 +185,7 @@ def not_directions(shape: tuple[int, ...]) -> EmbspaceError:
 
 def wrong_count_of_names(n_names: int, n_vectors: int) -> EmbspaceError:
     """There is not one name per vector."""
-    return EmbspaceError(f"names has {n_names} entries for {n_vectors} vectors.")
+    return EmbspaceError(f"names has {n_names} entries for {n_vectors} vectors. Give one name per vector.")
 
 
 def repeated_name(name: str) -> EmbspaceError:
@@ -213,7 +195,122 @@ def repeated_name(name: str) -> EmbspaceError:
     )
 
 
+def no_dictionary_side(owner: str, weight: str, side: str) -> EmbspaceError:
+    """An object with an encoder or a decoder lacks the one that was asked for."""
+    other = "write" if side == "read" else "read"
+    return EmbspaceError(f"{owner} has no {weight}, which side={side!r} reads. Use side={other!r}.")
+
+
+def not_residual(owner: str, hook: str) -> EmbspaceError:
+    """A dictionary is trained on activations inside a component."""
+    return EmbspaceError(
+        f"{owner} was trained on {hook}, whose activations are not residual vectors. "
+        "For hook_z, give W_dec @ W_O of its block."
+    )
+
+
+# -- tokens
+
+
+def different_token_counts(model: str, n_read: int, n_write: int) -> EmbspaceError:
+    """W_E and W_U have different numbers of tokens."""
+    return EmbspaceError(
+        f"W_E of {model} has {n_read:,} tokens and W_U has {n_write:,}. Pass vocabulary= with ids that both have."
+    )
+
+
+def token_not_read(token: object, n_tokens: int) -> EmbspaceError:
+    """A token is outside the lens's vocabulary."""
+    return EmbspaceError(
+        f"token {token!r} is not among the {n_tokens:,} tokens that this lens reads. Add it to vocabulary=."
+    )
+
+
+def not_a_token(token: object) -> EmbspaceError:
+    """A token is neither a string nor an id."""
+    return EmbspaceError(f"token={token!r} is neither a string nor a token id.")
+
+
+def not_one_token(text: str, pieces: Sequence[str], caller: str, guess: str | None) -> EmbspaceError:
+    """A string is several tokens, or none."""
+    hint = f" Did you mean {guess!r}?" if guess is not None else ""
+    if len(pieces) < 2:
+        return EmbspaceError(f'"{text}" is not a token of this vocabulary; {caller} takes one.{hint}')
+    return EmbspaceError(
+        f'"{text}" is {len(pieces)} tokens in this vocabulary ({_listed(pieces)}); {caller} takes one.{hint}'
+    )
+
+
+def no_tokenizer(model: str, caller: str) -> EmbspaceError:
+    """Strings are given, and the model has no tokenizer."""
+    return EmbspaceError(
+        f"{model} has no tokenizer, so {caller} cannot look up words. "
+        "Give a token id, or EmbeddingLens(model, tokenizer=…)."
+    )
+
+
+def bad_mask_shape(shape: tuple[int, ...], model: str, d_vocab: int) -> EmbspaceError:
+    """A boolean mask does not have one entry per token."""
+    return EmbspaceError(f"The token mask has shape {shape}, but {model} has {d_vocab:,} tokens. Give [{d_vocab}].")
+
+
+def empty_mask(name: str, model: str) -> EmbspaceError:
+    """A token mask selects nothing."""
+    return EmbspaceError(f"The token mask {name!r} selects no token of {model}. Use a wider mask, or vocabulary=None.")
+
+
 # -- files and loading
+
+
+def is_folder(path: object) -> EmbspaceError:
+    """A file is to be written where a folder is."""
+    return EmbspaceError(f"{path} is a folder. Name a file.")
+
+
+def no_folder(path: object, folder: object) -> EmbspaceError:
+    """A file is to be written in a folder that does not exist."""
+    return EmbspaceError(f"{path} cannot be written: {folder} is not a folder. Make it first.")
+
+
+def not_written(path: object, reason: object) -> EmbspaceError:
+    """The system refuses to write a file."""
+    return EmbspaceError(f"{path} cannot be written: {reason}. Nothing was changed.")
+
+
+def not_readable(path: object, reason: object) -> EmbspaceError:
+    """A file does not exist, or is damaged."""
+    return EmbspaceError(f"{path} cannot be read: {reason}.")
+
+
+def no_config(folder: object) -> EmbspaceError:
+    """A folder does not hold a model."""
+    return EmbspaceError(f"{folder} holds no config.json, so it is not the folder of a model.")
+
+
+def no_such_folder(folder: object) -> EmbspaceError:
+    """A path to a model's folder does not exist."""
+    return EmbspaceError(f"{folder} does not exist. Give a model's folder, a demo model, or the name of a hub model.")
+
+
+def damaged_model(folder: object, reason: str) -> EmbspaceError:
+    """A model's folder cannot be loaded."""
+    return EmbspaceError(f"{folder} could not be loaded ({reason}). Is a file damaged or missing?")
+
+
+def other_vocabulary(model: str, d_vocab: int, n_counts: int) -> EmbspaceError:
+    """Token counts of the demo models are applied to a model with another vocabulary."""
+    return EmbspaceError(
+        f"{model} has {d_vocab:,} tokens, and the demo models' token counts (vocabulary='frequent') are for their "
+        f"{n_counts:,} tokens. Use vocabulary='words', or seen_in(texts) with your own texts."
+    )
+
+
+def unknown_model(name: object, demo_models: Sequence[str], reason: str) -> EmbspaceError:
+    """A name is neither a demo model, a folder, nor a model of the hub."""
+    return EmbspaceError(
+        f"{name} could not be loaded. It is neither a demo model ({', '.join(demo_models)}) nor a local folder, "
+        f"and loading it from the hub failed ({reason})."
+    )
 
 
 # -- weights, forward passes and demo models

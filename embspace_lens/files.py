@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Atomic files: written completely or not at all."""
 
 import json
 import os
@@ -8,29 +8,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import EmbspaceError
+from . import errors
 
 
 def refuse_unwritable(path: str | os.PathLike[str]) -> Path:
-    """Say early that a path cannot be written, before the work that would be lost.
+    """The path with `~` expanded; for a check before a long computation whose result is to be written there.
 
     Raises:
-        EmbspaceError: If it is a folder, or lies in none.
+        EmbspaceError: If the path is a folder, or its folder does not exist.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        raise EmbspaceError(f"{path} is a folder. Name a file.")
+        raise errors.is_folder(path)
     if not path.parent.is_dir():
-        raise EmbspaceError(f"{path} cannot be written: {path.parent} is not a folder. Make it first.")
+        raise errors.no_folder(path, path.parent)
     return path
 
 
 @contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name in the file's folder; it becomes the file's own when the block ends well.
+    """Give a temporary name in the same folder, and rename that file to `path` when the `with` block ends without an error.
 
     Raises:
-        EmbspaceError: If it cannot be written; what was there is then as it was.
+        EmbspaceError: If the file cannot be written; an existing file is then unchanged.
     """
     path = refuse_unwritable(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
@@ -41,18 +41,19 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as reason:
-        raise EmbspaceError(f"{path} cannot be written: {reason.strerror or reason}. Nothing was changed.") from reason
+        raise errors.not_written(path, reason.strerror or reason) from reason
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file whole or not at all (see `whole`)."""
+    """Write a file completely or not at all (see `whole`), and return its path."""
+    path = refuse_unwritable(path)
     with whole(path) as partial:
         partial.write_bytes(data)
-    return refuse_unwritable(path)
+    return path
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> Path:
-    """Write JSON whole or not at all."""
+    """Write JSON completely or not at all, and return its path."""
     return write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
@@ -60,9 +61,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON.
 
     Raises:
-        EmbspaceError: If there is no such file, or it is damaged.
+        EmbspaceError: If the file does not exist, or is damaged.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as reason:
-        raise EmbspaceError(f"{path} cannot be read: {reason}.") from reason
+        raise errors.not_readable(path, reason) from reason

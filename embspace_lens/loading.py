@@ -1,4 +1,4 @@
-"""Loading: names, folders and checkpoints → models."""
+"""Loading: from the name of a demo model, a folder or the name of a hub model to a TransformerLens model."""
 
 from os import PathLike
 from pathlib import Path
@@ -13,31 +13,35 @@ from .weights.booting import boot
 
 
 def load_model(name: str | PathLike[str], *, device: str | None = None, dtype: torch.dtype | None = None) -> Any:
-    """Load a demo model, a local folder, or a hub model into a TransformerBridge.
+    """Load a model into a TransformerBridge.
+
+    Args:
+        name: A demo model (offline), a local folder (of a model, or of a tuned demo classifier), or a hub model, which
+            TransformerLens downloads.
+        device: The device; for demo models the CPU by default, for others the choice of TransformerLens.
+        dtype: The precision; float32 by default.
+
+    Returns:
+        The model in evaluation mode, with its tokenizer.
 
     Raises:
-        EmbspaceError: If it is none of them, or cannot be loaded.
+        EmbspaceError: If there is no such model, or it cannot be loaded.
     """
+    dtype = dtype or torch.float32
     if str(name) in catalog.names():
-        return catalog.load(str(name), device=device or "cpu", dtype=dtype or torch.float32)
+        return catalog.load(str(name), device=device or "cpu", dtype=dtype)
     folder = Path(name).expanduser()
     if catalog.is_classifier(folder):
-        return catalog.load_tuned(folder, device=device or "cpu", dtype=dtype or torch.float32)[0]
+        model, _ = catalog.load_tuned(folder, device=device or "cpu", dtype=dtype)
+        return model
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise errors.EmbspaceError(f"{folder} holds no config.json, so it is not a model's folder.")
+        raise errors.no_config(folder)
     if not folder.exists() and (folder.is_absolute() or str(name).startswith(".")):
-        raise errors.EmbspaceError(f"{folder} does not exist.")
-    where = str(folder) if folder.is_dir() else str(name)
+        raise errors.no_such_folder(folder)
     try:
-        return boot(where, device=device, dtype=dtype or torch.float32)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as reason:
-        first_line = (str(reason).splitlines() or [""])[0]
-        told = f"{type(reason).__name__}: {first_line}"
+        return boot(str(folder) if folder.is_dir() else str(name), device=device, dtype=dtype)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if folder.is_dir():
-            raise errors.EmbspaceError(
-                f"{folder} could not be loaded ({told}). Is a file damaged or missing?"
-            ) from reason
-        raise errors.EmbspaceError(
-            f"{name} could not be loaded: it is no demo model ({', '.join(catalog.names())}), no local folder, and the hub did not "
-            f"give it ({told})."
-        ) from reason
+            raise errors.damaged_model(folder, reason) from error
+        raise errors.unknown_model(name, catalog.names(), reason) from error

@@ -17,6 +17,17 @@ def same_tokens(a: pd.DataFrame, b: pd.DataFrame, tolerance: float = 1e-4) -> No
     assert differ.mean() < 0.02, "lists differ by more than near ties"
 
 
+def check_ranking(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
+    """Equal indices, and equal scores up to the last bit of float32, which depends on the order of summation in float64."""
+    score, *indices = found
+    expected_score, *expected_indices = expected
+    assert score.dtype == torch.float32
+    for index, expected_index in zip(indices, expected_indices, strict=True):
+        assert index.dtype == torch.int64
+        torch.testing.assert_close(index.cpu(), expected_index.cpu(), rtol=0, atol=0)
+    torch.testing.assert_close(score.cpu(), expected_score.cpu(), rtol=2e-7, atol=1e-12)
+
+
 def random_rotation(d: int) -> torch.Tensor:
     return torch.linalg.qr(torch.randn(d, d, dtype=torch.float64))[0].float()
 

@@ -55,9 +55,7 @@ def seen(at_least: int = 200) -> TokenMask:
     def choose(vocabulary: Vocabulary, _: Any) -> torch.Tensor:
         counts = load_file(MODELS / "tokenizer" / "counts.safetensors")["counts"]
         if len(counts) != len(vocabulary):
-            raise errors.EmbspaceError(
-                f"{vocabulary.model} has {len(vocabulary)} tokens and the demo models {len(counts)}: these counts are not its own."
-            )
+            raise errors.other_vocabulary(vocabulary.model, len(vocabulary), len(counts))
         return counts >= at_least
 
     return TokenMask(f"seen {at_least}+ times", choose)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,11 @@ from tqdm import tqdm
 from ..space.embedding_space import EmbeddingSpace
 from ..space.vocabulary import Vocabulary
 from ..weights.effective import Side, Weights
+
+MLPWeight = Literal["W_in", "W_gate", "W_out"]
+AttentionWeight = Literal["W_Q", "W_K", "W_V", "W_O"]
+DirectionWeight = Literal[MLPWeight, AttentionWeight]
+AnyWeight = Literal["W_OV", "W_QK", DirectionWeight]
 
 TOKEN_COLUMNS = ("token_index", "token_string", "score")
 Block = dict[str, Any]
@@ -68,7 +73,7 @@ def token_block(
     largest: bool = True,
     bar: tqdm | None = None,
 ) -> Block:
-    """The best k tokens of n vectors as n·k rows; `row` is the number of the vector."""
+    """The best k tokens of n vectors as n·k rows; `row` is the index of the vector."""
     n_done = 0
 
     def update(done: int, total: int) -> None:

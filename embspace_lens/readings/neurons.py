@@ -13,7 +13,7 @@ from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, select, weight_names
 from ..weights.effective import MLP, WeightIndex, side_of
-from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
+from .base import TOKEN_COLUMNS, BaseLens, Block, MLPWeight, interleave, token_bar, token_block
 
 
 def read_neurons(
@@ -22,7 +22,7 @@ def read_neurons(
     neuron: Select = None,
     *,
     expert: Select = None,
-    weight: str | Sequence[str] | None = None,
+    weight: MLPWeight | Sequence[MLPWeight] | None = None,
     k: int = 10,
     largest: bool = True,
 ) -> pd.DataFrame:
@@ -34,18 +34,18 @@ def read_neurons(
     # Experts may differ in width: a neuron must exist in the widest MLP, and is read in every MLP that has it.
     selected = select("neuron", neuron, max(widths, default=0), lens.name, "neurons in its widest MLP")
     widths = widths if neuron is None else [len(selected)] * len(mlps)
-    skip_ungated = names != ["W_gate"]  # asked for W_gate alone, an MLP without one is an error
+    skip_ungated = names != ["W_gate"]  # if only W_gate is selected, an MLP without it is an error
 
     def queries(batch: list[WeightIndex], name: str) -> Iterator[tuple[Block, Float[Tensor, "n d_model"]]]:
-        """Keys and vectors of one weight's neurons, MLP by MLP."""
+        """Keys and directions of one weight's neurons, MLP by MLP."""
         for index in batch:
             if name == "W_gate" and skip_ungated and not lens.weights.is_gated(index.layer):
                 continue
             x = lens.weights.directions(name, *index)
-            here = [n for n in selected if n < len(x)]
-            x = x if neuron is None else x[torch.tensor(here, dtype=torch.long, device=x.device)]
+            neurons = [n for n in selected if n < len(x)]
+            x = x if neuron is None else x[torch.tensor(neurons, dtype=torch.long, device=x.device)]
             keys = {"layer": np.full(len(x), index.layer), "expert": np.full(len(x), index.expert)}
-            yield keys | {"neuron": np.asarray(here)}, x
+            yield keys | {"neuron": np.asarray(neurons)}, x
 
     def blocks() -> Iterator[Block]:
         batches = list(_batches(mlps, widths, lens.weights.d_model))
@@ -53,13 +53,14 @@ def read_neurons(
             for batch in batches:
                 parts = []
                 for name in names:
-                    found = list(queries(batch, name))
-                    if not found:
+                    directions = list(queries(batch, name))
+                    if not directions:
                         continue
-                    x = torch.cat([x.to(found[0][1].device) for _, x in found])
+                    first_keys, first = directions[0]
+                    x = torch.cat([x.to(first.device) for _, x in directions])
                     block = token_block(lens, x, side_of(name), k, largest=largest, bar=bar)
                     row = block.pop("row")
-                    keys = {key: np.concatenate([keys[key] for keys, _ in found])[row] for key in found[0][0]}
+                    keys = {key: np.concatenate([keys[key] for keys, _ in directions])[row] for key in first_keys}
                     parts.append(block | keys | {"weight": [name] * len(row)})
                 yield from interleave(parts, {}, "layer", "expert", "neuron")
 
@@ -68,7 +69,7 @@ def read_neurons(
 
 
 def _batches(mlps: list[WeightIndex], widths: list[int], d_model: int) -> Iterator[list[WeightIndex]]:
-    """MLPs whose vectors fit one chunk together, so that the embeddings' rows are made once for several layers."""
+    """Batches of MLPs whose directions fit half a chunk, so that the rows of the embedding are made once for several layers."""
     batch: list[WeightIndex] = []
     room = limit = chunk_rows(4 * d_model, scale=0.5)
     for mlp, width in zip(mlps, widths):

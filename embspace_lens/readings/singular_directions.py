@@ -15,7 +15,7 @@ from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
 from ..weights.effective import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of
 from ..weights.indices import weight_indices
-from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_block
+from .base import TOKEN_COLUMNS, AnyWeight, BaseLens, Block, interleave, token_block
 
 NO_HEAD = -1
 # The two sides of a singular direction of a circuit: its name in the table, and the side of the embedding space.
@@ -39,7 +39,7 @@ def read_singular(
     layer: Select = None,
     head: Select = None,
     *,
-    weight: str = "W_OV",
+    weight: AnyWeight = "W_OV",
     n_directions: int = 10,
     k: int = 10,
 ) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
 from ..weights.effective import ATTENTION, MLP, WeightIndex, side_of, sublayer_of
 from ..weights.indices import weight_indices
-from .base import TOKEN_COLUMNS, BaseLens, Block
+from .base import TOKEN_COLUMNS, BaseLens, Block, DirectionWeight
 
 KEYS = ("layer", "expert", "head", "neuron", "subhead")
 
@@ -22,7 +22,7 @@ def search_token(
     token: str | int,
     layer: Select = None,
     *,
-    weight: str | Sequence[str] | None = None,
+    weight: DirectionWeight | Sequence[DirectionWeight] | None = None,
     k: int = 10,
     largest: bool = True,
 ) -> pd.DataFrame:
@@ -51,13 +51,13 @@ def _best_directions(lens: BaseLens, name: str, indices: list[WeightIndex], toke
         x = lens.weights.directions(name, *index)
         flat = (lens.space.vectors(x.reshape(-1, x.shape[-1]), side) @ target).cpu()
         scores.append(flat)
-        number, none = np.arange(len(flat)), np.full(len(flat), -1)
-        where = [np.full(len(flat), index.layer), np.full(len(flat), index.expert)]
+        row, none = np.arange(len(flat)), np.full(len(flat), -1)
+        layer_and_expert = [np.full(len(flat), index.layer), np.full(len(flat), index.expert)]
         if name in ATTENTION:
             d_head = x.shape[-2]
-            keys.append(np.stack([*where, number // d_head, none, number % d_head]))
+            keys.append(np.stack([*layer_and_expert, row // d_head, none, row % d_head]))
         else:
-            keys.append(np.stack([*where, none, number, none]))
+            keys.append(np.stack([*layer_and_expert, none, row, none]))
     score = torch.cat(scores)
     order = torch.argsort(score, descending=largest, stable=True)[:k]
     key = dict(zip(KEYS, np.concatenate(keys, axis=1)[:, order.numpy()]))

@@ -1,4 +1,4 @@
-"""Vectors that others made: arrays, probes, sparse autoencoders, transcoders, factors → rows of the residual stream."""
+"""Directions of arrays, probes, sparse autoencoders, transcoders and factors, as rows of the residual stream."""
 
 from typing import Any
 
@@ -7,55 +7,56 @@ from torch import Tensor
 from .. import errors
 from ..space.embedding_space import SIDES
 from ..space.embeddings import as_tensor
+from ..tables.checks import check_choice
+from ..weights.effective import Side
 
 NOT_RESIDUAL = ("hook_z", "hook_q", "hook_k", "hook_v", "hook_pre", "hook_post")
-"""Hook points inside a component, whose activations are no residual vectors even where they are as wide."""
+"""Hook points inside a component: their activations are not residual vectors, even if they have the same width."""
 
 
-def residual_vectors(vectors: Any, side: str) -> Tensor:
-    """The directions of whatever holds some, one a row, for the reader to check.
+def residual_vectors(vectors: Any, side: Side) -> Tensor:
+    """The directions of an object, one per row; their width is checked by the caller.
 
     Args:
-        vectors: Anything that becomes a tensor; or an object with a dictionary: `W_dec` and `W_enc` (SAELens's autoencoders and
-            transcoders, and those made like them), `decoder` and `encoder` layers, or `directions` (`Factors`).
-        side: `"write"` for decoders, `"read"` for encoders; factors have one set of directions for both.
+        vectors: Anything that can be converted to a tensor; or an object with a dictionary: `W_dec` and `W_enc` (autoencoders and
+            transcoders of SAELens and similar libraries), `decoder` and `encoder` layers, or `directions` (`Factors`).
+        side: `"write"` for decoders, `"read"` for encoders. Factors have the same directions on both sides.
 
     Returns:
-        `[n, d_model]`, or what the object itself is shaped as.
+        `[n, d_model]`, or the shape of the given tensor.
 
     Raises:
-        EmbspaceError: If the side is unknown, a dictionary lacks it, or it reads what is no residual stream.
+        EmbspaceError: If the side is unknown, the dictionary lacks it, or the dictionary is not of the residual stream.
     """
-    if side not in SIDES:
-        raise errors.choice("side", side, SIDES)
+    check_choice("side", side, SIDES)
     if isinstance(getattr(vectors, "directions", None), Tensor):
         return as_tensor(vectors.directions, "directions")
     decoder, encoder = _matrix(vectors, "W_dec", "decoder"), _matrix(vectors, "W_enc", "encoder")
     if decoder is None and encoder is None:
         return as_tensor(vectors, "vectors")
-    _refuse_inner(vectors)
-    found, name = (decoder, "W_dec") if side == "write" else (encoder, "W_enc")
-    if found is None:
-        raise errors.EmbspaceError(f"{type(vectors).__name__} has no {name}, so side={side!r} has nothing to read.")
-    found = as_tensor(found, name)
-    # SAELens stores [d_in, d_sae], others a row a feature; the decoder, always a row a feature, tells which.
-    across = side == "read" and found.ndim == 2 and (decoder is None or found.shape[1] == len(decoder))
-    return found.T if across else found
+    hook = _hook_name(vectors)
+    if hook.rsplit(".", 1)[-1] in NOT_RESIDUAL:
+        raise errors.not_residual(type(vectors).__name__, hook)
+    matrix, weight = (decoder, "W_dec") if side == "write" else (encoder, "W_enc")
+    if matrix is None:
+        raise errors.no_dictionary_side(type(vectors).__name__, weight, side)
+    matrix = as_tensor(matrix, weight)
+    # SAELens stores encoders as [d_in, d_sae], other libraries one feature per row. A decoder always has one feature per row.
+    is_transposed = side == "read" and matrix.ndim == 2 and (decoder is None or matrix.shape[1] == len(decoder))
+    return matrix.T if is_transposed else matrix
 
 
-def _matrix(owner: Any, name: str, layer: str) -> Any:
-    """A weight under SAELens's name, `[d_in, d_sae]` or `[d_sae, d_out]`, or a linear layer's in that orientation."""
-    found = getattr(owner, name, None)
-    if found is None:
-        weight = getattr(getattr(owner, layer, None), "weight", None)  # a linear layer stores its transpose
-        found = weight.T if isinstance(weight, Tensor) and weight.ndim == 2 else None
-    return found
+def _matrix(owner: Any, weight: str, layer: str) -> Any:
+    """A weight under SAELens's name, `[d_in, d_sae]` or `[d_sae, d_out]`, or a linear layer's in this orientation."""
+    matrix = getattr(owner, weight, None)
+    if matrix is None:
+        linear = getattr(getattr(owner, layer, None), "weight", None)  # a linear layer stores [d_out, d_in]
+        matrix = linear.T if isinstance(linear, Tensor) and linear.ndim == 2 else None
+    return matrix
 
 
-def _refuse_inner(owner: Any) -> None:
+def _hook_name(owner: Any) -> str:
+    """The hook point that a dictionary was trained on, as SAELens's configurations state it; empty if none is stated."""
     cfg = getattr(owner, "cfg", None)
     hook = getattr(getattr(cfg, "metadata", None), "hook_name", None) or getattr(cfg, "hook_name", None)
-    if isinstance(hook, str) and hook.rsplit(".", 1)[-1] in NOT_RESIDUAL:
-        raise errors.EmbspaceError(
-            f"{type(owner).__name__} was trained on {hook}, which is no residual vector. For hook_z, give W_dec @ W_O of its block."
-        )
+    return hook if isinstance(hook, str) else ""

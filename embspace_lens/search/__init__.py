@@ -1,4 +1,4 @@
-"""Exact top-k search over embeddings: the best tokens of a vector, the best pairs of tokens of a bilinear form."""
+"""Exact top-k search: the best tokens of vectors, and the best pairs of tokens of low-rank bilinear forms."""
 
 import lazy_loader
 

@@ -1,154 +1,196 @@
-"""A first look at products of vectors and rows: in low precision, by folded maxima, with a bound on what it passes over."""
+"""The first look at products of vectors and rows: in low precision, with a proven bound on what it leaves out.
+
+The scores of one vector with the rows of a tile are compared in two steps: columns are cut into groups, first the groups'
+maxima are compared with a limit, then the columns of the groups that reach it. The limit is below the k-th best score by more
+than the rounding error, so that no row of the answer is left out.
+"""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import bounds
-from .bounds import UNDERFLOW, length_bound, rounding
+from .bounds import UNDERFLOW, norm_bound, rounding_factor
 from .tiles import chunk_rows, float64
 
-FOLD = 16  # scores of which only the largest is looked at first
-PADDED = 4 * FOLD  # tiles have a multiple of so many rows, so that the maxima can be folded again
-CROWD = 32  # of so many scores one may need a second look; if more do, the first does not pay
-PATIENCE = 4  # crowds that bfloat16 may leave before float32 takes its place
+GROUP_SIZE = 16  # columns of which first only the maximum is compared
+PADDING = 4 * GROUP_SIZE  # tiles have a multiple of this many rows, so that maxima can be taken twice
+MAX_CANDIDATE_SHARE = 1 / 32  # if more scores than this reach the limit, sorting all of them is faster
+MAX_FAILURES = 4  # batches in which bfloat16 may leave too many candidates, before float32 replaces it
+LARGE = 1e30  # above this, float32 and bfloat16 may overflow
 
-INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+SAME_SIZE_INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 class Tile:
-    """Some of the rows, padded with zeros, and the same in the precision of the first look."""
+    """Consecutive rows, padded with zeros, with a copy in the precision of the first look.
+
+    Attributes:
+        n: How many rows, padding apart.
+        rows: The padded rows.
+        low_precision: The same rows in the precision of the first look.
+        max_norm: A bound on the norm of every row.
+        max_error: A bound on the norm of every row's rounding to low precision.
+    """
 
     def __init__(self, rows: Float[Tensor, "n d"], dtype: torch.dtype) -> None:
         self.n = len(rows)
-        self.rows = torch.nn.functional.pad(rows, (0, 0, 0, -self.n % PADDED))
-        self.coarse, self.off = _coarse(self.rows, dtype)
-        self.longest, self.most_off = (length.max().item() for length in (length_bound(self.rows), self.off))
+        self.rows = torch.nn.functional.pad(rows, (0, 0, 0, -self.n % PADDING))
+        self.low_precision, error = _round(self.rows, dtype)
+        self.max_norm, self.max_error = norm_bound(self.rows).max().item(), error.max().item()
 
 
 class Screen:
-    """Finds each vector's best rows of a tile.
+    """Selects candidates for each vector's best rows, tile by tile.
 
     Args:
         x: The vectors.
-        k: How many rows will be wanted of each in the end.
-        width: How many to give of each tile.
+        k: How many rows of each vector are searched for.
+        width: How many candidates to return of each tile.
+
+    Attributes:
+        norm: A bound on the norm of every vector, in float64.
+        dtype: The precision of the first look; float32 after `MAX_FAILURES` failures of bfloat16.
+        low_precision: The vectors in that precision.
+        n_failures: In how many batches bfloat16 left too many candidates.
     """
 
     def __init__(self, x: Float[Tensor, "n d"], k: int, width: int) -> None:
         self.x, self.k, self.width = x, k, width
         self.dtype = torch.float64 if x.dtype is torch.float64 else bounds.screen_dtype(x.device)
-        self.crowds = 0
-        self.length = float64(length_bound(x))
-        self.coarse, off = _coarse(x, self.dtype)
-        self.off = float64(off)
-        self.factor = rounding(x.shape[1] + 2, x.dtype, x.device)  # two more for rows less their centre
+        self.n_failures = 0
+        self.norm = float64(norm_bound(x))
+        self.low_precision, error = _round(x, self.dtype)
+        self._rounding = float64(error)
+        # Two roundings more than the width: the mean row is subtracted from the rows.
+        self._factor = rounding_factor(x.shape[1] + 2, x.dtype, x.device)
 
-    def error(self, longest: float) -> Float[Tensor, " n"]:
-        """A bound on the rounding of scores against rows of at most this length, as `best` gives them."""
-        return self.length * (self.factor * longest) + self.x.shape[1] * UNDERFLOW
+    def error_bound(self, max_norm: float) -> Float[Tensor, " n"]:
+        """A bound on the rounding error of the scores that `top_rows` returns, for rows of at most this norm."""
+        return self.norm * (self._factor * max_norm) + self.x.shape[1] * UNDERFLOW
 
-    def best(
-        self, some: slice, tile: Tile, floor: Float[Tensor, " n"]
-    ) -> tuple[Float[Tensor, "n w"], Int[Tensor, "n w"]]:
-        """The best rows of a tile for some vectors: scores in the vectors' precision and places, without order.
+    def top_rows(
+        self, batch: slice, tile: Tile, floor: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b w"], Int[Tensor, "b w"]]:
+        """Candidates of a tile for a batch of vectors: scores in the vectors' precision and rows, in no order.
 
-        A row that is left out scores at most the last of `width` given, or truly less than `floor`, or than k others.
+        The score of a row that is left out is at most that of the last of `width` candidates, or truly below `floor`, or truly
+        below k others.
         """
-        x, fine = self.x[some], self.error(tile.longest)[some]
+        x, error = self.x[batch], self.error_bound(tile.max_norm)[batch]
         if self.dtype is not x.dtype:
-            reach = self.length[some] + self.off[some]
-            error = self.off[some] * tile.longest + reach * tile.most_off
-            error += self.factor * reach * (tile.longest + tile.most_off) + x.shape[1] * UNDERFLOW
-            found = _promising(self.coarse[some] @ tile.coarse.T, self.k, error, floor, tile.longest)
-            if found is not None:
-                i, j = found
-                return _packed(i, j, _scores(x, i, tile.rows, j), len(x), self.width)
-            self.crowds += 1
-            if self.crowds > PATIENCE:
-                self.dtype, self.coarse = x.dtype, self.x
+            candidates = candidate_entries(
+                self.low_precision[batch] @ tile.low_precision.T,
+                self.k,
+                self._low_precision_error(batch, tile),
+                floor,
+                tile.max_norm,
+            )
+            if candidates is not None:
+                i, j = candidates
+                return _top_of_lists(i, j, _paired_products(x, i, tile.rows, j), len(x), self.width)
+            self.n_failures += 1
+            if self.n_failures > MAX_FAILURES:
+                self.dtype, self.low_precision = x.dtype, self.x
         score = x @ tile.rows.T
-        found = _promising(score, self.k, fine, floor, tile.longest)
-        if found is not None:
-            return _packed(*found, score[found], len(x), self.width)
-        return best_of_each(score[:, : tile.n], self.width)
+        candidates = candidate_entries(score, self.k, error, floor, tile.max_norm)
+        if candidates is not None:
+            return _top_of_lists(*candidates, score[candidates], len(x), self.width)
+        return unordered_topk(score[:, : tile.n], self.width)
+
+    def _low_precision_error(self, batch: slice, tile: Tile) -> Float[Tensor, " b"]:
+        """A bound on the error of scores in low precision: of rounding both inputs, and of the product itself."""
+        norm, rounding = self.norm[batch], self._rounding[batch]
+        rounded_norm = norm + rounding
+        error = rounding * tile.max_norm + rounded_norm * tile.max_error
+        product = self._factor * rounded_norm * (tile.max_norm + tile.max_error)
+        return error + product + self.x.shape[1] * UNDERFLOW
 
 
-def _coarse(x: Float[Tensor, "n d"], dtype: torch.dtype) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
-    """Rows in another precision, and a bound on how far each is from what it was."""
+def _round(x: Float[Tensor, "n d"], dtype: torch.dtype) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
+    """Rows in another precision, and a bound on the norm of each row's rounding."""
     if dtype is x.dtype:
         return x, x.new_zeros(len(x))
-    coarse = x.to(dtype)
-    return coarse, length_bound(x - coarse)
+    rounded = x.to(dtype)
+    return rounded, norm_bound(x - rounded)
 
 
-def _promising(score, k, error, floor, longest):
-    """Vector and place of every score that may be among the best k, by vector; None if they are a crowd.
+def candidate_entries(
+    score: Float[Tensor, "n m"], k: int, error: Float[Tensor, " n"], floor: Float[Tensor, " n"], max_norm: float
+) -> tuple[Int[Tensor, " c"], Int[Tensor, " c"]] | None:
+    """Row and column of every score that may be among its row's best k; None if there are too many to gain anything.
 
-    The k-th best of the maxima of columns folded together is no better than the k-th best score. Positive floats are
-    ordered like their bits, which compare several times as fast.
+    The k-th best maximum of groups of columns is at most the k-th best score, so it gives a limit. Positive floats have the
+    same order as their bits, and integers are compared several times as fast.
     """
     n, m = score.shape
-    fold = FOLD
-    while fold > 1 and m // fold < 8 * k:
-        fold //= 2
-    if fold == 1 or error.max() > 1e30 or longest > 1e30:
+    group_size = GROUP_SIZE
+    while group_size > 1 and m // group_size < 8 * k:
+        group_size //= 2
+    if group_size == 1 or error.max() > LARGE or max_norm > LARGE:
         return None
-    bits = score.view(INTEGERS[score.dtype])
-    maxima = bits.view(n, fold, -1).amax(1)
-    fewer = maxima.view(n, 4, -1).amax(1) if m // fold >= 32 * k else maxima
-    output = 2**-8 * 1.01 if score.dtype is torch.bfloat16 else 0.0  # rounding of the score itself
-    best = float64(fewer.topk(k, sorted=False).values.amin(1).view(score.dtype))
-    limit = torch.maximum(best - output * best.abs() - error, floor) - error
-    limit -= output * limit.abs()
+    bits = score.view(SAME_SIZE_INTEGER[score.dtype])
+    # Column c belongs to group c mod n_groups: groups are then contiguous in memory when maxima are taken.
+    maxima = bits.view(n, group_size, -1).amax(1)
+    fewer = maxima.view(n, 4, -1).amax(1) if m // group_size >= 32 * k else maxima
+    output_rounding = 2**-8 * 1.01 if score.dtype is torch.bfloat16 else 0.0
+    kth_best = float64(fewer.topk(k, sorted=False).values.amin(1).view(score.dtype))
+    limit = torch.maximum(kth_best - output_rounding * kth_best.abs() - error, floor) - error
+    limit -= output_rounding * limit.abs()
     if not (limit > UNDERFLOW).all():
         return None
-    limit = _bits_below(limit.to(score.device), score.dtype)
-    i, column = (maxima >= limit[:, None]).nonzero(as_tuple=True)
-    if len(i) * fold > score.numel() // 2:
+    limit_bits = bits_below(limit.to(score.device), score.dtype)
+    i, group = (maxima >= limit_bits[:, None]).nonzero(as_tuple=True)
+    if len(i) * group_size > score.numel() // 2:
         return None
-    step = m // fold
-    places = (i * m + column)[:, None] + torch.arange(0, m, step, device=score.device)
-    folded = bits.flatten().index_select(0, places.flatten()).view(-1, fold)
-    at, row = (folded >= limit.index_select(0, i)[:, None]).nonzero(as_tuple=True)
-    if len(at) > score.numel() // CROWD:
+    n_groups = m // group_size
+    positions = (i * m + group)[:, None] + torch.arange(0, m, n_groups, device=score.device)
+    members = bits.flatten().index_select(0, positions.flatten()).view(-1, group_size)
+    hit, member = (members >= limit_bits.index_select(0, i)[:, None]).nonzero(as_tuple=True)
+    if len(hit) > score.numel() * MAX_CANDIDATE_SHARE:
         return None
-    return i[at], row * step + column[at]
+    return i[hit], member * n_groups + group[hit]
 
 
-def _bits_below(limit: Float[Tensor, " n"], dtype: torch.dtype) -> Int[Tensor, " n"]:
-    """The bits of a float that is not above each limit."""
+def bits_below(limit: Float[Tensor, " n"], dtype: torch.dtype) -> Int[Tensor, " n"]:
+    """The bits of a float of this dtype that is at most the limit, for positive limits."""
     if dtype is torch.float64:
         return limit.view(torch.int64)
     bits = limit.float().view(torch.int32) - 1
     return (bits >> 16).to(torch.int16) if dtype is torch.bfloat16 else bits
 
 
-def _scores(x, i, rows, j):
-    """Products of pairs of rows, a few at a time."""
+def _paired_products(
+    x: Float[Tensor, "n d"], i: Int[Tensor, " c"], rows: Float[Tensor, "m d"], j: Int[Tensor, " c"]
+) -> Float[Tensor, " c"]:
+    """The product of row i of x with row j of the tile, for each of the pairs."""
+    # A sixteenth of the budget stays in the processor's cache.
     parts = zip(*(index.split(chunk_rows(4 * x.shape[1], scale=1 / 16)) for index in (i, j)))
     return torch.cat([x.index_select(0, a).mul_(rows.index_select(0, b)).sum(-1) for a, b in parts])
 
 
-def _packed(i, j, score, n, width):
-    """The best `width` of each vector, out of flat lists in the order of vectors."""
+def _top_of_lists(
+    i: Int[Tensor, " c"], j: Int[Tensor, " c"], score: Float[Tensor, " c"], n: int, width: int
+) -> tuple[Float[Tensor, "n w"], Int[Tensor, "n w"]]:
+    """The best `width` of each vector, from one list of entries (vector i, row j, score) that is sorted by vector."""
     count = i.bincount(minlength=n)
-    place = torch.arange(len(i), device=i.device) - (count.cumsum(0) - count)[i]
-    most = int(count.max())
-    value = score.new_full((n, most), -torch.inf)
-    index = j.new_zeros(n, most)
-    value[i, place], index[i, place] = score, j
-    value, at = value.topk(min(width, most), sorted=False)
-    return value, index.gather(1, at)
+    slot = torch.arange(len(i), device=i.device) - (count.cumsum(0) - count)[i]
+    longest = int(count.max())
+    value = score.new_full((n, longest), -torch.inf)
+    index = j.new_zeros(n, longest)
+    value[i, slot], index[i, slot] = score, j
+    value, order = value.topk(min(width, longest), sorted=False)
+    return value, index.gather(1, order)
 
 
-def best_of_each(score: Float[Tensor, "n m"], width: int) -> tuple[Float[Tensor, "n w"], Int[Tensor, "n w"]]:
-    """`score.topk(width)` without order, several times as fast: the best lie where the best folded maxima do."""
+def unordered_topk(score: Float[Tensor, "n m"], width: int) -> tuple[Float[Tensor, "n w"], Int[Tensor, "n w"]]:
+    """`score.topk(width)` in no order and several times as fast: the best scores lie in the groups with the best maxima."""
     n, m = score.shape
-    fold = 8
-    if m % fold or m // fold < 6 * width:
+    group_size = 8
+    if m % group_size or m // group_size < 6 * width:
         return score.topk(min(width, m), sorted=False)
-    folded = score.view(n, fold, -1)
-    _, column = best_of_each(folded.amax(1), width)
-    value, at = best_of_each(folded.gather(2, column[:, None].expand(-1, fold, -1)).flatten(1), width)
-    return value, at // width * folded.shape[2] + column.gather(1, at % width)
+    groups = score.view(n, group_size, -1)
+    _, group = unordered_topk(groups.amax(1), width)
+    members = groups.gather(2, group[:, None].expand(-1, group_size, -1)).flatten(1)
+    value, position = unordered_topk(members, width)
+    return value, position // width * groups.shape[2] + group.gather(1, position % width)

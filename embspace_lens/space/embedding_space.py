@@ -25,7 +25,7 @@ SIDES: tuple[Side, ...] = ("read", "write")
 
 
 class EmbeddingSpace:
-    r"""One model's residual stream as scores over its tokens.
+    r"""Residual vectors of one model as scores over its tokens.
 
     Reading directions are projected through E', writing directions through E:
 
@@ -35,18 +35,18 @@ class EmbeddingSpace:
         weights: The model's effective weights.
         space: `"circuit"` reads through W_E and writes through W_U; `"unembed"` uses W_U for both, the paper's single E;
             `"embed"` uses W_E for both.
-        inverse: The right inverse E': `"transpose"`, Eᵀ, or `"pinv"`, the exact one.
-        score: `"dot"`, `"centered"` (the mean embedding subtracted) or `"cosine"` (of the centred embedding and the vector,
-            after the inverse); pairs of tokens under `"cosine"` are bilinear forms of normalised centred embeddings.
-        token_ids: The tokens that are read, in ascending order; None for all.
-        mask: The name of these tokens, for messages and captions.
+        inverse: The right inverse E': `"transpose"` (Eᵀ) or `"pinv"` (the pseudo-inverse, which is exact).
+        score: `"dot"`, `"centered"` (the mean embedding is subtracted) or `"cosine"` (between the centred embedding and the
+            vector, after the inverse). The `"cosine"` score of a pair is the bilinear form of normalised centred embeddings.
+        token_ids: The tokens to read, in ascending order; None for all.
+        mask: The name of this selection, for messages and captions.
 
     Attributes:
         kind: The option `space`.
         inverse: The option `inverse`.
         score: The option `score`.
-        token_ids: The ids of the tokens that are read, ascending.
-        mask: Their name.
+        token_ids: The ids of the tokens that are read, ascending; always a tensor.
+        mask: The name of this selection.
         name: The model's name.
         d_model: Width of the residual stream.
         d_vocab: How many tokens the model has.
@@ -96,7 +96,11 @@ class EmbeddingSpace:
         return self.read if check_choice("side", side, SIDES) == "read" else self.write
 
     def vectors(self, x: Float[Tensor, "*n d_model"], side: Side) -> Float[Tensor, "*n d_model"]:
-        """Residual vectors whose inner products with the embeddings are scores: inverted, and of length 1 for a cosine."""
+        """Vectors whose inner products with the rows of that side are the scores: inverse applied, normalised for a cosine.
+
+        Raises:
+            EmbspaceError: If the width is not d_model, or an entry is NaN or infinite.
+        """
         rows = self.rows(side)
         if x.shape[-1] != self.d_model:
             raise errors.bad_width(x.shape[-1], self.name, self.d_model)
@@ -110,21 +114,21 @@ class EmbeddingSpace:
         return x @ self.read.inverse_gram.to(x) if self.inverse == "pinv" and side == "read" else x
 
     def project(self, x: Any, side: Side = "write") -> Float[Tensor, "*n d_vocab"]:
-        """Score every token for residual vectors; NaN for tokens that are not read."""
+        """Score every token for residual vectors; NaN for tokens that are not read. See `EmbeddingLens.project`."""
         x = as_tensor(x, "vectors")
         vectors = self.vectors(x.reshape(-1, x.shape[-1]), side)
         scores = self.rows(side).scores(vectors)
         if self.n_tokens < self.d_vocab:
-            everywhere = scores.new_full((len(scores), self.d_vocab), torch.nan)
-            everywhere[:, self.token_ids.to(scores.device)] = scores
-            scores = everywhere
+            all_scores = scores.new_full((len(scores), self.d_vocab), torch.nan)
+            all_scores[:, self.token_ids.to(scores.device)] = scores
+            scores = all_scores
         return scores.reshape(*x.shape[:-1], self.d_vocab)
 
     def embed(self, scores: Any, side: Side = "write") -> Float[Tensor, "*n d_model"]:
-        """Map scores over tokens back to residual vectors, through the chosen inverse; tokens that are not read are ignored.
+        """Map scores over tokens back to residual vectors, through the chosen inverse; scores of other tokens are ignored.
 
-        With `inverse="pinv"`, `embed(project(x)) == x` for x in the span of the embeddings: for every x behind an RMSNorm,
-        for every centred x behind a LayerNorm.
+        With `inverse="pinv"`, `embed(project(x)) == x` for every x in the span of the embeddings. With an RMSNorm this is every
+        x, with a LayerNorm every centred x.
         """
         rows, scores = self.rows(side), as_tensor(scores, "scores")
         if scores.shape[-1] != self.d_vocab:
@@ -147,7 +151,7 @@ class EmbeddingSpace:
         largest: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-        """The best k tokens of every vector: scores and token ids. `progress` is called with (tokens done, all tokens)."""
+        """The best k tokens of each vector: scores and token ids. `progress` is called with (tokens done, all tokens)."""
         scores, index = top_tokens(self.vectors(x, side), self.rows(side), k, largest=largest, progress=progress)
         return scores.cpu(), self.token_ids[index.cpu()]
 
@@ -168,7 +172,7 @@ class EmbeddingSpace:
         return scores.cpu(), self.token_ids[i.cpu()], self.token_ids[j.cpu()]
 
     def embedding_of(self, token: int, side: Side) -> Float[Tensor, " d_model"]:
-        """The row of one token: its inner product with `vectors(x, side)` is the token's score for x.
+        """The row of one token: its inner product with `vectors(x, side)` is the score of the token for x.
 
         Raises:
             EmbspaceError: If the token is not read.

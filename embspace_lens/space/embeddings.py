@@ -1,4 +1,4 @@
-"""Token embeddings as a lens scores them, made chunk by chunk."""
+"""Token embeddings with norm and score folded in, made chunk by chunk."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,10 +19,10 @@ NO_NORM = Norm()
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
-    """A float tensor made of a tensor, an array, or a sequence of either.
+    """A tensor, an array, or a sequence of either, as one float tensor without gradients.
 
     Raises:
-        EmbspaceError: If it cannot be made one.
+        EmbspaceError: If the values cannot be converted.
     """
     try:
         if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
@@ -34,17 +34,21 @@ def as_tensor(values: Any, name: str) -> Tensor:
 
 
 class Embedding:
-    """Token embeddings as a lens scores them; `embedding[indices]` makes rows on demand, and no copy of the matrix.
+    """Token embeddings as a lens scores them; `embedding[indices]` makes rows on demand, without a copy of the matrix.
 
-    A row is the stored one times the norm's gain, centred over d_model if that norm is a LayerNorm. Under the score
-    `"centered"` the mean row is subtracted; under `"cosine"` the row is then divided by its length.
+    A row is the stored embedding times the norm's gain, and centred over d_model if the norm is a LayerNorm. For the score
+    `"centered"`, the mean row is subtracted; for `"cosine"`, the row is then divided by its norm.
 
     Args:
-        matrix: The stored embeddings, a token a row.
-        norm: The norm folded into them.
-        token_ids: The tokens that are read, in ascending order; None for all rows of the matrix.
+        matrix: The stored embeddings, one token per row.
+        norm: The norm to fold into them.
+        token_ids: The tokens to read, in ascending order; None for all.
         score: `"dot"`, `"centered"` or `"cosine"`.
-        device: Where rows are made; the matrix's device by default (a model may be spread over several).
+        device: The device on which rows are made; the matrix's by default (a model may be spread over several devices).
+
+    Attributes:
+        shape: (number of tokens, d_model).
+        dtype: The precision of the rows.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class Embedding:
         self._matrix = matrix
         self._norm = norm
         self._score = score
-        # All rows in order: slices of the matrix then need no gathering.
+        # With all tokens, slices of the matrix need no gathering.
         self._token_ids = None if token_ids is None or len(token_ids) == len(matrix) else token_ids
         self.device = matrix.device if device is None else device
         self.dtype = working_dtype(matrix.dtype)
@@ -122,17 +126,17 @@ class Embedding:
 
     @cached_property
     def inverse_gram(self) -> Float[Tensor, "d_model d_model"]:
-        """The pseudo-inverse of `gram`; directions below 1e-5 of E's largest singular value are rounding and are left out.
+        """The pseudo-inverse of `gram`. Directions below 1e-5 of E's largest singular value are rounding errors and are dropped.
 
-        Centring by a LayerNorm leaves one such direction: all ones, which no token reads.
+        The centring of a LayerNorm leaves one such direction, all ones.
         """
         return torch.linalg.pinv(self.gram, hermitian=True, rtol=1e-10).to(device=self.device, dtype=self.dtype)
 
     def check(self, name: str) -> None:
-        """Refuse NaN and infinite entries.
+        """Check that all entries are finite.
 
         Raises:
-            EmbspaceError: If there are any.
+            EmbspaceError: If an entry is NaN or infinite.
         """
         for chunk in chunks(len(self._matrix), 4 * self.shape[1]):
             if not torch.isfinite(self._matrix[chunk]).all():
@@ -140,6 +144,6 @@ class Embedding:
 
 
 def unembedding_rows(weights: Weights) -> Embedding:
-    """W_Uᵀ with the final norm folded in, made chunk by chunk."""
+    """The rows of W_Uᵀ with the final norm folded in, made chunk by chunk."""
     stored, norm = weights.unembedding
     return Embedding(stored.T, norm)

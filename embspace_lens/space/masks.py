@@ -8,7 +8,7 @@ from operator import and_
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .. import errors
@@ -18,16 +18,17 @@ from .undertrained import undertraining
 from .vocabulary import Vocabulary
 
 Embeddings = Callable[[], tuple[Rows, Rows]]
-"""Gives the rows of W_E and W_Uᵀ to the masks that need them; rows, since W_U behind its norm is a large new matrix."""
+"""Returns the rows of W_E and of W_Uᵀ. A function, so that masks that need no embeddings do not make them."""
 
 
 @dataclass(frozen=True)
 class TokenMask:
-    """A rule that chooses tokens; rules are joined with `&`.
+    """A rule that selects tokens; `a & b` selects the tokens that both select.
 
     Attributes:
-        name: How the rule reads in `repr(lens)`.
-        choose: From the vocabulary, and a function that gives the rows of W_E and W_Uᵀ, to the chosen tokens, `bool [d_vocab]`.
+        name: The rule's name in `repr(lens)`.
+        choose: From the vocabulary, and a function that returns the rows of W_E and W_Uᵀ, to the selected tokens,
+            `bool [d_vocab]`.
     """
 
     name: str
@@ -51,13 +52,19 @@ ascii_tokens = _by_string("ascii", lambda text: text.isascii() and text.isprinta
 
 
 whole_words = _by_string("words", _is_word)
-"""Whole words: a space, then two letters or more of any script."""
+"""Whole words: a space, then two or more letters of any script."""
 
 
 def seen_in(texts: Iterable[str], at_least: int = 1) -> TokenMask:
-    """Tokens that occur at least `at_least` times in these texts; tokens of a special kind are not counted."""
+    """Tokens that occur at least `at_least` times in these texts, which are tokenized without special tokens.
 
-    def choose(vocabulary: Vocabulary, _: Embeddings) -> Tensor:
+    Example:
+        >>> EmbeddingLens(model, vocabulary=seen_in(["a good film", "a good plot"], at_least=2)).mask
+        'seen 2+ times'
+    """
+    texts = list(texts)
+
+    def choose(vocabulary: Vocabulary, _: Embeddings) -> Bool[Tensor, " d_vocab"]:
         if vocabulary.tokenizer is None:
             raise errors.no_tokenizer(vocabulary.model, "seen_in()")
         counts: Counter[int] = Counter()
@@ -65,55 +72,62 @@ def seen_in(texts: Iterable[str], at_least: int = 1) -> TokenMask:
             counts.update(vocabulary.tokenizer.encode(text, add_special_tokens=False, verbose=False))
         return torch.tensor([counts[i] >= at_least for i in range(len(vocabulary))])
 
-    texts = list(texts)
     return TokenMask(f"seen {at_least}+ times", choose)
 
 
-def _trained(vocabulary: Vocabulary, embeddings: Embeddings) -> Tensor:
+def _is_trained(vocabulary: Vocabulary, embeddings: Embeddings) -> Bool[Tensor, " d_vocab"]:
     indicator, threshold = undertraining(vocabulary, *embeddings())
     return (indicator > threshold).cpu()
 
 
-well_trained = TokenMask("trained", _trained)
-"""Tokens that training has moved, judged from the embeddings alone (`undertraining`)."""
+well_trained = TokenMask("trained", _is_trained)
+"""Tokens that are not under-trained, judged from the embeddings alone (see `undertraining`)."""
 
 
 NAMED_MASKS = {"ascii": ascii_tokens, "words": whole_words, "trained": well_trained}
 
 
-Chosen = None | str | TokenMask | Sequence[int] | Sequence[str] | Tensor | np.ndarray
-"""What a lens takes as `vocabulary=`: all tokens, named masks (`"words & trained"`), a mask, or tokens (ids, strings, or `bool [d_vocab]`)."""
+VocabularyOption = None | str | TokenMask | Sequence[int] | Sequence[str] | Tensor | np.ndarray
+"""The option `vocabulary=` of a lens: all tokens, named masks (`"words & trained"`), a mask, or tokens (ids, strings, or
+`bool [d_vocab]`)."""
 
 
 def choose_tokens(
-    vocabulary: Vocabulary, chosen: Chosen, embeddings: Embeddings, named: Mapping[str, TokenMask] = NAMED_MASKS
-) -> tuple[Tensor | None, str]:
-    """The ids of the chosen tokens in ascending order (None for all), and the mask's name.
+    vocabulary: Vocabulary,
+    option: VocabularyOption,
+    embeddings: Embeddings,
+    named: Mapping[str, TokenMask] = NAMED_MASKS,
+) -> tuple[Int[Tensor, " n_tokens"] | None, str]:
+    """The ids of the selected tokens in ascending order (None for all), and the name of the selection.
+
+    Args:
+        vocabulary: The tokens of the model.
+        option: What the user gave as `vocabulary=`.
+        embeddings: Returns the rows of W_E and of W_Uᵀ.
+        named: The masks that may be given by name.
 
     Raises:
-        EmbspaceError: If the name is unknown, a token is not in the vocabulary, or nothing is chosen.
+        EmbspaceError: If a name is unknown, a token is not in the vocabulary, or no token is selected.
     """
-    if chosen is None:
+    if option is None:
         return None, "all"
-    if isinstance(chosen, str):
-        parts = [part.strip() for part in chosen.split("&")]
-        for part in parts:
-            check_choice("vocabulary", part, named)
-        chosen = reduce(and_, [named[part] for part in parts])
-    name = "given"
-    if isinstance(chosen, TokenMask):
-        name, chosen = chosen.name, chosen.choose(vocabulary, embeddings)
-    array = chosen.cpu().numpy() if isinstance(chosen, Tensor) else np.asarray(chosen)
-    if array.dtype == bool:
-        if array.shape != (len(vocabulary),):
-            raise errors.EmbspaceError(
-                f"The token mask has shape {array.shape}, but {vocabulary.model} has {len(vocabulary)} tokens."
-            )
-        ids = torch.from_numpy(np.flatnonzero(array))
-    else:
-        ids = torch.tensor(
-            sorted({vocabulary.index(t, "vocabulary=") for t in array.ravel().tolist()}), dtype=torch.long
-        )
-    if len(ids) == 0:
-        raise errors.EmbspaceError(f"The token mask {name!r} chooses no token of {vocabulary.model}.")
-    return ids, name
+    if isinstance(option, str):
+        names = [name.strip() for name in option.split("&")]
+        option = reduce(and_, [named[check_choice("vocabulary", name, named)] for name in names])
+    mask_name = "given"
+    if isinstance(option, TokenMask):
+        mask_name, option = option.name, option.choose(vocabulary, embeddings)
+    token_ids = _token_ids(vocabulary, option.cpu().numpy() if isinstance(option, Tensor) else np.asarray(option))
+    if len(token_ids) == 0:
+        raise errors.empty_mask(mask_name, vocabulary.model)
+    return token_ids, mask_name
+
+
+def _token_ids(vocabulary: Vocabulary, tokens: np.ndarray) -> Int[Tensor, " n_tokens"]:
+    """The ids of tokens that are given as a boolean mask, as ids or as strings; ascending, each once."""
+    if tokens.dtype != bool:
+        ids = {vocabulary.index(token, "vocabulary=") for token in tokens.ravel().tolist()}
+        return torch.tensor(sorted(ids), dtype=torch.long)
+    if tokens.shape != (len(vocabulary),):
+        raise errors.bad_mask_shape(tokens.shape, vocabulary.model, len(vocabulary))
+    return torch.from_numpy(np.flatnonzero(tokens))

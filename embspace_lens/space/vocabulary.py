@@ -1,4 +1,4 @@
-"""Token ids ↔ strings, and token masks: which tokens a lens reads."""
+"""The vocabulary: the strings of token ids, and the ids of strings."""
 
 from functools import cached_property
 from typing import Any
@@ -12,11 +12,11 @@ SPACE_PIECE = "▁"  # how SentencePiece writes a space
 
 
 class Vocabulary:
-    """The tokens of one model, keyed by id: strings need not be unique.
+    """The tokens of one model, identified by id: several tokens may have the same string.
 
     Args:
-        tokenizer: A Hugging Face tokenizer, or None: then a token's string is its id.
-        d_vocab: How many tokens the model embeds; ids past the tokenizer's end get their id as string.
+        tokenizer: A Hugging Face tokenizer; None, and the string of a token is its id.
+        d_vocab: How many tokens the model embeds; ids beyond the tokenizer's vocabulary have their id as string.
         model: The model's name, for error messages.
     """
 
@@ -45,7 +45,7 @@ class Vocabulary:
         for i, piece, text in zip(ids, self.tokenizer.convert_ids_to_tokens(ids), texts):
             if piece is None:
                 continue
-            if piece.startswith(SPACE_PIECE):  # decoding one piece alone strips the space that it stands for
+            if piece.startswith(SPACE_PIECE):  # decoding a single piece strips its space
                 n_spaces = len(piece) - len(piece.lstrip(SPACE_PIECE))
                 text = " " * n_spaces + text.lstrip(" ")
             whole[i] = bool(text) and "\ufffd" not in text
@@ -56,13 +56,13 @@ class Vocabulary:
     def strings(self) -> np.ndarray:
         """The exact text of every token, leading space kept: object array `[d_vocab]`.
 
-        A token that does not decode by itself (part of a multi-byte character) is shown as the tokenizer's own piece.
+        For a token that does not decode by itself (part of a multi-byte character), the tokenizer's piece.
         """
         return self._decoded[0]
 
     @property
     def whole(self) -> np.ndarray:
-        """Which tokens decode by themselves, `bool [d_vocab]`; the others' strings are the tokenizer's pieces."""
+        """Whether each token decodes by itself, `bool [d_vocab]`."""
         return self._decoded[1]
 
     @cached_property
@@ -72,18 +72,22 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        """From text to id, of tokens that decode; the lowest id where several share a text."""
+        """From the text to the id of tokens that decode by themselves; the lowest id if several have the same text."""
         return {text: i for i, text in reversed(list(enumerate(self.strings))) if self.whole[i]}
 
     def index(self, token: str | int, caller: str = "search()") -> int:
         """The id of one token, given as its exact string or as its id.
 
+        Args:
+            token: The token.
+            caller: The function that needs the id, for error messages.
+
         Raises:
-            EmbspaceError: If the text is not one token, the id is out of range, or there is no tokenizer for a text.
+            EmbspaceError: If the string is not one token, the id is out of range, or a string is given without a tokenizer.
         """
         if not isinstance(token, str):
             if isinstance(token, bool) or not isinstance(token, int | np.integer):
-                raise errors.EmbspaceError(f"token={token!r} is neither a text nor a token id.")
+                raise errors.not_a_token(token)
             if not 0 <= token < self.d_vocab:
                 raise errors.out_of_range("token", int(token), self.model, self.d_vocab, "tokens")
             return int(token)
@@ -93,24 +97,30 @@ class Vocabulary:
             return self._ids[token]
         encoded = self.tokenizer.encode(token, add_special_tokens=False)
         pieces = [str(self.strings[i]) if i < self.d_vocab else str(i) for i in encoded]
-        near = (" " + token.strip(), token.strip(), " " + token.strip().lower(), token.strip().lower())
-        raise errors.not_one_token(token, pieces, caller, next((t for t in near if t and t in self._ids), None))
+        variants = (" " + token.strip(), token.strip(), " " + token.strip().lower(), token.strip().lower())
+        guess = next((text for text in variants if text and text in self._ids), None)
+        raise errors.not_one_token(token, pieces, caller, guess)
 
     @cached_property
-    def _writes_spaces(self) -> bool:
+    def _has_spaces(self) -> bool:
+        """Whether tokens include the space before a word."""
         return any(len(text) > 1 and text[0] == " " for text in self.strings)
 
     def word(self, word: str | int, caller: str = "word()") -> int | None:
-        """The id of a word as it stands in a text: with a space before it, where the vocabulary writes spaces.
+        """The id of a word as it occurs in a text: with a space before it, if the vocabulary's tokens include spaces.
+
+        Args:
+            word: The word. A word that begins with a space, or an id, is used as it is.
+            caller: The function that needs the id, for error messages.
 
         Returns:
-            None where the word is not one token. A word given with its space, or as an id, is taken as it is.
+            The id, or None if the word is not a single token.
 
         Raises:
-            EmbspaceError: If an id is out of range, or there is no tokenizer for a text.
+            EmbspaceError: If an id is out of range, or a string is given without a tokenizer.
         """
         if not isinstance(word, str):
             return self.index(word, caller)
         if self.tokenizer is None:
             raise errors.no_tokenizer(self.model, caller)
-        return self._ids.get(" " + word if self._writes_spaces and word[:1] != " " else word)
+        return self._ids.get(" " + word if self._has_spaces and word[:1] != " " else word)

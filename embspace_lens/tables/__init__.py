@@ -1,4 +1,4 @@
-"""Tidy tables: the glossary of columns, the only place that makes dataframes, and checks of arguments."""
+"""Tidy tables: the glossary of columns, dataframes, checks of arguments, selectors and confidence intervals."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value in its plain type, or raises the message that states what is allowed."""
+"""Checks of arguments: each returns the value in its plain type, or raises an error that states what is allowed."""
 
 import math
 from collections.abc import Iterable
@@ -9,19 +9,20 @@ import numpy as np
 from .. import errors
 
 Choice = TypeVar("Choice", bound=str)
+Number = int | float
 
 
 def check_integer(
     name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None, count_of: str = ""
 ) -> int:
-    """An integer between two bounds, both included; numpy's and torch's scalars count, booleans do not.
+    """An integer between two bounds, both included; scalars of numpy and torch count, booleans do not.
 
     Args:
         name: The argument's name.
-        value: What the user gave.
+        value: The argument.
         minimum: The smallest value allowed.
         maximum: The largest value allowed.
-        count_of: What `maximum` counts, for the message: "tokens that this lens reads".
+        count_of: What `maximum` counts, for the message, such as "tokens that this lens reads".
 
     Raises:
         EmbspaceError: If it is not an integer, or out of bounds.
@@ -43,7 +44,7 @@ def check_k(k: Any, n: int, count_of: str = "tokens that this lens reads") -> in
 
 
 def check_number(
-    name: str, value: Any, *, above: float | None = None, minimum: float | None = None, maximum: float | None = None
+    name: str, value: Any, *, above: Number | None = None, minimum: Number | None = None, maximum: Number | None = None
 ) -> float:
     """A finite number, above an excluded bound or between two included ones.
 

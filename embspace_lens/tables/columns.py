@@ -1,14 +1,14 @@
 """The glossary: every column that a table of this package may have, in the order in which tables show them.
 
-Tables are a contract. A function's columns depend on the function alone, never on its arguments or on the data
-(`expert` alone: on the architecture); `frames.tidy` builds every table from this glossary.
+The columns of a table depend on the function alone, never on its arguments or on the data. The one exception is `expert`,
+which depends on the architecture. `frames.tidy` makes every table from this glossary.
 """
 
 from typing import NamedTuple
 
 
 class Column(NamedTuple):
-    """A column's dtype, its unit (empty for counts, names and indices) and what it means."""
+    """A column's dtype, its unit (empty for counts, names and indices) and its meaning."""
 
     dtype: str
     unit: str
@@ -18,212 +18,272 @@ class Column(NamedTuple):
 WEIGHTS = ("W_in", "W_gate", "W_out", "W_Q", "W_K", "W_V", "W_O", "W_OV", "W_QK", "W_E", "W_U", "W_pos")
 
 GLOSSARY: dict[str, Column] = {
-    "target": Column("str", "", "Hidden state that is compared: layer (the output of the row's own block) or final."),
-    "source": Column("str", "", "Where vectors come from: gaussian, W_out, or the name that the user gave."),
-    "word": Column("str", "", "A word whose senses are told apart, in lower case."),
-    "tag": Column("str", "", "The sense to be found, as the tagged text names it; all others are against it."),
-    "method": Column("str", "", "factor: one factor's code; or a control: logistic regression, the majority."),
-    "factor": Column("int64", "", "Number of a dictionary's factor, from 0; −1 where a method uses none."),
-    "relation": Column("str", "", "Name of a relation between words, such as antonyms, given as pairs."),
+    "target": Column(
+        "str",
+        "",
+        "Hidden state that is compared: layer (output of the row's block) or final (output of the last block).",
+    ),
+    "source": Column("str", "", "Origin of the vectors: gaussian, W_out, or a name that the user gave."),
+    "word": Column("str", "", "A word with several senses, in lower case."),
+    "tag": Column(
+        "str", "", "One sense of the word, as named in the tagged text; it is told apart from all other senses."
+    ),
+    "method": Column(
+        "str",
+        "",
+        "How the sense is predicted: factor (the code of one factor), or a control (logistic regression, majority class).",
+    ),
+    "factor": Column("int64", "", "Index of a factor in its dictionary, from 0; −1 if the method uses no factor."),
+    "relation": Column("str", "", "Name of a relation between words, such as antonyms."),
     "metric": Column(
-        "str", "", "What a forward pass was measured by: a name of the user's, or logit, log_prob, probability."
+        "str", "", "What a forward pass was scored by: a name that the user gave, or logit, log_prob, probability."
     ),
     "patch_type": Column(
-        "str", "", "Which activation of a head or block was patched: out, q, k, v …; empty if not said."
+        "str", "", "Which activation of a head or block was patched: out, q, k, v …; empty if not stated."
     ),
-    "composition": Column("str", "", "Q, K or V: by which input of its own a head reads what an earlier head wrote."),
-    "src_layer": Column("int64", "", "Block of the head that writes, where two heads compose."),
-    "src_head": Column("int64", "", "The head that writes, where two heads compose."),
+    "composition": Column("str", "", "Q, K or V: the input through which a head reads the output of an earlier head."),
+    "src_layer": Column("int64", "", "Block of the earlier head, of two heads that compose."),
+    "src_head": Column("int64", "", "Index of the earlier head, of two heads that compose."),
     "layer": Column("int64", "", "Block number, as in blocks.{layer}; −1 for the embedding and unembedding."),
     "node": Column(
         "str", "", "Part of the forward pass: embed, attn_out, mlp_out, head, neuron, resid_pre … or remainder."
     ),
-    "expert": Column(
-        "int64", "", "Expert of a mixture; −1 for weights that every token passes (shared, or dense layer)."
-    ),
+    "expert": Column("int64", "", "Expert of a mixture of experts, from 0; −1 for a dense MLP or a shared expert."),
     "head": Column("int64", "", "Query head of the block, from 0."),
-    "neuron": Column("int64", "", "MLP unit of the block (or of the expert), from 0."),
-    "subhead": Column("int64", "", "Index within d_head: one column of W_Q, W_K or W_V, one row of W_O."),
-    "weight": Column("category", "", "Which parameter, in TransformerLens's words (W_in, W_OV …)."),
-    "channel": Column("int64", "", "Number of a neuron's vocabulary channel, in the order of finding; 0 is the first."),
-    "pair": Column("str", "", "Two weights whose units are compared one to one, such as W_in-W_out."),
+    "neuron": Column("int64", "", "MLP neuron of the block (or of the expert), from 0."),
+    "subhead": Column("int64", "", "Index within d_head, from 0: one column of W_Q, W_K or W_V, one row of W_O."),
+    "weight": Column("category", "", "Name of the parameter in TransformerLens (W_in, W_OV …)."),
+    "channel": Column("int64", "", "Index of a neuron's vocabulary channel; channel 0 is computed first."),
+    "pair": Column("str", "", "Two weights whose directions are compared one to one, such as W_in-W_out."),
     "inverse": Column("str", "", "Right inverse of the embedding matrix: transpose or pinv."),
     "k": Column("int64", "", "How many entries of a vector of scores are kept."),
     "sample": Column(
         "str",
         "",
-        "The claim (paired, aligned, own) or its control (shuffled, permuted, other, random), which should be lower.",
+        "What is measured: the claim (paired, aligned, own) or a control that should be lower (shuffled, permuted, other, random).",
     ),
     "layer_a": Column("int64", "", "Block of the first of two models."),
     "layer_b": Column("int64", "", "Block of the second of two models."),
-    "expert_a": Column("int64", "", "Expert of the first of two models; −1 for weights that every token passes."),
-    "neuron_a": Column("int64", "", "MLP unit of the first of two models, from 0."),
+    "expert_a": Column("int64", "", "Expert of the first of two models; −1 for a dense MLP or a shared expert."),
+    "neuron_a": Column("int64", "", "MLP neuron of the first of two models, from 0."),
     "match": Column(
-        "category", "", "nearest: the best partner of all; one_to_one: the best where every neuron is taken once."
+        "category", "", "nearest: the most similar neuron; one_to_one: the best assignment that uses every neuron once."
     ),
-    "expert_b": Column("int64", "", "Expert of the second of two models; −1 for weights that every token passes."),
-    "neuron_b": Column("int64", "", "MLP unit of the second of two models, from 0."),
+    "expert_b": Column("int64", "", "Expert of the second of two models; −1 for a dense MLP or a shared expert."),
+    "neuron_b": Column("int64", "", "MLP neuron of the second of two models, from 0."),
     "direction": Column("str", "", "Name of a vector that the user gave."),
-    "component": Column("int64", "", "Number of a singular direction; 0 has the largest singular value."),
+    "component": Column("int64", "", "Index of a singular direction; 0 has the largest singular value."),
     "side": Column(
-        "category", "", "read or write: what the component listens to or adds; query or key: the two sides of W_QK."
+        "category",
+        "",
+        "read or write: whether the direction reads from or writes to the residual stream; query or key: the two sides of W_QK.",
     ),
-    "recipient": Column("str", "", "The model whose first blocks run."),
-    "donor": Column("str", "", "The tuned model whose last blocks and head run."),
-    "kernel": Column("str", "", "How states go from recipient to donor; donor and chance are controls."),
-    "keep": Column("int64", "", "How many of the recipient's first blocks run; −1 where none does."),
-    "effect": Column("str", "", "What a head does to a relation's targets: promotion or suppression."),
-    "src_rank": Column("int64", "", "Place of a source token among those that a head amplifies most; 0 is best."),
-    "rank": Column("int64", "", "Place in the list; 0 is best."),
+    "recipient": Column("str", "", "The model whose first blocks run in a stitched model."),
+    "donor": Column("str", "", "The tuned model whose last blocks and head run in a stitched model."),
+    "kernel": Column("str", "", "How hidden states are mapped from recipient to donor; donor and chance are controls."),
+    "keep": Column("int64", "", "How many of the recipient's first blocks run; −1 for a control without them."),
+    "effect": Column("str", "", "What a head does to the targets of a relation: promotion or suppression."),
+    "src_rank": Column("int64", "", "Rank of a source token by its amplification; 0 is best."),
+    "rank": Column("int64", "", "Position in the sorted list; 0 is best."),
     "token_index": Column("int64", "", "Vocabulary id of the token."),
     "token_string": Column("str", "", "Exact text of the token, leading space kept."),
-    "example": Column("int64", "", "Which of the texts, counted from 0."),
-    "pos": Column("int64", "tokens", "Which of the text's own tokens, from 0."),
+    "example": Column("int64", "", "Index of the text, from 0."),
+    "pos": Column("int64", "tokens", "Position within the text's own tokens, from 0."),
     "dest_pos": Column("int64", "tokens", "Position of the attending token (query), from 0."),
-    "src_pos": Column("int64", "tokens", "Position of the attended-from token (key), from 0; −1 where none is meant."),
+    "src_pos": Column(
+        "int64", "tokens", "Position of the attended-from token (key), from 0; −1 if the row is about no position."
+    ),
     "dest_token_index": Column("int64", "", "Vocabulary id of the attending (query) or promoted (OV output) token."),
     "dest_token_string": Column("str", "", "Exact text of the attending or promoted token."),
     "src_token_index": Column("int64", "", "Vocabulary id of the attended-from (key, OV input) token."),
     "src_token_string": Column("str", "", "Exact text of the attended-from token."),
     "value": Column(
-        "float32", "as the metric", "What the metric was, or which part or change of it belongs to the row."
+        "float32", "as the metric", "The metric, its change, or the part of it that is attributed to the row."
     ),
     "score": Column(
         "float32",
         "as the lens's score",
-        "The lens's score: an inner product, plain or centred, or a cosine; for pairs under cosine, the bilinear score of "
-        "their normalised centred embeddings.",
+        "The lens's score: an inner product, plain or centred, or a cosine; for pairs under cosine, the bilinear form of normalised centred embeddings.",
     ),
     "activation": Column(
         "float32",
         "as at the hook point",
-        "How active a unit is at a token: what a neuron's output row is multiplied by, a sub-head's or direction's coordinate, "
-        "the length of what a head adds.",
+        "Activation at a token: the factor on a neuron's output row, the coordinate of a sub-head or direction, or the norm of a head's output.",
     ),
-    "offset": Column("int64", "tokens", "Where a token stands, counted from the target; negative is before it."),
-    "saliency": Column("float32", "as the hidden states", "How much a factor's code loses when the token is replaced."),
-    "code": Column("float32", "as the hidden states", "How strong a factor is in a hidden state; 0 or more."),
+    "offset": Column("int64", "tokens", "Position of a token relative to the target; negative before it."),
+    "saliency": Column(
+        "float32", "as the hidden states", "How much a factor's code decreases when the token is replaced."
+    ),
+    "code": Column("float32", "as the hidden states", "Activation of a factor in a hidden state; 0 or more."),
     "amplification": Column(
-        "float32", "", "Length of what a head writes for a token, over that of the token's vector."
+        "float32", "", "Norm of a head's output for a token, divided by the norm of the token's vector."
     ),
     "singular_value": Column(
-        "float32", "", "Singular value of the direction, with norms folded as the lens folds them."
+        "float32", "", "Singular value of the direction, of the weight with norms folded as in the lens."
     ),
-    "similarity": Column("float32", "cosine", "Cosine of two vectors, between −1 and 1."),
+    "similarity": Column("float32", "cosine", "Cosine similarity of two vectors, between −1 and 1."),
     "skew": Column(
-        "float32", "", "Third standardised moment of scores over the vocabulary; above 0, the high tail is long."
+        "float32", "", "Skewness of scores over the vocabulary; above 0 if the tail of high scores is longer."
     ),
-    "kurtosis": Column("float32", "", "Excess kurtosis of scores over the vocabulary; 0 for a Gaussian."),
-    "explained": Column(
-        "float32", "", "Share of a neuron's squared length in the span of its channels up to this one."
+    "kurtosis": Column("float32", "", "Excess kurtosis of scores over the vocabulary; 0 for a normal distribution."),
+    "explained": Column("float32", "", "Share of a neuron's squared norm in the span of its channels up to this one."),
+    "n_tokens": Column(
+        "int64", "", "How many tokens stand out in a channel; they are masked for the channels after it."
     ),
-    "n_tokens": Column("int64", "", "How many tokens stand out in a channel; further channels hardly see them."),
-    "n_matched": Column("int64", "", "How many layers are matched with the layer of their own number."),
-    "n_layers": Column("int64", "", "How many layers both models have that hold the weight."),
+    "n_matched": Column("int64", "", "How many layers are matched with the layer of the same number."),
+    "n_layers": Column("int64", "", "How many layers have the weight in both models."),
     "chance": Column(
-        "float32", "layers", "How many layers a random assignment matches with their own number, on average."
+        "float32",
+        "layers",
+        "How many layers a random assignment matches with the layer of the same number, on average.",
     ),
     "correlation": Column(
         "float32",
         "",
-        "Pearson correlation over the tokens that two models share; of layers, the mean of its size; of a score and an effect, "
-        "Spearman's.",
+        "Pearson correlation over the tokens that two models share; between layers, the mean absolute value; between a score and an effect, Spearman correlation.",
     ),
-    "jaccard": Column("float32", "", "Tokens that two lists share, over the tokens of either; a mean."),
+    "jaccard": Column(
+        "float32", "", "Jaccard index of two token lists: shared tokens divided by tokens in either; a mean."
+    ),
     "recall": Column(
         "float32",
         "",
-        "Share found: of a hidden state's top tokens among its parameters' (a mean); of a tag's occurrences.",
+        "Share of a hidden state's top tokens among the top tokens of its parameters (a mean); or share of a tag's occurrences that are predicted.",
     ),
-    "share": Column("float32", "", "Share of a direction's top tokens that are words of the commoner sign; a mean."),
-    "precision": Column("float32", "", "Share of the occurrences found that have the tag."),
-    "f1": Column("float32", "", "Harmonic mean of precision and recall."),
-    "accuracy": Column("float32", "", "Share of texts whose class is right."),
+    "share": Column(
+        "float32", "", "Share of a direction's top tokens that are words of the more frequent sentiment; a mean."
+    ),
+    "precision": Column("float32", "", "Share of the predicted occurrences that have the tag."),
+    "f1": Column("float32", "", "F1 score: the harmonic mean of precision and recall."),
+    "accuracy": Column("float32", "", "Share of texts that are classified correctly."),
     "relation_score": Column(
         "float32", "", "Share of a relation's pairs whose target is among a head's top tokens for the source."
     ),
     "control": Column(
-        "float32", "as the row's estimate", "The same with targets shuffled; the mean over all shuffles."
+        "float32", "as the row's estimate", "The same score with shuffled targets; a mean over all shuffles."
     ),
     "p_value": Column(
-        "float32", "", "Share of shuffles that reach what the row found, by the rule that its function states."
+        "float32",
+        "",
+        "Share of shuffles that score at least as high as the row; the function's docstring states the exact rule.",
     ),
-    "moved": Column("float32", "logits", "By how much an intervention moves the logits of tokens, in size; a mean."),
-    "low": Column("float32", "as the row's estimate", "Lower end of a 95 % interval of the row's estimate."),
-    "high": Column("float32", "as the row's estimate", "Upper end of a 95 % interval of the row's estimate."),
-    "n": Column("int64", "", "How many observations the row's estimate rests on."),
+    "logit_change": Column(
+        "float32", "logits", "Absolute change of the logits of tokens under an intervention; a mean."
+    ),
+    "low": Column("float32", "as the row's estimate", "Lower end of the 95 % interval of the row's estimate."),
+    "high": Column("float32", "as the row's estimate", "Upper end of the 95 % interval of the row's estimate."),
+    "n": Column("int64", "", "How many observations the row's estimate is computed from."),
     "n_left_out": Column(
-        "int64", "", "How many pairs were left out: a word of theirs is not one token that the lens reads."
+        "int64",
+        "",
+        "How many pairs were left out, because one of their words is not a single token that the lens reads.",
     ),
-    "n_vectors": Column("int64", "", "How many hidden states a fit had seen, those that the row measures included."),
+    "n_vectors": Column("int64", "", "How many hidden states were used for fitting up to and including this row."),
     "importance": Column("float32", "as the hidden states", "Mean of a factor's largest codes in a layer."),
     "level": Column(
         "str",
         "",
-        "word, pattern or long range, by the rule that `factors.level` states; empty for a factor that is never active.",
+        "word, pattern or long range, by the rule of `factors.level`; empty for a factor that is never active.",
     ),
-    "peak": Column("float32", "share of the depth", "Where a factor is most important: 0 the first layer, 1 the last."),
-    "onset": Column("float32", "share of the depth", "Where a factor first has half of its largest importance."),
-    "purity": Column("float32", "", "Share of a factor's strongest targets that are one and the same token."),
+    "peak": Column(
+        "float32", "share of the depth", "Depth at which a factor is most important: 0 is the first layer, 1 the last."
+    ),
+    "onset": Column(
+        "float32", "share of the depth", "Depth at which a factor first reaches half of its largest importance."
+    ),
+    "purity": Column("float32", "", "Share of a factor's strongest targets that are the same token."),
     "reach": Column(
-        "float32", "tokens", "How far from the target lies what decides a factor's code; NaN if not measured."
+        "float32",
+        "tokens",
+        "Distance from the target of the tokens that determine a factor's code; NaN if not measured.",
     ),
     "objective": Column(
         "float32",
         "",
-        "Of factors, half the squared residual plus l1 times the sum of codes, a mean over vectors; of a vocabulary channel, "
-        "what it maximises.",
+        "For factors: half the squared residual plus l1 times the sum of codes, a mean over vectors. For a vocabulary channel: the function that is maximised.",
     ),
     "explained_variance": Column(
-        "float32", "", "One less the squared residuals over the squared deviations from the mean."
+        "float32", "", "One minus the squared residuals divided by the squared deviations from the mean."
     ),
     "n_active": Column("float32", "", "How many codes are above zero; a mean over vectors."),
-    "n_dead": Column("int64", "", "How many factors have been in no code for long."),
+    "n_dead": Column("int64", "", "How many factors have been inactive for a long time."),
     "role": Column(
-        "str", "", "prediction, suppression or entropy, by the rules that neuron_statistics states; or empty."
+        "str", "", "prediction, suppression or entropy, by the rules of `neuron_statistics`; empty for other neurons."
     ),
-    "in_norm": Column("float32", "", "Length of a neuron's W_in column, norms folded."),
-    "gate_norm": Column("float32", "", "Length of a neuron's W_gate column, norms folded; NaN without a gate."),
-    "out_norm": Column("float32", "", "Length of a neuron's W_out row, norms folded."),
-    "in_out_similarity": Column("float32", "cosine", "Between a neuron's W_in column and its W_out row."),
-    "gate_out_similarity": Column("float32", "cosine", "Between W_gate column and W_out row; NaN without a gate."),
-    "in_gate_similarity": Column("float32", "cosine", "Between W_in column and W_gate column; NaN without a gate."),
+    "in_norm": Column("float32", "", "Norm of a neuron's W_in column, norms folded."),
+    "gate_norm": Column("float32", "", "Norm of a neuron's W_gate column, norms folded; NaN without a gate."),
+    "out_norm": Column("float32", "", "Norm of a neuron's W_out row, norms folded."),
+    "in_out_similarity": Column("float32", "cosine", "Cosine similarity of a neuron's W_in column and W_out row."),
+    "gate_out_similarity": Column(
+        "float32", "cosine", "Cosine similarity of a neuron's W_gate column and W_out row; NaN without a gate."
+    ),
+    "in_gate_similarity": Column(
+        "float32", "cosine", "Cosine similarity of a neuron's W_in column and W_gate column; NaN without a gate."
+    ),
     "vocab_mean": Column(
-        "float32", "cosine", "Mean of a W_out row's cosines with centred embeddings, over the tokens."
+        "float32", "cosine", "Mean over tokens of the cosine between a W_out row and the centred embeddings."
     ),
-    "vocab_variance": Column("float32", "cosine squared", "Variance of those cosines over the tokens that are read."),
-    "vocab_skew": Column("float32", "", "Skew of those cosines: above 0 where few tokens are promoted."),
+    "vocab_variance": Column(
+        "float32",
+        "cosine squared",
+        "Variance over tokens of the cosine between a W_out row and the centred embeddings.",
+    ),
+    "vocab_skew": Column(
+        "float32", "", "Skewness over tokens of the same cosine; above 0 if few tokens are strongly promoted."
+    ),
     "vocab_kurtosis": Column(
-        "float32", "", "Kurtosis of those cosines: large where few tokens are meant; normal is 3."
+        "float32",
+        "",
+        "Kurtosis over tokens of the same cosine; large if few tokens stand out, 3 for a normal distribution.",
     ),
     "ov_norm": Column("float32", "", "Frobenius norm of a head's W_OV, norms folded."),
     "qk_norm": Column("float32", "", "Frobenius norm of a head's W_QK, norms folded."),
-    "ov_effective_rank": Column("float32", "", "Exponential of the entropy of W_OV's singular values."),
-    "qk_effective_rank": Column("float32", "", "Exponential of the entropy of W_QK's singular values."),
+    "ov_effective_rank": Column(
+        "float32", "", "Effective rank of W_OV: the exponential of the entropy of its singular values."
+    ),
+    "qk_effective_rank": Column(
+        "float32", "", "Effective rank of W_QK: the exponential of the entropy of its singular values."
+    ),
     "ov_copying": Column(
-        "float32", "", "Sum of the full OV circuit's eigenvalues over the sum of their sizes: 1 copies, −1 suppresses."
+        "float32",
+        "",
+        "Sum of the eigenvalues of the full OV circuit, divided by the sum of their absolute values: 1 copies, −1 suppresses.",
     ),
     "qk_matching": Column(
-        "float32", "", "The same of the full QK circuit: 1 attends to its own token, −1 away from it."
+        "float32", "", "The same ratio for the full QK circuit: 1 attends to the same token, −1 away from it."
     ),
-    "previous_token": Column("float32", "", "Attention to the position before, by place alone; a mean over positions."),
-    "first_token": Column("float32", "", "Attention to position 0, by place alone; a mean over positions."),
-    "same_position": Column("float32", "", "Attention to the token's own position, by place alone; a mean."),
-    "uniform": Column("float32", "", "What attention that is spread evenly would give each of these, a control."),
-    "token_token": Column("float32", "", "Share of the scores' mean square in which token meets token (query first)."),
-    "token_position": Column("float32", "", "Share in which the query's token meets the key's position."),
-    "position_token": Column("float32", "", "Share in which the query's position meets the key's token."),
-    "position_position": Column("float32", "", "Share in which position meets position."),
-    "rows": Column("int64", "", "First dimension of the weight as served (heads and experts apart)."),
-    "columns": Column("int64", "", "Second dimension of the weight as served (heads and experts apart)."),
-    "n_heads": Column("int64", "", "How many heads the weight is split into, as stored; 0 if it is not."),
+    "previous_token": Column(
+        "float32", "", "Attention to the previous position, from positions alone; a mean over positions."
+    ),
+    "first_token": Column("float32", "", "Attention to position 0, from positions alone; a mean over positions."),
+    "same_position": Column(
+        "float32", "", "Attention to the token's own position, from positions alone; a mean over positions."
+    ),
+    "uniform": Column("float32", "", "The same attention if it were uniform over positions; a control."),
+    "token_token": Column("float32", "", "Share of the scores' mean square from pairs of query token and key token."),
+    "token_position": Column(
+        "float32", "", "Share of the scores' mean square from pairs of query token and key position."
+    ),
+    "position_token": Column(
+        "float32", "", "Share of the scores' mean square from pairs of query position and key token."
+    ),
+    "position_position": Column(
+        "float32", "", "Share of the scores' mean square from pairs of query position and key position."
+    ),
+    "rows": Column("int64", "", "First dimension of the weight, heads and experts apart."),
+    "columns": Column("int64", "", "Second dimension of the weight, heads and experts apart."),
+    "n_heads": Column("int64", "", "How many heads the stored weight is split into; 0 if it is not split."),
     "norm": Column("float32", "", "Frobenius norm of the effective weight, all heads together."),
     "dtype": Column("str", "", "Precision in which the model stores the weight."),
-    "folded": Column("str", "", "Which norm's gain the lens multiplied in, and whether it centred; empty for none."),
-    "label": Column("str", "", "A unit's best tokens as displayed, best first, for reading rather than computing."),
-    "note": Column(
-        "str", "", "What lies between the weight and the residual stream that no weight holds: caps, scales."
+    "folded": Column("str", "", "Which norm's gain the lens folded in, and whether it centred; empty for none."),
+    "label": Column(
+        "str", "", "The best tokens of a direction or head as displayed, best first; for reading, not for computing."
     ),
-    "before": Column("str", "", "The text in front of the target, as far as it is kept."),
-    "after": Column("str", "", "The text behind the target, as far as it is kept."),
+    "note": Column(
+        "str",
+        "",
+        "What lies between the weight and the residual stream that no weight holds, such as caps and scales; or why the weight cannot be read.",
+    ),
+    "before": Column("str", "", "The text before the target, as far as it is stored."),
+    "after": Column("str", "", "The text after the target, as far as it is stored."),
 }

@@ -1,4 +1,4 @@
-"""Tensors and keys → tidy frames. No other module builds a DataFrame."""
+"""Tidy tables: from tensors and keys to dataframes. No other module makes a DataFrame."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,22 +10,22 @@ import torch
 from .columns import GLOSSARY, WEIGHTS
 
 KINDS = (
-    "tokens",
-    "pairs",
-    "search",
-    "components",
-    "contexts",
-    "saliency",
-    "alignment",
-    "related_pairs",
-    "recall",
-    "keep_k",
-    "stitch",
-    "displacement",
-    "importance",
-    "measurements",
+    "tokens",  # directions as lists of tokens
+    "pairs",  # heads as pairs of tokens
+    "search",  # the directions that score one token highest
+    "components",  # the weights of a model
+    "contexts",  # texts in which a factor is active
+    "saliency",  # how much each token of a context contributes to a code
+    "alignment",  # similarities of the layers of two models
+    "related_pairs",  # overlaps of the token lists of two weights
+    "recall",  # overlaps of the token lists of parameters and hidden states
+    "keep_k",  # what remains of vectors if only k scores are kept
+    "stitch",  # accuracies of stitched models
+    "displacement",  # the direction of a fine-tune, by layer
+    "importance",  # factors' importance curves
+    "measurements",  # all others
 )
-"""What a table may hold, so that `show`, `label` and `plot` need not infer it from the columns."""
+"""The kinds of tables. Plots and displays read the kind, so that they need not infer it from the columns."""
 
 _CATEGORIES = {
     "weight": WEIGHTS,
@@ -34,8 +34,42 @@ _CATEGORIES = {
 }
 
 
+def tidy(
+    columns: Sequence[str], blocks: Iterable[Mapping[str, Any]], strings: Any = None, *, kind: str = "measurements"
+) -> pd.DataFrame:
+    """Concatenate blocks of columns into one table, in the glossary's order and dtypes.
+
+    Args:
+        columns: The table's columns, names from the glossary; further columns of the blocks are dropped.
+        blocks: Mappings from column to a tensor, an array or a list; a scalar is repeated along its block.
+        strings: The vocabulary's strings as a pandas array. Columns `*_string` are then looked up by their `*_index`, all at
+            once, and blocks need not hold them.
+        kind: What the table holds, one of `KINDS`; stored in `frame.attrs["embspace_kind"]`.
+
+    Returns:
+        A plain frame with a RangeIndex, its rows in the order of the blocks. Without blocks it has no rows and the same columns.
+        pandas drops `attrs` in some operations, such as a merge: readers of the kind must be able to do without it.
+    """
+    assert kind in KINDS, kind
+    order = [name for name in GLOSSARY if name in columns]
+    looked_up = [name for name in order if strings is not None and name.endswith("_string")]
+    parts: dict[str, list] = {name: [] for name in order if name not in looked_up}
+    for block in blocks:
+        length = max((len(values) for values in block.values() if not np.isscalar(values)), default=1)
+        for name in parts:
+            value = block[name]
+            parts[name].append(_cells(name, [value] * length if np.isscalar(value) else value))
+    cells = {name: _concatenate(name, column) for name, column in parts.items()}
+    for name in looked_up:
+        assert strings is not None
+        cells[name] = strings.take(cells[name.removesuffix("string") + "index"])
+    frame = pd.DataFrame(cells, columns=order)
+    frame.attrs["embspace_kind"] = kind
+    return frame
+
+
 def _cells(name: str, values: Any) -> Any:
-    """One column in its declared dtype, whatever it was given as."""
+    """Values of one column in its declared dtype."""
     dtype = GLOSSARY[name].dtype
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
@@ -46,39 +80,8 @@ def _cells(name: str, values: Any) -> Any:
     return np.asarray(values, dtype=dtype)
 
 
-def tidy(
-    columns: Sequence[str], blocks: Iterable[Mapping[str, Any]], strings: Any = None, *, kind: str = "measurements"
-) -> pd.DataFrame:
-    """Concatenate blocks of columns into one table with `columns`, in the glossary's order and dtypes.
-
-    Args:
-        columns: Names from the glossary: the table's columns, whatever the blocks hold.
-        blocks: Mappings from column to a tensor, array or list; a scalar is repeated along its block.
-        strings: The vocabulary's strings as a pandas array; columns `*_string` are then looked up by their `*_index`, all
-            at once, and blocks need not hold them.
-        kind: What the table holds, one of `KINDS`, kept in `frame.attrs["embspace_kind"]`.
-
-    Returns:
-        A plain frame with a RangeIndex, its rows in the order of the blocks. No blocks: no rows, the same columns.
-    """
-    order = [name for name in GLOSSARY if name in columns]
-    looked_up = [name for name in order if strings is not None and name.endswith("_string")]
-    gathered: dict[str, list] = {name: [] for name in order if name not in looked_up}
-    for block in blocks:
-        length = max((len(v) for v in block.values() if not np.isscalar(v)), default=1)
-        for name in gathered:
-            value = block[name]
-            gathered[name].append(_cells(name, [value] * length if np.isscalar(value) else value))
-    cells = {name: _joined(name, parts) for name, parts in gathered.items()}
-    for name in looked_up:
-        assert strings is not None
-        cells[name] = strings.take(cells[name.removesuffix("string") + "index"])
-    frame = pd.DataFrame(cells, columns=order)
-    frame.attrs["embspace_kind"] = kind
-    return frame
-
-
-def _joined(name: str, parts: list) -> Any:
+def _concatenate(name: str, parts: list) -> Any:
+    """One column from the cells of all blocks."""
     if not parts:
         return _cells(name, [])
     if GLOSSARY[name].dtype == "category":

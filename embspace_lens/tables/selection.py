@@ -1,19 +1,29 @@
-"""What a user may give as layer, head, neuron, weight and k, made plain."""
+"""Selectors: what a user gives as `layer=`, `head=`, `neuron=` or `weight=`, as a list."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from .. import errors
 
-Select = None | int | range | slice | Sequence[int]
-"""Which layers, heads or neurons: a number, several, a slice, or None for all."""
+Select = None | int | range | slice | Sequence[int] | np.integer | np.ndarray | Tensor
+"""Which layers, heads or neurons: an index, several, a slice, or None for all."""
 
 
 def select(name: str, value: Any, count: int, model: str, plural: str) -> list[int]:
-    """The selected numbers, ascending, each once.
+    """The selected indices below `count`, ascending, each once.
+
+    Args:
+        name: The argument's name.
+        value: The argument, a `Select`, a tensor or an array.
+        count: How many there are.
+        model: The model's name, for messages.
+        plural: What is counted, for messages, such as "layers".
 
     Raises:
-        EmbspaceError: If a number is out of range, or the value selects nothing.
+        EmbspaceError: If an index is out of range, or the value is not a selector.
     """
     if value is None:
         return list(range(count))
@@ -24,17 +34,17 @@ def select(name: str, value: Any, count: int, model: str, plural: str) -> list[i
         value = [value]
     elif isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
         raise errors.not_selector(name, value)
-    numbers = [number.item() if hasattr(number, "item") else number for number in value]
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise errors.not_selector(name, number)
-        if not 0 <= number < count:
-            raise errors.out_of_range(name, int(number), model, count, plural)
-    return sorted({int(number) for number in numbers})
+    indices = [index.item() if hasattr(index, "item") else index for index in value]
+    for index in indices:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise errors.not_selector(name, index)
+        if not 0 <= index < count:
+            raise errors.out_of_range(name, int(index), model, count, plural)
+    return sorted({int(index) for index in indices})
 
 
 def weight_names(value: Any, options: Sequence[str], default: str | None = None) -> list[str]:
-    """The named weights in the order of `options`; all of them (or the default) for None.
+    """The named weights in the order of `options`; for None the default, or all if there is no default.
 
     Raises:
         EmbspaceError: If a name is not among `options`.

@@ -31,7 +31,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from embspace_lens import EmbeddingLens, demo
-from embspace_lens.search.tokens import top_pairs
+from embspace_lens.search import top_pairs
 
 
 def gpt2_shaped(seed: int = 0) -> EmbeddingLens:

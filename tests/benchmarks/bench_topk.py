@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from embspace_lens.search.tokens import top_pairs, top_tokens
+from embspace_lens.search import top_pairs, top_tokens
 
 REPEATS = 5
 DEMO = Path(__file__).parents[2] / "embspace_lens/demo/models/reviews-small-0/model.safetensors"

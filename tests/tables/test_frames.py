@@ -1,4 +1,4 @@
-"""Tables are a contract: every public table, with every option, keeps the laws."""
+"""Every table of a lens, with every option, keeps the rules of tidy tables."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from embspace_lens.tables.frames import tidy
 
 TOKEN = ["token_index", "token_string", "score"]
 PAIR = ["dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score"]
-# name: (call, grain, further columns); an "expert" stands behind "layer" in mixtures, where the table has one.
+# name: (call, grain, further columns). In mixtures of experts, "expert" follows "layer" in the tables of HAS_EXPERT.
 TABLES = {
     "neurons": (lambda lens, **o: lens.neurons(**o), ["layer", "neuron", "weight", "rank"], TOKEN),
     "subheads": (lambda lens, **o: lens.subheads(**o), ["layer", "head", "subhead", "weight", "rank"], TOKEN),
@@ -64,8 +64,8 @@ HAS_EXPERT = {"neurons", "singular", "search", "components"}
 
 def columns_of(name, mixture):
     _, grain, more = TABLES[name]
-    wanted = {*grain, *more} | ({"expert"} if mixture and name in HAS_EXPERT else set())
-    return [column for column in GLOSSARY if column in wanted]
+    columns = {*grain, *more} | ({"expert"} if mixture and name in HAS_EXPERT else set())
+    return [column for column in GLOSSARY if column in columns]
 
 
 def grain_of(name, mixture):
@@ -77,7 +77,7 @@ def grain_of(name, mixture):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "qwen2_moe"])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))
-def test_every_table_with_every_option(tiny, family, name, options):
+def test_tables_with_every_option_are_tidy(tiny, family, name, options):
     lens = EmbeddingLens(tiny(family))
     frame = TABLES[name][0](lens, **options)
     mixture = lens.weights.has_experts
@@ -91,7 +91,7 @@ SPACES = list(itertools.product(["circuit", "unembed", "embed"], ["transpose", "
 
 @pytest.mark.parametrize(("space", "inverse", "score"), SPACES)
 @pytest.mark.parametrize("name", TABLES)
-def test_every_table_in_every_space(tiny, name, space, inverse, score):
+def test_tables_in_every_space_are_tidy(tiny, name, space, inverse, score):
     lens = EmbeddingLens(
         tiny("llama"), space=space, inverse=inverse, score=score, vocabulary=range(5, 60), fold_ln=score != "centered"
     )
@@ -100,25 +100,25 @@ def test_every_table_in_every_space(tiny, name, space, inverse, score):
     for column in [c for c in frame if c.endswith("token_index")]:
         assert frame[column].between(5, 59).all(), "only chosen tokens are read"
     if score == "cosine" and "token_index" in frame:
-        bound = 1 + 1e-5 if not (inverse == "pinv") else np.inf
+        bound = np.inf if inverse == "pinv" else 1 + 1e-5
         assert frame["score"].abs().max() <= bound
 
 
-def test_glossary_is_real():
+def test_every_column_has_a_meaning_and_is_used():
     meanings = [column.meaning for column in GLOSSARY.values()]
     assert len(set(meanings)) == len(meanings)
     assert all(len(meaning) > 20 for meaning in meanings)
-    made = {column for name in TABLES for column in columns_of(name, True)}
-    made |= {"target", "source", "pair", "inverse", "k", "sample", "jaccard", "recall", "low", "high", "n"}  # evidence
-    made |= {"layer_a", "layer_b", "expert_a", "neuron_a", "match", "expert_b", "neuron_b", "correlation"}  # align
-    made |= {"n_matched", "n_layers", "chance"}  # align
-    made |= {"recipient", "donor", "kernel", "keep", "accuracy", "share"}  # stitch_sweep, displacement
-    made |= {"n_vectors", "objective", "explained_variance", "n_active", "n_dead"}  # FactorFitter.history
-    made |= {"factor", "importance", "example", "pos", "code", "before", "after"}  # factors.activity
-    made |= {"level", "peak", "onset", "purity", "reach", "word", "tag", "method", "precision", "f1"}  # level, senses
-    made |= {"offset", "saliency"}  # saliency
-    made |= {"activation"}  # activations
-    made |= {
+    used = {column for name in TABLES for column in columns_of(name, True)}
+    used |= {"target", "source", "pair", "inverse", "k", "sample", "jaccard", "recall", "low", "high", "n"}  # evidence
+    used |= {"layer_a", "layer_b", "expert_a", "neuron_a", "match", "expert_b", "neuron_b", "correlation"}  # align
+    used |= {"n_matched", "n_layers", "chance"}  # align
+    used |= {"recipient", "donor", "kernel", "keep", "accuracy", "share"}  # stitch_sweep, displacement
+    used |= {"n_vectors", "objective", "explained_variance", "n_active", "n_dead"}  # FactorFitter.history
+    used |= {"factor", "importance", "example", "pos", "code", "before", "after"}  # factors.activity
+    used |= {"level", "peak", "onset", "purity", "reach", "word", "tag", "method", "precision", "f1"}  # level, senses
+    used |= {"offset", "saliency"}  # saliency
+    used |= {"activation"}  # activations
+    used |= {
         "dest_pos",
         "src_pos",
         "previous_token",
@@ -126,16 +126,23 @@ def test_glossary_is_real():
         "same_position",
         "uniform",
     }  # position_qk, position_heads
-    made |= {f"{dest}_{src}" for dest in ("token", "position") for src in ("token", "position")}
-    made |= {"channel", "skew", "kurtosis", "explained", "n_tokens", "moved"}  # vocabulary_channels, channel_effects
-    made |= {"metric", "patch_type", "src_pos", "value", "node", "composition", "src_layer", "src_head"}  # patching
-    made |= {f"{name}_norm" for name in ("in", "gate", "out", "ov", "qk")} | {"role", "ov_copying", "qk_matching"}
-    made |= {f"{pair}_similarity" for pair in ("in_out", "gate_out", "in_gate")}  # neuron_statistics, head_statistics
-    made |= {f"vocab_{moment}" for moment in ("mean", "variance", "skew", "kurtosis")}
-    made |= {"ov_effective_rank", "qk_effective_rank"}
-    made |= {"relation", "effect", "relation_score", "control", "p_value", "n_left_out"}  # relation_scores
-    made |= {"src_rank", "amplification"}  # salient_operations
-    unused = set(GLOSSARY) - made - {"similarity", "label"}  # compare and show make these
+    used |= {f"{dest}_{src}" for dest in ("token", "position") for src in ("token", "position")}
+    used |= {
+        "channel",
+        "skew",
+        "kurtosis",
+        "explained",
+        "n_tokens",
+        "logit_change",
+    }  # vocabulary_channels, channel_effects
+    used |= {"metric", "patch_type", "src_pos", "value", "node", "composition", "src_layer", "src_head"}  # patching
+    used |= {f"{name}_norm" for name in ("in", "gate", "out", "ov", "qk")} | {"role", "ov_copying", "qk_matching"}
+    used |= {f"{pair}_similarity" for pair in ("in_out", "gate_out", "in_gate")}  # neuron_statistics, head_statistics
+    used |= {f"vocab_{moment}" for moment in ("mean", "variance", "skew", "kurtosis")}
+    used |= {"ov_effective_rank", "qk_effective_rank"}
+    used |= {"relation", "effect", "relation_score", "control", "p_value", "n_left_out"}  # relation_scores
+    used |= {"src_rank", "amplification"}  # salient_operations
+    unused = set(GLOSSARY) - used - {"similarity", "label"}  # made by match_neurons and by the accessor
     assert not unused
 
 
@@ -145,7 +152,18 @@ def test_an_empty_table_keeps_its_columns():
     assert frame["layer"].dtype == np.int64 and frame["score"].dtype == np.float32
 
 
-def test_joins_with_activation_patching(tiny):
+def test_the_kind_is_kept_in_attrs(lens):
+    kinds = {name: TABLES[name][0](lens).attrs["embspace_kind"] for name in TABLES}
+    tokens = dict.fromkeys(("neurons", "subheads", "singular", "directions"), "tokens")
+    assert kinds == {**tokens, "ov": "pairs", "qk": "pairs", "search": "search", "components": "components"}
+
+
+def test_unknown_kinds_are_refused():
+    with pytest.raises(AssertionError):
+        tidy(["layer"], [], kind="other")
+
+
+def test_tables_join_with_activation_patching(tiny):
     patching = pytest.importorskip("transformer_lens.patching")
     if not hasattr(patching, "PatchingResult"):
         pytest.skip("this TransformerLens has no PatchingResult")
@@ -160,13 +178,13 @@ def test_joins_with_activation_patching(tiny):
     assert len(joined) == 2 * 4 * 2 and joined["value"].notna().all()
 
 
-def test_directions_are_sorted_by_name_and_numbers_sort_as_numbers(lens):
+def test_directions_are_sorted_by_name(lens):
     assert lens.directions(torch.eye(32)[:3], names=["c", "a", "b"], k=1)["direction"].tolist() == ["a", "b", "c"]
-    numbered = lens.directions(torch.eye(32)[:12], k=1)
-    assert numbered["direction"].astype(int).tolist() == list(range(12))
-    check_tidy(numbered, ["direction", "rank"], ["direction", "rank", *TOKEN])
+    by_index = lens.directions(torch.eye(32)[:12], k=1)
+    assert by_index["direction"].astype(int).tolist() == list(range(12))
+    check_tidy(by_index, ["direction", "rank"], ["direction", "rank", *TOKEN])
 
 
-def test_missing_expert_is_told(moe_lens):
-    with pytest.raises(EmbspaceError, match="expert=None is not an expert of block 0"):
+def test_no_expert_of_a_mixture_raises(moe_lens):
+    with pytest.raises(EmbspaceError, match="expert=-1 is not an expert of block 0"):
         moe_lens.weights.W_in(0)

@@ -1,0 +1,64 @@
+"""Token masks, by name and given directly."""
+
+import pytest
+import torch
+import zoo
+
+from embspace_lens import EmbeddingLens, EmbspaceError, ascii_tokens, demo, seen_in, whole_words
+from embspace_lens.lens import MASKS
+from embspace_lens.space.vocabulary import Vocabulary
+
+
+def test_masks_select_by_string(byte_level):
+    vocabulary = Vocabulary(byte_level, len(byte_level))
+    mask = ascii_tokens.choose(vocabulary, lambda: ())
+    is_ascii = dict(zip(vocabulary.strings, mask.tolist()))
+    assert is_ascii["c"] and is_ascii[" cat"] and not is_ascii["é"] and not is_ascii["\n"]
+    mask = whole_words.choose(vocabulary, lambda: ())
+    assert [vocabulary.strings[i] for i in torch.nonzero(mask)[:, 0]] == [" ca", " cat"]
+
+
+def test_joined_masks_select_what_both_select(byte_level):
+    vocabulary = Vocabulary(byte_level, len(byte_level))
+    texts = ["a cat, a cat", "é"]
+    mask = (whole_words & seen_in(texts, at_least=2)).choose(vocabulary, lambda: ())
+    assert [vocabulary.strings[i] for i in torch.nonzero(mask)[:, 0]] == [" cat"]
+    assert (whole_words & ascii_tokens).name == "words & ascii"
+
+
+def test_a_mask_can_be_given_by_name(tiny):
+    lens = EmbeddingLens(tiny("gpt2"), tokenizer=zoo.tokenizer(), vocabulary="ascii")
+    assert "97 of 97 tokens (ascii)" in repr(lens)
+
+
+@pytest.mark.parametrize("tokens", [[7, 3, 7], torch.tensor([3, 7]), ["w3", "w7"], torch.arange(97) % 4 == 3])
+def test_tokens_can_be_given_directly(tiny, tokens):
+    lens = EmbeddingLens(tiny("gpt2"), tokenizer=zoo.tokenizer(), vocabulary=tokens)
+    assert lens.mask == "given"
+    assert lens.space.token_ids.tolist()[:2] == [3, 7]
+
+
+def test_frequent_words_of_a_demo_model():
+    lens = EmbeddingLens.from_pretrained("reviews-small-0", vocabulary="frequent", score="cosine")
+    assert lens.mask == "frequent"
+    assert lens.space.token_ids.equal(demo_word_ids(lens))
+    tokens = lens.neurons(layer=0, neuron=0, k=5)["token_string"]
+    assert tokens.str.fullmatch(r" \w\w+").all()
+
+
+def demo_word_ids(lens):
+    is_word, is_seen = (mask.choose(lens.vocabulary, lambda: ()) for mask in (whole_words, demo.seen(200)))
+    return torch.nonzero(is_word & is_seen)[:, 0]
+
+
+def test_frequent_words_of_another_model_raise(tiny):
+    with pytest.raises(EmbspaceError) as caught:
+        EmbeddingLens(tiny("gpt2"), tokenizer=zoo.tokenizer(), vocabulary="frequent")
+    assert str(caught.value) == (
+        "zoo has 97 tokens, and the demo models' token counts (vocabulary='frequent') are for their 7,168 tokens. "
+        "Use vocabulary='words', or seen_in(texts) with your own texts."
+    )
+
+
+def test_every_named_mask_has_its_name():
+    assert {name: mask.name for name, mask in MASKS.items()} == {name: name for name in MASKS}

@@ -1,0 +1,31 @@
+"""Files are written completely or not at all."""
+
+import pytest
+
+from embspace_lens import EmbspaceError
+from embspace_lens.files import read_json, whole, write_json, write_whole
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
+    path = write_json(tmp_path / "a.json", {"b": [1, None, "c"]})
+    assert read_json(path) == {"b": [1, None, "c"]}
+
+
+def test_an_interrupted_write_changes_nothing(tmp_path):
+    path = write_whole(tmp_path / "a", b"before")
+    with pytest.raises(KeyboardInterrupt), whole(path) as partial:
+        partial.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_unwritable_and_unreadable_paths_raise(tmp_path):
+    with pytest.raises(EmbspaceError, match=r"is a folder\. Name a file\.$"):
+        write_whole(tmp_path, b"")
+    with pytest.raises(EmbspaceError, match=r"cannot be written: .*no is not a folder\. Make it first\.$"):
+        write_whole(tmp_path / "no" / "a", b"")
+    (tmp_path / "b.json").write_text("{")
+    for name in ("a.json", "b.json"):
+        with pytest.raises(EmbspaceError, match="cannot be read: "):
+            read_json(tmp_path / name)
