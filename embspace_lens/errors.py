@@ -219,6 +219,91 @@ def repeated_name(name: str) -> EmbspaceError:
 # -- weights, forward passes and demo models
 
 
+def not_transformer_lens(kind: str) -> EmbspaceError:
+    """The object is not a TransformerLens model."""
+    return EmbspaceError(
+        f"{kind} is not a TransformerLens model. Wrap it with TransformerBridge.boot_transformers(name), "
+        "or use EmbeddingLens.from_pretrained(name)."
+    )
+
+
+def no_weight(weight: str, model: str) -> EmbspaceError:
+    """The model has no embedding or no unembedding."""
+    return EmbspaceError(f"{model} has no {weight}.")
+
+
+def no_positions(model: str) -> EmbspaceError:
+    """The model has no learned position embeddings."""
+    return EmbspaceError(f"{model} has no W_pos: its positions are not learned embeddings.")
+
+
+def wrong_stream_width(weight: str, model: str, width: int, d_model: int) -> EmbspaceError:
+    """A projection lies between the residual stream and an embedding."""
+    reason = f"its width is {width}, the residual stream has d_model={d_model}, and a projection lies between them"
+    return unsupported(f"{weight} of {model}", reason)
+
+
+def latent_attention(weight: str, model: str) -> EmbspaceError:
+    """Keys and values are compressed, so that heads have no W_K and W_V of their own."""
+    return unsupported(f"{weight} of {model}", "multi-head latent attention compresses its keys and values")
+
+
+def falcon_heads(weight: str, model: str) -> EmbspaceError:
+    """TransformerLens splits the fused weights of this Falcon model incorrectly."""
+    reason = "TransformerLens splits its fused query, key and value weights incorrectly (new_decoder_architecture)"
+    return unsupported(f"{weight} of {model}", reason)
+
+
+def no_attribute(weight: str, model: str, module: str) -> EmbspaceError:
+    """TransformerLens's module has no attribute for the weight."""
+    return unsupported(f"{weight} of {model}", f"TransformerLens's {module} has no such attribute")
+
+
+def unexpected_shape(weight: str, model: str, shape: tuple[int, ...], expected: str) -> EmbspaceError:
+    """A weight does not have the shape of its kind."""
+    return unsupported(f"{weight} of {model}", f"its shape is {shape}, which is not {expected}")
+
+
+def unknown_storage(experts: str, module: str) -> EmbspaceError:
+    """A mixture stores its experts in a way that was not checked."""
+    return unsupported(experts, f"the way in which {module} stores them is unknown")
+
+
+def no_first_mlp(model: str) -> EmbspaceError:
+    """The first block has no MLP."""
+    return EmbspaceError(f"{model} has no MLP in its first block. Pass first_mlp=False.")
+
+
+def first_mlp_not_callable(model: str) -> EmbspaceError:
+    """The first MLP is not a module of its own."""
+    return EmbspaceError(f"The first MLP of {model} cannot be called by itself. Pass first_mlp=False.")
+
+
+def not_rotary(model: str) -> EmbspaceError:
+    """A distance was given for a model without rotary positions."""
+    return unsupported(
+        f"A distance in {model}",
+        "it has no rotary positions. circuits.position_qk reads learned position embeddings",
+    )
+
+
+def unknown_rotation(model: str, architecture: str) -> EmbspaceError:
+    """It is unknown which dimensions an architecture rotates together."""
+    return unsupported(
+        f"A distance in {model}", f"it is unknown which dimensions of a head {architecture} rotates together"
+    )
+
+
+def length_dependent_rotation(model: str, rope_type: str) -> EmbspaceError:
+    """Rotary frequencies depend on the length of the text."""
+    return unsupported(f"A distance in {model}", f"its rotation ({rope_type}) depends on the length of the text")
+
+
+def too_many_rotated(n_rotated: int, d_head: int) -> EmbspaceError:
+    """More dimensions are rotated than a head has."""
+    return unsupported("The rotation", f"{n_rotated} dimensions are rotated, and a head has {d_head}")
+
+
 # -- circuits and interventions
 
 

@@ -105,7 +105,7 @@ def readings(weights: Weights) -> Iterator[tuple[str, Tensor]]:
             except EmbspaceError:
                 pass
     for layer in weights.layers_with("mlp"):
-        for expert in weights.experts(layer) or [None]:
+        for expert in weights.experts(layer):
             for name in ("W_in", "W_gate", "W_out"):
                 try:
                     yield f"{layer} {expert} {name}", getattr(weights, name)(layer, expert)
@@ -199,7 +199,7 @@ def test_hybrids_keep_true_block_numbers():
 
 
 def test_experts_have_their_numbers():
-    assert Weights(shared("llama").model).experts(0) == []
+    assert Weights(shared("llama").model).experts(0) == [-1]
     assert sorted(Weights(shared("mixtral").model).experts(1)) == [0, 1, 2]
     assert Weights(shared("qwen2_moe").model).experts(0) == [-1]  # the dense layer of a mixture
     assert sorted(Weights(shared("qwen2_moe").model).experts(1)) == [-1, 0, 1, 2]  # a shared expert
@@ -304,7 +304,7 @@ def test_mlp_computes_with_these_weights(name):
             assert sorted(weights.experts(layer))[:2] != [], layer  # a mixture: its experts have a test of their own
             continue
         seen_any = True
-        expert = (weights.experts(layer) or [None])[0]
+        expert = (weights.experts(layer))[0]
         x, w_in = changes(input_of(name, layer, "mlp")), weights.W_in(layer, expert).double()
         if name == "modernbert_decoder":
             both = torch.cat([weights.W_gate(layer).double(), w_in], dim=-1)
