@@ -61,7 +61,9 @@ def test_it_is_what_the_model_computes(name, state):
         with torch.no_grad():
             model(torch.tensor([[3, 5, 6, 7, 9]]))
     expected = seen["out"].reshape(-1, 32) - (seen["stream"][0] if name in ADDS else 0)
-    torch.testing.assert_close(first_mlp_output(Weights(model), seen["in"].reshape(-1, 32)), expected, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        first_mlp_output(Weights(model), seen["in"].reshape(-1, 32)), expected, atol=2e-6, rtol=1e-5
+    )
 
 
 def test_hooks_of_others_stay_and_none_is_left(tiny):
