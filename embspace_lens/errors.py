@@ -304,6 +304,111 @@ def too_many_rotated(n_rotated: int, d_head: int) -> EmbspaceError:
     return unsupported("The rotation", f"{n_rotated} dimensions are rotated, and a head has {d_head}")
 
 
+def not_causal(model: str) -> EmbspaceError:
+    """Text was to be sampled from a bidirectional model."""
+    return EmbspaceError(f"Sampling needs a causal model; {model or 'this one'} is bidirectional. Pass texts instead.")
+
+
+def no_layers() -> EmbspaceError:
+    """An empty selection of layers."""
+    return EmbspaceError("layers names no layer. Omit it for all layers.")
+
+
+def unknown_hook_point(name: object) -> EmbspaceError:
+    """The forward pass found no hook point of this name."""
+    return EmbspaceError(f"The model has no such hook point: {name}")
+
+
+def hook_did_not_fire(names: Sequence[str]) -> EmbspaceError:
+    """Hook points exist, but the architecture does not use them."""
+    return EmbspaceError(f"No activation at {', '.join(names)}: this architecture does not use that hook point.")
+
+
+def single_text() -> EmbspaceError:
+    """One string was given for a sequence of texts."""
+    return EmbspaceError("texts is one string; give a sequence of texts, [text] for a single one.")
+
+
+def not_text(index: int, kind: str) -> EmbspaceError:
+    """An element of a sequence of texts is not a string."""
+    return EmbspaceError(f"Text {index} has the type {kind}; texts are strings.")
+
+
+def no_texts(source: object) -> EmbspaceError:
+    """An object from which texts cannot be read."""
+    return EmbspaceError(f"texts={source!r} holds no texts. Give a list of texts, or the path of a file.")
+
+
+def not_a_file(path: object) -> EmbspaceError:
+    """A path at which there is no file."""
+    return EmbspaceError(f"{path} is not a file. Name a text file, or a table with a column of texts.")
+
+
+def where_without_table(where: str, path: object) -> EmbspaceError:
+    """A condition on rows was given for a text file."""
+    return EmbspaceError(f"where={where!r} needs a table, and {path} is a text file. Omit it.")
+
+
+def not_utf8(path: object, reason: object) -> EmbspaceError:
+    """A text file cannot be decoded."""
+    return EmbspaceError(f"{path} cannot be read as text in UTF-8: {reason}.")
+
+
+def no_text(path: object, where: str | None) -> EmbspaceError:
+    """A file without texts, or without texts for which a condition holds."""
+    return EmbspaceError(f"{path} holds no text" + (f" where {where}." if where else "."))
+
+
+def labels_without_table(path: object) -> EmbspaceError:
+    """Labelled texts were to be read from a text file."""
+    return EmbspaceError(f"{path} is not a table. Labelled texts come from Parquet, JSON lines or CSV.")
+
+
+def too_few_classes(path: object, only: str | None, where: str | None) -> EmbspaceError:
+    """Labelled texts of one class, or none."""
+    content = "no labelled text" if only is None else f"only {only!r}"
+    return EmbspaceError(f"{path} holds {content}" + (f" where {where}" if where else "") + "; two classes are needed.")
+
+
+def damaged_table(path: object, reason: object) -> EmbspaceError:
+    """A table cannot be parsed."""
+    return EmbspaceError(f"{path} cannot be read ({reason}). It is damaged, or its name has the wrong ending.")
+
+
+def no_column(source: str, column: str, columns: Iterable[object]) -> EmbspaceError:
+    """A table or dataset lacks a column."""
+    return EmbspaceError(f"{source} has no column {column!r}; its columns are {_listed(columns)}.")
+
+
+def bad_condition(where: str, path: object, reason: object) -> EmbspaceError:
+    """A condition that pandas cannot evaluate."""
+    return EmbspaceError(
+        f"where={where!r} is not a condition on the rows of {path}: {reason}. Write it as in \"split == 'test'\"."
+    )
+
+
+def bad_labels(labels: list[str]) -> EmbspaceError:
+    """A classifier with fewer than two different classes."""
+    return EmbspaceError(f"labels={labels!r} does not name two or more different classes.")
+
+
+def not_creatable(folder: object, reason: object) -> EmbspaceError:
+    """A folder cannot be created."""
+    return EmbspaceError(f"{folder} cannot be made a folder: {reason}.")
+
+
+def other_states(path: object) -> EmbspaceError:
+    """A cached file holds the states of something else."""
+    return EmbspaceError(
+        f"{path} was computed from other texts, other layers or another model. Name another folder, or remove it."
+    )
+
+
+def damaged_states(path: object, reason: object) -> EmbspaceError:
+    """A cached file cannot be read."""
+    return EmbspaceError(f"{path} cannot be read ({reason}). Remove it, and it is computed again.")
+
+
 # -- circuits and interventions
 
 

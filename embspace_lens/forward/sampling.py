@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import errors
 from ..search.tiles import chunk_rows
-from ..tables.checks import check_integer, check_k
+from ..tables.checks import check_integer
 from ..weights.configuration import context_length, d_vocab, device_of, is_causal, model_name
 from .batches import TokenBatch
 
@@ -112,10 +112,12 @@ def sample_texts(model: Any, *, n: int = 160, n_tokens: int = 48, top_k: int = 5
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
         raise errors.no_tokenizer(model_name(model) or "the model", "sample_texts()")
+    if not is_causal(model):
+        raise errors.not_causal(model_name(model))
     n = check_integer("n", n, minimum=1)
     n_ctx = context_length(model)
     n_tokens = check_integer("n_tokens", n_tokens, minimum=1, maximum=n_ctx - 1 if n_ctx else None)
-    top_k = check_k(min(top_k, d_vocab(model)), d_vocab(model))
+    top_k = min(check_integer("top_k", top_k, minimum=1), d_vocab(model))
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     rows = [
         list(takewhile(lambda token: token not in ends, row[1:].tolist()))
