@@ -316,6 +316,196 @@ def unknown_model(name: object, demo_models: Sequence[str], reason: str) -> Embs
 # -- weights, forward passes and demo models
 
 
+def not_transformer_lens(kind: str) -> EmbspaceError:
+    """The object is not a TransformerLens model."""
+    return EmbspaceError(
+        f"{kind} is not a TransformerLens model. Wrap it with TransformerBridge.boot_transformers(name), "
+        "or use EmbeddingLens.from_pretrained(name)."
+    )
+
+
+def no_weight(weight: str, model: str) -> EmbspaceError:
+    """The model has no embedding or no unembedding."""
+    return EmbspaceError(f"{model} has no {weight}.")
+
+
+def no_positions(model: str) -> EmbspaceError:
+    """The model has no learned position embeddings."""
+    return EmbspaceError(f"{model} has no W_pos: its positions are not learned embeddings.")
+
+
+def wrong_stream_width(weight: str, model: str, width: int, d_model: int) -> EmbspaceError:
+    """A projection lies between the residual stream and an embedding."""
+    reason = f"its width is {width}, the residual stream has d_model={d_model}, and a projection lies between them"
+    return unsupported(f"{weight} of {model}", reason)
+
+
+def latent_attention(weight: str, model: str) -> EmbspaceError:
+    """Keys and values are compressed, so that heads have no W_K and W_V of their own."""
+    return unsupported(f"{weight} of {model}", "multi-head latent attention compresses its keys and values")
+
+
+def falcon_heads(weight: str, model: str) -> EmbspaceError:
+    """TransformerLens splits the fused weights of this Falcon model incorrectly."""
+    reason = "TransformerLens splits its fused query, key and value weights incorrectly (new_decoder_architecture)"
+    return unsupported(f"{weight} of {model}", reason)
+
+
+def no_attribute(weight: str, model: str, module: str) -> EmbspaceError:
+    """TransformerLens's module has no attribute for the weight."""
+    return unsupported(f"{weight} of {model}", f"TransformerLens's {module} has no such attribute")
+
+
+def unexpected_shape(weight: str, model: str, shape: tuple[int, ...], expected: str) -> EmbspaceError:
+    """A weight does not have the shape of its kind."""
+    return unsupported(f"{weight} of {model}", f"its shape is {shape}, which is not {expected}")
+
+
+def unknown_storage(experts: str, module: str) -> EmbspaceError:
+    """A mixture stores its experts in a way that was not checked."""
+    return unsupported(experts, f"the way in which {module} stores them is unknown")
+
+
+def no_first_mlp(model: str) -> EmbspaceError:
+    """The first block has no MLP."""
+    return EmbspaceError(f"{model} has no MLP in its first block. Pass first_mlp=False.")
+
+
+def first_mlp_not_callable(model: str) -> EmbspaceError:
+    """The first MLP is not a module of its own."""
+    return EmbspaceError(f"The first MLP of {model} cannot be called by itself. Pass first_mlp=False.")
+
+
+def not_rotary(model: str) -> EmbspaceError:
+    """A distance was given for a model without rotary positions."""
+    return unsupported(
+        f"A distance in {model}",
+        "it has no rotary positions. circuits.position_qk reads learned position embeddings",
+    )
+
+
+def unknown_rotation(model: str, architecture: str) -> EmbspaceError:
+    """It is unknown which dimensions an architecture rotates together."""
+    return unsupported(
+        f"A distance in {model}", f"it is unknown which dimensions of a head {architecture} rotates together"
+    )
+
+
+def length_dependent_rotation(model: str, rope_type: str) -> EmbspaceError:
+    """Rotary frequencies depend on the length of the text."""
+    return unsupported(f"A distance in {model}", f"its rotation ({rope_type}) depends on the length of the text")
+
+
+def too_many_rotated(n_rotated: int, d_head: int) -> EmbspaceError:
+    """More dimensions are rotated than a head has."""
+    return unsupported("The rotation", f"{n_rotated} dimensions are rotated, and a head has {d_head}")
+
+
+def not_causal(model: str) -> EmbspaceError:
+    """Text was to be sampled from a bidirectional model."""
+    return EmbspaceError(f"Sampling needs a causal model; {model or 'this one'} is bidirectional. Pass texts instead.")
+
+
+def no_layers() -> EmbspaceError:
+    """An empty selection of layers."""
+    return EmbspaceError("layers names no layer. Omit it for all layers.")
+
+
+def unknown_hook_point(name: object) -> EmbspaceError:
+    """The forward pass found no hook point of this name."""
+    return EmbspaceError(f"The model has no such hook point: {name}")
+
+
+def hook_did_not_fire(names: Sequence[str]) -> EmbspaceError:
+    """Hook points exist, but the architecture does not use them."""
+    return EmbspaceError(f"No activation at {', '.join(names)}: this architecture does not use that hook point.")
+
+
+def single_text() -> EmbspaceError:
+    """One string was given for a sequence of texts."""
+    return EmbspaceError("texts is one string; give a sequence of texts, [text] for a single one.")
+
+
+def not_text(index: int, kind: str) -> EmbspaceError:
+    """An element of a sequence of texts is not a string."""
+    return EmbspaceError(f"Text {index} has the type {kind}; texts are strings.")
+
+
+def no_texts(source: object) -> EmbspaceError:
+    """An object from which texts cannot be read."""
+    return EmbspaceError(f"texts={source!r} holds no texts. Give a list of texts, or the path of a file.")
+
+
+def not_a_file(path: object) -> EmbspaceError:
+    """A path at which there is no file."""
+    return EmbspaceError(f"{path} is not a file. Name a text file, or a table with a column of texts.")
+
+
+def where_without_table(where: str, path: object) -> EmbspaceError:
+    """A condition on rows was given for a text file."""
+    return EmbspaceError(f"where={where!r} needs a table, and {path} is a text file. Omit it.")
+
+
+def not_utf8(path: object, reason: object) -> EmbspaceError:
+    """A text file cannot be decoded."""
+    return EmbspaceError(f"{path} cannot be read as text in UTF-8: {reason}.")
+
+
+def no_text(path: object, where: str | None) -> EmbspaceError:
+    """A file without texts, or without texts for which a condition holds."""
+    return EmbspaceError(f"{path} holds no text" + (f" where {where}." if where else "."))
+
+
+def labels_without_table(path: object) -> EmbspaceError:
+    """Labelled texts were to be read from a text file."""
+    return EmbspaceError(f"{path} is not a table. Labelled texts come from Parquet, JSON lines or CSV.")
+
+
+def too_few_classes(path: object, only: str | None, where: str | None) -> EmbspaceError:
+    """Labelled texts of one class, or none."""
+    content = "no labelled text" if only is None else f"only {only!r}"
+    return EmbspaceError(f"{path} holds {content}" + (f" where {where}" if where else "") + "; two classes are needed.")
+
+
+def damaged_table(path: object, reason: object) -> EmbspaceError:
+    """A table cannot be parsed."""
+    return EmbspaceError(f"{path} cannot be read ({reason}). It is damaged, or its name has the wrong ending.")
+
+
+def no_column(source: str, column: str, columns: Iterable[object]) -> EmbspaceError:
+    """A table or dataset lacks a column."""
+    return EmbspaceError(f"{source} has no column {column!r}; its columns are {_listed(columns)}.")
+
+
+def bad_condition(where: str, path: object, reason: object) -> EmbspaceError:
+    """A condition that pandas cannot evaluate."""
+    return EmbspaceError(
+        f"where={where!r} is not a condition on the rows of {path}: {reason}. Write it as in \"split == 'test'\"."
+    )
+
+
+def bad_labels(labels: list[str]) -> EmbspaceError:
+    """A classifier with fewer than two different classes."""
+    return EmbspaceError(f"labels={labels!r} does not name two or more different classes.")
+
+
+def not_creatable(folder: object, reason: object) -> EmbspaceError:
+    """A folder cannot be created."""
+    return EmbspaceError(f"{folder} cannot be made a folder: {reason}.")
+
+
+def other_states(path: object) -> EmbspaceError:
+    """A cached file holds the states of something else."""
+    return EmbspaceError(
+        f"{path} was computed from other texts, other layers or another model. Name another folder, or remove it."
+    )
+
+
+def damaged_states(path: object, reason: object) -> EmbspaceError:
+    """A cached file cannot be read."""
+    return EmbspaceError(f"{path} cannot be read ({reason}). Remove it, and it is computed again.")
+
+
 # -- circuits and interventions
 
 

@@ -24,9 +24,7 @@ class Effective:
     W_pos: Tensor | None  # [n_ctx, d_model]
     layer_norm: bool  # the norms subtract the mean: what is written along the all-ones direction is never read
     attention: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # layer -> W_Q, W_K, W_V, W_O
-    mlp: dict[int, dict[int | None, dict[str, Tensor]]] = field(
-        default_factory=dict
-    )  # layer -> expert -> W_in, W_gate, W_out
+    mlp: dict[int, dict[int, dict[str, Tensor]]] = field(default_factory=dict)  # layer -> expert -> W_in, W_gate, W_out
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def qwen3_next(state: State, prefix: str, n_heads: int) -> Heads:
     return doubled[..., :d_head], _heads(k, k.shape[0] // d_head), _heads(v, v.shape[0] // d_head)
 
 
-# -- how an MLP is stored; each gives {expert: {weight: tensor}} or, for a layer without, {}
+# -- how an MLP is stored; each gives {expert: {weight: tensor}}, expert -1 for a dense or shared MLP
 
 
 def plain(w_in: str, w_out: str, transposed: bool = False) -> Callable[[State, str], dict]:
@@ -136,7 +134,7 @@ def plain(w_in: str, w_out: str, transposed: bool = False) -> Callable[[State, s
 
     def read(state: State, prefix: str) -> dict:
         into, out = state[f"{prefix}{w_in}.weight"], state[f"{prefix}{w_out}.weight"]
-        return {None: {"W_in": into, "W_out": out} if transposed else {"W_in": into.T, "W_out": out.T}}
+        return {-1: {"W_in": into, "W_out": out} if transposed else {"W_in": into.T, "W_out": out.T}}
 
     return read
 
@@ -146,7 +144,7 @@ def gated(mlp: str = "mlp.") -> Callable[[State, str], dict]:
 
     def read(state: State, prefix: str) -> dict:
         names = {"W_in": "up_proj", "W_gate": "gate_proj", "W_out": "down_proj"}
-        return {None: {ours: state[f"{prefix}{mlp}{theirs}.weight"].T for ours, theirs in names.items()}}
+        return {-1: {ours: state[f"{prefix}{mlp}{theirs}.weight"].T for ours, theirs in names.items()}}
 
     return read
 
@@ -156,7 +154,7 @@ def gate_up(fused: str, out: str) -> Callable[[State, str], dict]:
 
     def read(state: State, prefix: str) -> dict:
         gate, up = state[f"{prefix}{fused}.weight"].chunk(2)
-        return {None: {"W_in": up.T, "W_gate": gate.T, "W_out": state[f"{prefix}{out}.weight"].T}}
+        return {-1: {"W_in": up.T, "W_gate": gate.T, "W_out": state[f"{prefix}{out}.weight"].T}}
 
     return read
 
@@ -168,7 +166,7 @@ def mixture(
 
     def read(state: State, prefix: str) -> dict:
         if f"{prefix}{mlp}gate_proj.weight" in state:
-            return {-1: gated(mlp)(state, prefix)[None]}
+            return {-1: gated(mlp)(state, prefix)[-1]}
         fused, down = state[f"{prefix}{mlp}experts.gate_up_proj"], state[f"{prefix}{mlp}experts.down_proj"]
         experts = {}
         for expert in range(fused.shape[0]):
@@ -180,7 +178,7 @@ def mixture(
                 half = fused.shape[1] // 2
                 w_gate, w_in, w_out = fused[expert][:half].T, fused[expert][half:].T, down[expert].T
             experts[expert] = {"W_in": w_in, "W_gate": w_gate, "W_out": w_out}
-        return experts | ({-1: gated(f"{mlp}{shared}.")(state, prefix)[None]} if shared else {})
+        return experts | ({-1: gated(f"{mlp}{shared}.")(state, prefix)[-1]} if shared else {})
 
     return read
 
@@ -190,14 +188,13 @@ def lfm2(state: State, prefix: str) -> dict:
     if f"{prefix}feed_forward.experts.down_proj" in state:
         return mixture("feed_forward.")(state, prefix)
     w_gate, w_out, w_in = (state[f"{prefix}feed_forward.w{i}.weight"].T for i in (1, 2, 3))
-    is_mixture = any("experts" in name for name in state)
-    return {-1 if is_mixture else None: {"W_in": w_in, "W_gate": w_gate, "W_out": w_out}}
+    return {-1: {"W_in": w_in, "W_gate": w_gate, "W_out": w_out}}
 
 
 def granite_hybrid(state: State, prefix: str) -> dict:
     """Experts, and one MLP beside them whose gate and up rows are fused."""
     shared = gate_up("shared_mlp.input_linear", "shared_mlp.output_linear")(state, prefix)
-    return mixture("block_sparse_moe.")(state, prefix) | {-1: shared[None]}
+    return mixture("block_sparse_moe.")(state, prefix) | {-1: shared[-1]}
 
 
 # -- the architectures

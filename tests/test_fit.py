@@ -20,7 +20,6 @@ from embspace_lens.cli import app
 from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit_factors, top_contexts
 from embspace_lens.factors import lime as saliency
 from embspace_lens.factors import training as fit
-from embspace_lens.factors.pretrained import own_texts
 from embspace_lens.forward.states import hidden_states
 from embspace_lens.forward.texts import read_texts, texts_of
 
@@ -379,7 +378,7 @@ def test_a_site_on_the_command_line(reviews, tmp_path, monkeypatch):
     about = (site / "about.html").read_text(encoding="utf-8")
     assert "4, reviews.csv" in about and "hidden states of 2 layers" in about
     asked = []
-    monkeypatch.setattr("embspace_lens.factors.pretrained.own_texts", lambda model: asked.append(model) or ["A film."])
+    monkeypatch.setattr("embspace_lens.forward.sampling.sample_texts", lambda model: asked.append(model) or ["A film."])
     pytest.importorskip("captum", reason="saliency needs captum")
     module = import_module("embspace_lens.site.pages")
     monkeypatch.setattr(module, "SAMPLES", 2)
@@ -396,19 +395,6 @@ def test_a_site_on_the_command_line(reviews, tmp_path, monkeypatch):
     ):
         result = run("explore", site, *arguments)
         assert result.exit_code == 2 and sentence in result.stderr
-
-
-@needs_demo
-def test_a_model_makes_up_texts():
-    model = demo.load("reviews-small-0")
-    texts = own_texts(model, n=2, n_tokens=8, seed=3)
-    assert 1 <= len(texts) <= 2 and all(1 <= len(model.tokenizer(text).input_ids) <= 12 for text in texts)
-    assert texts == own_texts(model, n=2, n_tokens=8, seed=3) != own_texts(model, n=2, n_tokens=8, seed=4)
-    state = torch.get_rng_state()
-    own_texts(model, n=1, n_tokens=2)
-    assert torch.equal(state, torch.get_rng_state()) and not any("<|" in text for text in texts)
-    with pytest.raises(EmbspaceError, match="does not write text"):
-        own_texts(zoo.boot(zoo.ZOO["bert"]()))
 
 
 @needs_demo

@@ -14,9 +14,10 @@ from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError, difference
 from embspace_lens.circuits import position_heads, position_qk
+from embspace_lens.weights.attention_scores import attention_scale
 from embspace_lens.weights.effective import Weights
 from embspace_lens.weights.modules import unwrap
-from embspace_lens.weights.rotary import HALVES, NEIGHBOURS
+from embspace_lens.weights.rotary import INTERLEAVED, ROTATE_HALF
 
 TOKENS = torch.tensor([[5, 9, 11, 40, 7, 3, 88, 60, 5]])
 NOT_ROTARY = ["gpt2", "bloom", "opt", "falcon_rw", "bert"]
@@ -28,7 +29,7 @@ def config_of(name):
     return row[1] if row else ""
 
 
-ROTARY = [name for name in zoo.ZOO if config_of(name) in HALVES | NEIGHBOURS and name not in NOT_ROTARY]
+ROTARY = [name for name in zoo.ZOO if config_of(name) in ROTATE_HALF | INTERLEAVED and name not in NOT_ROTARY]
 ROTARY = [
     name for name in ROTARY if name not in zoo.UNAVAILABLE and name not in ("falcon_40b", "stablelm_parallel")
 ]  # whose norms take heads otherwise
@@ -165,7 +166,7 @@ def test_a_distance_needs_rotary_positions(model_of, name):
 
 @pytest.mark.parametrize("name", [name for name in UNKNOWN if name not in zoo.UNAVAILABLE])
 def test_what_is_not_known_is_refused(model_of, name):
-    with pytest.raises(EmbspaceError, match="turns its queries and keys is not known here"):
+    with pytest.raises(EmbspaceError, match="it is unknown which dimensions of a head .* rotates together"):
         EmbeddingLens(model_of(name)).qk(layer=0, distance=1)
 
 
@@ -290,7 +291,7 @@ def test_the_scale_of_scores_is_the_forward_passes(model_of, name):
     model = model_of(name)
     q, k, pattern = attention(model)
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    scores = torch.einsum("ihd,jhd->hij", q, k) * EmbeddingLens(model).weights.host.attention_scale(0, q.shape[-1])
+    scores = torch.einsum("ihd,jhd->hij", q, k) * attention_scale(EmbeddingLens(model).weights, 0, q.shape[-1])
     scores = scores.masked_fill(torch.ones(len(q), len(q), dtype=torch.bool).triu(1), -torch.inf)
     torch.testing.assert_close(pattern[:, :5], scores[:, :5].softmax(dim=-1), atol=1e-4, rtol=1e-3)
 

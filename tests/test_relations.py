@@ -13,7 +13,7 @@ from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.circuits import read_relations, relation_scores, salient_operations
-from embspace_lens.weights.first_mlp import behind_first_mlp
+from embspace_lens.weights.first_mlp import first_mlp_output
 
 COLUMNS = ["relation", "layer", "head", "effect", "relation_score", "control", "p_value", "n", "n_left_out"]
 GRAIN = COLUMNS[:4]
@@ -33,7 +33,7 @@ def unembedding(lens):
 
 def seen_by(lens, layer, tokens, first_mlp):
     x = lens.weights.W_E[tokens]
-    return behind_first_mlp(lens.weights.host, x) if first_mlp and layer else x
+    return first_mlp_output(lens.weights, x) if first_mlp and layer else x
 
 
 OPTIONS = [

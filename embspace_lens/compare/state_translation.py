@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..errors import EmbspaceError, choice, out_of_range
 from ..forward.batches import TokenBatch
 from ..forward.runs import collect_activations
-from ..forward.sampling import own_words
+from ..forward.sampling import sample_tokens
 from ..lens import EmbeddingLens
 from ..search.tiles import float64
 from ..weights.configuration import device_of
@@ -37,7 +37,7 @@ def translate_states(
     r"""Carry hidden states from a block of one model to a block of another, by what both make of the same tokens.
 
     Embeddings say little of what blocks have added to a state: means and phrases, positions, what attention gathered. Here the
-    source makes up text (`forward.own_words`), the target reads it, token for token, and the map is fitted to the pairs:
+    source makes up text (`forward.sample_tokens`), the target reads it, token for token, and the map is fitted to the pairs:
 
     .. math:: \min_K \sum_t \|(x_t - \bar x) K - (y_t - \bar y)\|^2
 
@@ -151,7 +151,7 @@ def _pairs(
     hooks = {layer: state_hook(speaker, layer) for layer in layers_source}
     end = state_hook(reader, layer_target)
     with tqdm(total=n_rows, desc="states", unit="text", disable=None, leave=False) as bar, torch.no_grad():
-        for batch in own_words(speaker, n_rows, longest, tokens=ids_source, seed=seed):
+        for batch in sample_tokens(speaker, n_rows, longest, tokens=ids_source, seed=seed):
             theirs = TokenBatch(batch.example, batch.start, heard[batch.tokens], batch.mask, batch.length)
             theirs.tokens[:, 0] = bos or 0
             x = collect_activations(speaker, batch, list(hooks.values()))

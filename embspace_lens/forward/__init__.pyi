@@ -1,6 +1,8 @@
 from .batches import TokenBatch as TokenBatch
 from .batches import token_batches as token_batches
 from .pooling import PooledHead as PooledHead
+from .sampling import sample_texts as sample_texts
+from .sampling import sample_tokens as sample_tokens
 from .states import HiddenStates as HiddenStates
 from .states import hidden_states as hidden_states
 from .texts import read_labelled as read_labelled

@@ -3,18 +3,21 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..errors import EmbspaceError, no_tokenizer
+from .. import errors
+from ..tables.checks import check_choice, check_integer
+from ..weights.configuration import context_length, model_name, prepends_bos
 
-WINDOW = 1024  # texts sorted by length together, so that rows of a batch are about as long as each other
+WINDOW = 1024  # texts that are sorted by length together, so that the rows of a batch have similar lengths
+DEFAULT_MAX_TOKENS = 1024  # for a model whose configuration does not state its context length
 
-
-OVERFLOWS = ("cut", "split")
+Overflow = Literal["cut", "split"]
+OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,11 @@ class TokenBatch:
     """Rows of tokens, padded on the right.
 
     Attributes:
-        example: Which text each row is from, counted from 0.
-        start: Where in its text the row begins, in tokens; 0 unless a long text was split.
+        example: The index of each row's text.
+        start: The position in its text at which each row begins, in tokens; 0 unless a long text was split.
         tokens: Token ids.
-        mask: True for the text's own tokens; False for padding and for special tokens that the tokenizer or the model adds.
-        length: How long each row is before the padding.
+        mask: True for tokens of the text; False for padding, and for special tokens that the tokenizer or the model adds.
+        length: The length of each row without padding.
     """
 
     example: Int[Tensor, " batch"]
@@ -43,8 +46,15 @@ class TokenBatch:
 
     @property
     def own_pos(self) -> Int[Tensor, "batch pos"]:
-        """The place of each of a text's own tokens in the text, in tokens."""
+        """The position of each token in its text, in tokens of the text."""
         return self.start[:, None] + self.mask.cumsum(dim=1) - 1
+
+
+class _Row(NamedTuple):
+    example: int
+    start: int
+    tokens: list[int]
+    mask: list[bool]
 
 
 def token_batches(
@@ -53,79 +63,72 @@ def token_batches(
     *,
     batch_tokens: int = 8192,
     max_tokens: int | None = None,
-    overflow: str = "cut",
+    overflow: Overflow = "cut",
 ) -> Iterator[TokenBatch]:
-    """Tokenize texts into padded batches; rows of a batch are about as long as each other, and no text is left out.
+    """Tokenize texts into padded batches, whose rows have similar lengths; every text with a token of its own has a row.
 
     Args:
         model: A TransformerLens model with a tokenizer.
-        texts: Any iterable of texts, read as it is needed.
-        batch_tokens: About how many tokens a batch has, padding counted.
-        max_tokens: The longest row; the model's context by default.
-        overflow: What becomes of the rest of a longer text: `"cut"` off, or `"split"` into rows of its own.
+        texts: Any iterable of texts, read when they are needed.
+        batch_tokens: The approximate number of tokens per batch, with padding.
+        max_tokens: The largest number of tokens of a row; the context length by default.
+        overflow: What happens to the rest of a longer text: it is `"cut"`, or `"split"` into further rows.
 
     Returns:
-        Batches. A text with no token of its own has no row.
+        Batches of rows.
 
     Raises:
-        EmbspaceError: If there is no tokenizer, a text is no string, or the options make no sense.
+        EmbspaceError: If there is no tokenizer, a text is not a string, or an option is out of range.
     """
     tokenizer = getattr(model, "tokenizer", None)
-    name = str(getattr(model.cfg, "model_name", "") or "the model")
     if tokenizer is None:
-        raise no_tokenizer(name, "a forward pass over texts")
-    if overflow not in OVERFLOWS:
-        raise EmbspaceError(f"overflow={overflow!r} is neither 'cut' nor 'split'.")
+        raise errors.no_tokenizer(model_name(model) or "the model", "a forward pass over texts")
+    check_choice("overflow", overflow, OVERFLOWS)
+    batch_tokens = check_integer("batch_tokens", batch_tokens, minimum=1)
     if isinstance(texts, str):
-        raise EmbspaceError("texts is one string; give a sequence of texts, [text] for a single one.")
-    n_ctx = int(getattr(model.cfg, "n_ctx", 0) or 0)
-    longest = min(max_tokens or n_ctx or 1024, n_ctx or max_tokens or 1024)
-    if longest < 2:
-        raise EmbspaceError(f"max_tokens={max_tokens!r} leaves no room for a text.")
-    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None), 0)
-    numbered = enumerate(texts)
-    while window := list(islice(numbered, WINDOW)):
-        rows = [row for number, text in window for row in _rows(model, tokenizer, number, text, longest, overflow)]
-        rows.sort(key=lambda row: len(row[2]))
+        raise errors.single_text()
+    if max_tokens is not None:
+        max_tokens = check_integer("max_tokens", max_tokens, minimum=2)
+    n_ctx = context_length(model)
+    longest = min((n for n in (max_tokens, n_ctx) if n is not None), default=DEFAULT_MAX_TOKENS)
+    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    indexed = enumerate(texts)
+    while window := list(islice(indexed, WINDOW)):
+        rows = [row for example, text in window for row in _rows(model, tokenizer, example, text, longest, overflow)]
+        rows.sort(key=lambda row: len(row.tokens))
         while rows:
-            size = max(1, batch_tokens // len(rows[0][2]))
-            while size > 1 and size * len(rows[min(size, len(rows)) - 1][2]) > batch_tokens:
+            size = max(1, batch_tokens // len(rows[0].tokens))
+            while size > 1 and size * len(rows[min(size, len(rows)) - 1].tokens) > batch_tokens:
                 size -= 1
             yield _padded(rows[:size], pad)
             rows = rows[size:]
 
 
-def _rows(
-    model: Any, tokenizer: Any, number: int, text: Any, longest: int, overflow: str
-) -> Iterator[tuple[int, int, list[int], list[bool]]]:
-    """One text as rows (number, start, tokens, mask)."""
+def _rows(model: Any, tokenizer: Any, example: int, text: Any, longest: int, overflow: Overflow) -> Iterator[_Row]:
+    """The rows of one text, each with the special tokens around it."""
     if not isinstance(text, str):
-        raise EmbspaceError(f"Text {number} is a {type(text).__name__}, not a string.")
+        raise errors.not_text(example, type(text).__name__)
     encoded = tokenizer(text, return_special_tokens_mask=True, verbose=False)
     special = [bool(flag) for flag in encoded["special_tokens_mask"]]
     tokens = list(encoded["input_ids"])
-    own = [token for token, flag in zip(tokens, special) if not flag]
-    first = next((i for i, flag in enumerate(special) if not flag), len(special))
+    own = [token for token, is_special in zip(tokens, special) if not is_special]
+    first = next((i for i, is_special in enumerate(special) if not is_special), len(special))
     before, after = tokens[:first], tokens[first + len(own) :]
     bos = tokenizer.bos_token_id
-    if not before and bos is not None and getattr(model.cfg, "default_prepend_bos", True):
+    if not before and bos is not None and prepends_bos(model):
         before = [bos]
     room = max(1, longest - len(before) - len(after))
     for start in range(0, len(own) if overflow == "split" else min(1, len(own)), room):
         part = own[start : start + room]
-        yield (
-            number,
-            start,
-            [*before, *part, *after],
-            [*[False] * len(before), *[True] * len(part), *[False] * len(after)],
-        )
+        mask = [*[False] * len(before), *[True] * len(part), *[False] * len(after)]
+        yield _Row(example, start, [*before, *part, *after], mask)
 
 
-def _padded(rows: list[tuple[int, int, list[int], list[bool]]], pad: int) -> TokenBatch:
-    width = max(len(row[2]) for row in rows)
-    tokens = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, (_, _, ids, own) in enumerate(rows):
-        tokens[i, : len(ids)], mask[i, : len(ids)] = torch.tensor(ids), torch.tensor(own)
-    number, start, length = (torch.tensor(v) for v in zip(*((n, s, len(ids)) for n, s, ids, _ in rows)))
-    return TokenBatch(number, start, tokens, mask, length)
+def _padded(rows: list[_Row], pad: int) -> TokenBatch:
+    lengths = [len(row.tokens) for row in rows]
+    tokens = torch.full((len(rows), max(lengths)), pad, dtype=torch.long)
+    mask = torch.zeros(tokens.shape, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        tokens[i, : lengths[i]], mask[i, : lengths[i]] = torch.tensor(row.tokens), torch.tensor(row.mask)
+    example, start = (torch.tensor([getattr(row, name) for row in rows]) for name in ("example", "start"))
+    return TokenBatch(example, start, tokens, mask, torch.tensor(lengths))

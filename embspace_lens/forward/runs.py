@@ -1,16 +1,19 @@
-"""Forward passes over a batch: activations at hook points, residual states, logits."""
+"""Forward passes over a batch: activations at hook points, the residual stream, logits."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import EmbspaceError
+from .. import errors
 from ..weights.configuration import device_of, is_causal, n_layers
 from ..weights.hook_points import state_hook
 from .batches import TokenBatch
+
+Hook = tuple[str, Callable[..., Any]]
+"""A hook point and a function of its value, as `run_with_hooks` takes them."""
 
 
 class StopForward(Exception):
@@ -18,66 +21,58 @@ class StopForward(Exception):
 
 
 def chosen_layers(model: Any, layers: int | Iterable[int] | None) -> list[int]:
-    """The layers asked for, each once, as numbers; by default −1, the embedding, and all blocks.
+    """The selected layers without repeats; by default −1, the embedding, and all blocks.
 
     Raises:
-        EmbspaceError: If none are asked for.
+        EmbspaceError: If no layer is selected.
     """
     if layers is None:
         return list(range(-1, n_layers(model)))
     chosen = list(dict.fromkeys(int(layer) for layer in ([layers] if isinstance(layers, int) else layers)))
     if not chosen:
-        raise EmbspaceError("layers names no layer. Leave it out for all of them.")
+        raise errors.no_layers()
     return chosen
 
 
 def collect_activations(
-    model: Any,
-    batch: TokenBatch,
-    names: Sequence[str],
-    *,
-    hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
+    model: Any, batch: TokenBatch, names: Sequence[str], *, hooks: Sequence[Hook] = ()
 ) -> dict[str, Tensor]:
-    """Run the model as far as the last of the named hook points, and return what passed there.
+    """Run the model up to the last of the named hook points, and return their activations.
 
     Args:
         model: A TransformerLens model.
-        batch: Tokens.
-        names: Hook points in TransformerLens's words, such as `blocks.0.mlp.hook_post`.
-        hooks: Interventions, as `run_with_hooks` takes them; what is returned is as they leave it.
+        batch: The tokens.
+        names: TransformerLens's names of hook points, such as `blocks.0.mlp.hook_post`.
+        hooks: Interventions, as `run_with_hooks` takes them. They apply before the activations are taken.
 
     Raises:
-        EmbspaceError: If a hook point does not exist, or nothing passed it.
+        EmbspaceError: If a hook point does not exist, or did not fire.
     """
-    batch = batch.to(device_of(model))
-    found: dict[str, Tensor] = {}
+    requested = list(dict.fromkeys(names))
+    activations: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(value: Tensor, hook: Any) -> None:
-            found[name] = value
-            if len(found) == len(wanted):
+    def save_as(name: str) -> Callable[..., None]:
+        def save(value: Tensor, hook: Any) -> None:
+            activations[name] = value
+            if len(activations) == len(requested):
                 raise StopForward
 
-        return hook
+        return save
 
-    wanted = list(dict.fromkeys(names))
-    # A model that looks both ways must not see the padding; behind a causal one's tokens it makes no difference.
-    mask = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.length[:, None]
-    arguments: Mapping[str, Any] = {} if is_causal(model) else {"attention_mask": mask.long()}
     try:
-        model.run_with_hooks(batch.tokens, fwd_hooks=[*hooks, *((name, keep(name)) for name in wanted)], **arguments)
+        _run(model, batch, [*hooks, *((name, save_as(name)) for name in requested)])
     except StopForward:
-        pass  # all that was wanted is there
+        pass
     except KeyError as reason:
-        raise EmbspaceError(f"The model has no such hook point: {reason}") from reason
-    missing = [name for name in wanted if name not in found]
+        raise errors.unknown_hook_point(reason) from reason
+    missing = [name for name in requested if name not in activations]
     if missing:
-        raise EmbspaceError(f"Nothing passed {', '.join(missing)}: this architecture does not use that hook point.")
-    return found
+        raise errors.hook_did_not_fire(missing)
+    return activations
 
 
 def residual(model: Any, batch: TokenBatch, layer: int) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream after a block; −1 is before the first one."""
+    """The residual stream after a block; −1 is the embedding."""
     name = state_hook(model, layer)
     return collect_activations(model, batch, [name])[name]
 
@@ -89,26 +84,30 @@ def resume(
     layer: int,
     *,
     names: Sequence[str] = (),
-    hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
+    hooks: Sequence[Hook] = (),
 ) -> tuple[Float[Tensor, "batch pos d_model"], dict[str, Tensor]]:
-    """Go on from a given state at the entrance of block `layer` to the end of the last one.
+    """Run the blocks from `layer` on with `state` as the residual stream in front of them.
 
-    The blocks before it run on the tokens, for positions and masks are theirs to set up, and what they computed is dropped.
+    The earlier blocks run on the tokens, because TransformerLens computes positions and masks from them; their output is replaced.
 
     Returns:
-        The residual stream after the last block, and what passed the named hook points.
+        The residual stream after the last block, and the activations at the named hook points.
     """
     last = state_hook(model, n_layers(model) - 1)
-    entrance = (f"blocks.{layer}.hook_resid_pre", lambda value, hook: state.to(value))
-    found = collect_activations(model, batch, [*names, last], hooks=[entrance, *hooks])
-    return found[last], found
+    replace = (f"blocks.{layer}.hook_resid_pre", lambda value, hook: state.to(value))
+    activations = collect_activations(model, batch, [*names, last], hooks=[replace, *hooks])
+    return activations[last], activations
 
 
-def logits(
-    model: Any, batch: TokenBatch, *, hooks: Sequence[tuple[str, Callable[..., Any]]] = ()
-) -> Float[Tensor, "batch pos d_vocab"]:
-    """Run the whole model, with interventions if there are any, to its predictions of every position."""
+def logits(model: Any, batch: TokenBatch, *, hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch pos d_vocab"]:
+    """The logits of every position, with interventions if there are any."""
+    return _run(model, batch, hooks)
+
+
+def _run(model: Any, batch: TokenBatch, hooks: Sequence[Hook]) -> Any:
     batch = batch.to(device_of(model))
+    # A bidirectional model must not attend to the padding. A causal model does not, because the padding is on the right.
+    if is_causal(model):
+        return model.run_with_hooks(batch.tokens, fwd_hooks=list(hooks))
     mask = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.length[:, None]
-    arguments: Mapping[str, Any] = {} if is_causal(model) else {"attention_mask": mask.long()}
-    return model.run_with_hooks(batch.tokens, fwd_hooks=list(hooks), **arguments)
+    return model.run_with_hooks(batch.tokens, fwd_hooks=list(hooks), attention_mask=mask.long())

@@ -1,71 +1,143 @@
-"""Text sampled from a model."""
+"""Text sampled from a causal model."""
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import EmbspaceError
-from ..weights.configuration import device_of, is_causal
+from .. import errors
+from ..search.tiles import chunk_rows
+from ..tables.checks import check_integer
+from ..weights.configuration import context_length, d_vocab, device_of, is_causal, model_name
 from .batches import TokenBatch
 
-SAMPLE_BYTES = 2**28  # of predictions and noise, while a model makes up text
+SHARE = 16.0  # of the chunk budget: fewer forward passes over larger batches are about twice as fast
 
 
 @torch.no_grad()
-def own_words(
+def sample_tokens(
     model: Any,
     n_rows: int,
     n_tokens: int,
     *,
     tokens: Int[Tensor, " n"] | None = None,
+    top_k: int | None = None,
     rounds: int = 8,
     seed: int = 0,
 ) -> Iterator[TokenBatch]:
-    r"""Let a model make up text: no corpus is needed to see its hidden states at work.
+    r"""Sample token sequences from a model.
 
-    A text is sampled token by token, with fixed Gumbel noise, from the model's own predictions:
+    Each token is sampled from the model's prediction, with Gumbel noise g that is drawn in advance:
 
     .. math:: x_t = \arg\max_v \big(\log p(v \mid x_{<t}) + g_{t, v}\big)
 
-    All positions are sampled at once, each round from the text of the round before (Jacobi iteration). After r rounds the
-    first r tokens are the model's exact sample; those behind them have the model's word frequencies and most of its phrases.
+    All positions are sampled at once, in every round from the sequence of the previous round (Jacobi iteration). After r
+    rounds the first r tokens are an exact sample; the later ones have the model's token frequencies and most of its phrases.
+    A batch ends early if a round changes nothing, because the whole sample is then exact.
 
     Args:
         model: A causal TransformerLens model.
-        n_rows: How many texts.
-        n_tokens: How long each is, the beginning-of-sequence token apart.
-        tokens: The ids to choose among; all by default.
-        rounds: Forward passes over each text.
-        seed: Of the noise.
+        n_rows: The number of sequences.
+        n_tokens: The length of each sequence, without the beginning-of-sequence token.
+        tokens: The ids from which to sample; all by default.
+        top_k: The number of most probable tokens from which each token is sampled; all by default.
+        rounds: The largest number of forward passes over each sequence; `n_tokens` gives exact samples.
+        seed: The seed of the noise.
 
     Returns:
-        Batches of rows; `mask` leaves the beginning-of-sequence token out.
+        Batches of sequences; their `mask` excludes the beginning-of-sequence token.
 
     Raises:
-        EmbspaceError: If the model is not causal.
+        EmbspaceError: If the model is bidirectional, or `top_k` is not from 1 to the number of tokens.
+
+    Example:
+        >>> [batch.tokens.shape for batch in sample_tokens(model, 2, 4)]
+        [torch.Size([2, 5])]
     """
     if not is_causal(model):
-        raise EmbspaceError("A model that looks both ways does not write text; give texts instead.")
-    device, d_vocab = device_of(model), int(model.cfg.d_vocab)
-    allowed = torch.arange(d_vocab) if tokens is None else tokens
-    tokenizer = getattr(model, "tokenizer", None)
-    bos = getattr(tokenizer, "bos_token_id", None) or 0
+        raise errors.not_causal(model_name(model))
+    device = device_of(model)
+    candidates = torch.arange(d_vocab(model)) if tokens is None else tokens
+    if top_k is not None:
+        top_k = check_integer("top_k", top_k, minimum=1, maximum=len(candidates), count_of="tokens to sample from")
+    bos = torch.tensor(_bos_token(model))
     generator = torch.Generator().manual_seed(seed)
-    at_once = max(1, SAMPLE_BYTES // (8 * (n_tokens + 1) * d_vocab))
-    for start in range(0, n_rows, at_once):
-        n = min(at_once, n_rows - start)
-        # exponential noise, for argmax(log p + Gumbel) = argmax(p / Exp)
-        noise = torch.empty(n, n_tokens, len(allowed)).exponential_(generator=generator)
-        text = allowed[torch.randint(len(allowed), (n, n_tokens), generator=generator)]
+    positions_per_batch = chunk_rows(2 * 4 * d_vocab(model), scale=SHARE)  # noise and predictions, in float32
+    rows_per_batch = max(1, positions_per_batch // (n_tokens + 1))
+    for start in range(0, n_rows, rows_per_batch):
+        n = min(rows_per_batch, n_rows - start)
+        # Exponential noise, because argmax(log p + Gumbel) = argmax(p / exponential).
+        noise = torch.empty(n, n_tokens, len(candidates)).exponential_(generator=generator)
+        sample = candidates[torch.randint(len(candidates), (n, n_tokens), generator=generator)]
         for _ in range(rounds):
-            rows = torch.cat([torch.full((n, 1), bos), text], dim=1).to(device)
-            p = model(rows)[:, :-1, allowed.to(device)].float().softmax(dim=-1).cpu()
-            text = allowed[(p / noise).argmax(dim=-1)]
-        rows = torch.cat([torch.full((n, 1), bos), text], dim=1)
+            logits = model(torch.cat([bos.expand(n, 1), sample], dim=1).to(device))[:, :-1, candidates.to(device)]
+            previous, sample = sample, candidates[(_probabilities(logits, top_k).cpu() / noise).argmax(dim=-1)]
+            if torch.equal(sample, previous):
+                break
+        rows = torch.cat([bos.expand(n, 1), sample], dim=1)
         mask = torch.ones_like(rows, dtype=torch.bool)
         mask[:, 0] = False
-        length = torch.full((n,), n_tokens + 1)
-        yield TokenBatch(torch.arange(start, start + n), torch.zeros(n, dtype=torch.long), rows, mask, length)
+        yield TokenBatch(
+            example=torch.arange(start, start + n),
+            start=torch.zeros(n, dtype=torch.long),
+            tokens=rows,
+            mask=mask,
+            length=torch.full((n,), n_tokens + 1),
+        )
+
+
+def sample_texts(model: Any, *, n: int = 160, n_tokens: int = 48, top_k: int = 50, seed: int = 0) -> list[str]:
+    """Sample texts from a model, for readings that need texts when there is no corpus.
+
+    Args:
+        model: A causal TransformerLens model with a tokenizer.
+        n: The number of texts. Empty texts are left out.
+        n_tokens: The largest number of tokens of a text. It ends earlier at an end-of-sequence token.
+        top_k: The number of most probable tokens from which each token is sampled.
+        seed: The seed of the noise.
+
+    Returns:
+        The texts.
+
+    Raises:
+        EmbspaceError: If the model is bidirectional or has no tokenizer, or a number is out of range.
+
+    Example:
+        >>> len(sample_texts(model, n=2, n_tokens=4)) <= 2
+        True
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise errors.no_tokenizer(model_name(model) or "the model", "sample_texts()")
+    if not is_causal(model):
+        raise errors.not_causal(model_name(model))
+    n = check_integer("n", n, minimum=1)
+    n_ctx = context_length(model)
+    n_tokens = check_integer("n_tokens", n_tokens, minimum=1, maximum=n_ctx - 1 if n_ctx else None)
+    top_k = min(check_integer("top_k", top_k, minimum=1), d_vocab(model))
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    rows = [
+        list(takewhile(lambda token: token not in ends, row[1:].tolist()))
+        for batch in sample_tokens(model, n, n_tokens, top_k=top_k, rounds=n_tokens, seed=seed)
+        for row in batch.tokens
+    ]
+    texts = tokenizer.batch_decode(rows)
+    return [text for text in texts if text.strip()]
+
+
+def _bos_token(model: Any) -> int:
+    """The beginning-of-sequence token; token 0 if the tokenizer has none."""
+    return getattr(getattr(model, "tokenizer", None), "bos_token_id", None) or 0
+
+
+def _probabilities(
+    logits: Float[Tensor, "batch pos n_candidates"], top_k: int | None
+) -> Float[Tensor, "batch pos n_candidates"]:
+    probabilities = logits.float().softmax(dim=-1)
+    if top_k is None or top_k >= logits.shape[-1]:
+        return probabilities
+    smallest = probabilities.topk(top_k, dim=-1).values[..., -1:]
+    return probabilities.where(probabilities >= smallest, 0.0)

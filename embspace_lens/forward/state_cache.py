@@ -1,27 +1,28 @@
-"""Tensors kept on disk batch by batch, so that long work can be stopped, gone on with, and read again."""
+"""Tensors of batches on disk, so that long work can be interrupted, resumed and read again."""
 
 import os
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
+from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import EmbspaceError
+from .. import errors
 from ..files import write_whole
 
 
-class Shards:
-    """A folder of safetensors files, one for each batch; each says what it was made from.
+class StateCache:
+    """A folder of safetensors files, one per batch; each file holds a digest of its batch and of `source`.
 
     Args:
-        folder: Where they are kept; made if need be.
-        source: What all of them are made from, as text: a model, layers.
+        folder: The folder; it is created if it does not exist.
+        source: A text that identifies what the tensors were computed from, besides the batch: the model and the layers.
 
     Raises:
-        EmbspaceError: If the folder cannot be made.
+        EmbspaceError: If the folder cannot be created.
     """
 
     def __init__(self, folder: str | os.PathLike[str], source: str) -> None:
@@ -29,40 +30,41 @@ class Shards:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as reason:
-            raise EmbspaceError(f"{self.folder} cannot be made a folder: {reason.strerror or reason}.") from reason
+            raise errors.not_creatable(self.folder, reason.strerror or reason) from reason
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"states-{number:06d}.safetensors"
+    def get(self, index: int, tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor] | None:
+        """The tensors of a batch; None if they are not in the cache.
 
-    def _key(self, batch: Tensor) -> str:
-        text = f"{self.source}|{tuple(batch.shape)}|".encode()
-        return sha256(text + batch.cpu().contiguous().numpy().tobytes()).hexdigest()
-
-    def get(self, number: int, batch: Tensor) -> dict[str, Tensor] | None:
-        """What was kept of a batch; None if there is nothing yet.
+        Args:
+            index: The batch's index.
+            tokens: The batch's tokens.
 
         Raises:
-            EmbspaceError: If the file is damaged, or was made from other tokens, layers or another model.
+            EmbspaceError: If the file is damaged, or holds tensors of other tokens, other layers or another model.
         """
-        path = self._path(number)
+        path = self._path(index)
         if not path.exists():
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                key = (file.metadata() or {}).get("key")
-                if key != self._key(batch):
-                    raise EmbspaceError(
-                        f"{path} was made from other texts, other layers or another model. Name another folder, or remove it."
-                    )
+                if (file.metadata() or {}).get("key") != self._key(tokens):
+                    raise errors.other_states(path)
                 return {name: file.get_tensor(name).clone() for name in file.keys()}
         except (SafetensorError, OSError) as reason:
-            raise EmbspaceError(f"{path} cannot be read ({reason}). Remove it, and it is made again.") from reason
+            raise errors.damaged_states(path, reason) from reason
 
-    def put(self, number: int, batch: Tensor, tensors: Mapping[str, Tensor]) -> None:
-        """Keep what was made of a batch; the file is there whole or not at all.
+    def put(self, index: int, tokens: Int[Tensor, "batch pos"], tensors: Mapping[str, Tensor]) -> None:
+        """Store the tensors of a batch; an interruption leaves no incomplete file.
 
         Raises:
-            EmbspaceError: If it cannot be written; what was kept before stays.
+            EmbspaceError: If the file cannot be written. Files written before are unchanged.
         """
-        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(self._path(number), save(kept, metadata={"key": self._key(batch)}))
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_whole(self._path(index), save(on_cpu, metadata={"key": self._key(tokens)}))
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"states-{index:06d}.safetensors"
+
+    def _key(self, tokens: Int[Tensor, "batch pos"]) -> str:
+        text = f"{self.source}|{tuple(tokens.shape)}|".encode()
+        return sha256(text + tokens.cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -1,7 +1,7 @@
-"""Hidden states of texts, streamed batch by batch."""
+"""Hidden states of texts, batch by batch."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -11,23 +11,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from ..weights.configuration import device_of
+from ..weights.configuration import device_of, model_name
 from ..weights.hook_points import state_hook
-from .batches import TokenBatch, token_batches
+from .batches import Overflow, TokenBatch, token_batches
 from .runs import chosen_layers, collect_activations
-from .state_cache import Shards
-from .texts import texts_of
+from .state_cache import StateCache
+from .texts import TextSource, texts_of
 
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Hidden states of a batch's own tokens, flat: row i of every tensor is one token.
+    """Hidden states of a batch, one token per row; without padding and special tokens.
 
     Attributes:
-        example: Which text it is in.
-        pos: Its place there, in tokens.
-        token_index: Its vocabulary id.
-        states: By layer, `[n, d_model]`.
+        example: The index of the token's text.
+        pos: The token's position in the text.
+        token_index: The token's id.
+        states: The hidden states by layer.
     """
 
     example: Int[Tensor, " n"]
@@ -39,84 +39,83 @@ class HiddenStates:
 @torch.no_grad()
 def hidden_states(
     model: Any,
-    texts: Any,
-    layers: Sequence[int] | None = None,
+    texts: TextSource,
+    layers: int | Iterable[int] | None = None,
     *,
     batch_tokens: int = 8192,
     max_tokens: int | None = None,
-    overflow: str = "cut",
+    overflow: Overflow = "cut",
     column: str = "text",
     shards: str | os.PathLike[str] | None = None,
 ) -> Iterator[HiddenStates]:
-    """Stream the hidden states of texts: of their own tokens alone, batch by batch, in bounded memory.
+    """Compute the hidden states of texts batch by batch, in bounded memory.
 
     Args:
         model: A TransformerLens model with a tokenizer.
-        texts: A list, any iterable, a Hugging Face dataset, or a file; read as it is needed.
-        layers: After which blocks; −1 is the embedding. All of them, and the embedding, by default.
-        batch_tokens: About how many tokens run at once.
-        max_tokens: The longest row; the model's context by default.
-        overflow: As for `token_batches`.
-        column: The column of texts, of a table or dataset.
-        shards: A folder in which they are kept, one safetensors file a batch. What is there already, of a run that was stopped or that
-            is read again, is not computed a second time.
+        texts: A list, any iterable, a dataframe, a Hugging Face dataset, or a file; texts are read when they are needed.
+        layers: The blocks after which states are taken; −1 is the embedding. All of them, and the embedding, by default.
+        batch_tokens: The approximate number of tokens per batch.
+        max_tokens: The largest number of tokens of a row; the context length by default.
+        overflow: What happens to longer texts: `"cut"` or `"split"`, as in `token_batches`.
+        column: The column that holds the texts, for a table or dataset.
+        shards: A folder for the states, with one safetensors file per batch. States that it holds already are read and not
+            computed again, so that an interrupted run can be resumed.
 
     Returns:
-        One `HiddenStates` a batch. Texts of similar length run together, so examples come in no particular order.
+        One `HiddenStates` per batch. Texts of similar length share a batch, so the examples are not in order.
 
     Raises:
-        EmbspaceError: If there is no such layer, no tokenizer, or the folder holds the states of other texts or another model.
+        EmbspaceError: If there is no such layer or no tokenizer, or the folder holds states of other texts or another model.
 
     Example:
-        >>> [h.states[0].shape[0] for h in hidden_states(model, ["one two"], layers=[0])]
+        >>> [batch.states[0].shape[0] for batch in hidden_states(model, ["one two"], layers=[0])]
         [2]
     """
-    found = texts_of(texts, column=column)
-    batches = token_batches(model, found, batch_tokens=batch_tokens, max_tokens=max_tokens, overflow=overflow)
-    kept = None if shards is None else kept_states(model, layers, shards)
-    total = len(found) if isinstance(found, Sized) else None
-    with tqdm(total=total, desc="hidden states", unit="text", disable=None, leave=False) as bar:
-        for number, batch in enumerate(batches):
-            yield states_of(model, batch, layers) if kept is None else kept(number, batch)
+    source = texts_of(texts, column=column)
+    batches = token_batches(model, source, batch_tokens=batch_tokens, max_tokens=max_tokens, overflow=overflow)
+    compute = kept_states(model, layers, shards) if shards is not None else None
+    n_texts = len(source) if isinstance(source, Sized) else None
+    with tqdm(total=n_texts, desc="hidden states", unit="text", disable=None, leave=False) as bar:
+        for index, batch in enumerate(batches):
+            yield states_of(model, batch, layers) if compute is None else compute(index, batch)
             bar.update(int((batch.start == 0).sum()))
 
 
 def weights_key(model: Any) -> str:
-    """What tells a model from another of the same name: a digest of the first entries of each of its parameters."""
+    """A digest of the model's name and of the first entries of each parameter, which differs between models."""
     entries = [parameter.flatten()[:1024].float().cpu().tolist() for parameter in model.parameters()]
-    return sha256(repr((str(getattr(model.cfg, "model_name", "")), entries)).encode()).hexdigest()
+    return sha256(repr((model_name(model), entries)).encode()).hexdigest()
 
 
 def kept_states(
-    model: Any, layers: Sequence[int] | None, folder: str | os.PathLike[str]
+    model: Any, layers: int | Iterable[int] | None, folder: str | os.PathLike[str]
 ) -> Callable[[int, TokenBatch], HiddenStates]:
-    """A function of a batch and its number: its hidden states, from a folder if they are there, else computed and put there."""
+    """A function of a batch's index and the batch, which reads its hidden states from a folder or computes and stores them."""
     chosen = chosen_layers(model, layers)
-    shards = Shards(folder, f"{weights_key(model)}, layers {chosen}")
+    cache = StateCache(folder, f"{weights_key(model)}, layers {chosen}")
 
-    def get(number: int, batch: TokenBatch) -> HiddenStates:
-        found = shards.get(number, batch.tokens)
-        if found is not None:
-            example, pos, token_index = (found.pop(name) for name in ("example", "pos", "token_index"))
-            return HiddenStates(example, pos, token_index, {int(layer): states for layer, states in found.items()})
-        part = states_of(model, batch, chosen)
-        known = {"example": part.example, "pos": part.pos, "token_index": part.token_index}
-        shards.put(number, batch.tokens, known | {str(layer): states for layer, states in part.states.items()})
-        return part
+    def get(index: int, batch: TokenBatch) -> HiddenStates:
+        tensors = cache.get(index, batch.tokens)
+        if tensors is not None:
+            example, pos, token_index = (tensors.pop(name) for name in ("example", "pos", "token_index"))
+            return HiddenStates(example, pos, token_index, {int(layer): states for layer, states in tensors.items()})
+        hidden = states_of(model, batch, chosen)
+        tensors = {"example": hidden.example, "pos": hidden.pos, "token_index": hidden.token_index}
+        cache.put(index, batch.tokens, tensors | {str(layer): states for layer, states in hidden.states.items()})
+        return hidden
 
     return get
 
 
 @torch.no_grad()
-def states_of(model: Any, batch: TokenBatch, layers: Sequence[int] | None = None) -> HiddenStates:
-    """The hidden states of one batch, as `hidden_states` streams them."""
-    chosen = chosen_layers(model, layers)
-    name_of = {layer: state_hook(model, layer) for layer in chosen}
-    found = collect_activations(model, batch, list(name_of.values()))
-    own = batch.mask.to(device_of(model))
+def states_of(model: Any, batch: TokenBatch, layers: int | Iterable[int] | None = None) -> HiddenStates:
+    """The hidden states of one batch; see `hidden_states`."""
+    hooks = {layer: state_hook(model, layer) for layer in chosen_layers(model, layers)}
+    activations = collect_activations(model, batch, list(hooks.values()))
+    mask = batch.mask.to(device_of(model))
     return HiddenStates(
         example=batch.example[batch.mask.nonzero()[:, 0]],
         pos=batch.own_pos[batch.mask],
         token_index=batch.tokens[batch.mask],
-        states={layer: found[name][own] for layer, name in name_of.items()},
+        states={layer: activations[hook][mask] for layer, hook in hooks.items()},
     )

@@ -1,4 +1,4 @@
-"""Effective weights of any TransformerLens model, read block by block. No other wing knows the host's attributes."""
+"""Effective weights of TransformerLens models, read block by block. No other wing uses TransformerLens's attributes."""
 
 import lazy_loader
 

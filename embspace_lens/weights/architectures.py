@@ -1,18 +1,20 @@
-"""Facts that no attribute of the host states, by architecture, with the modelling code's names."""
+"""Facts about architectures that no attribute of TransformerLens states; norms and blocks as plain tuples.
+
+Architectures and classes have the names of Hugging Face's modelling code.
+"""
 
 from typing import NamedTuple
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
-# ln1 and ln2 normalise the residual sum after the sublayer, so they are not the norm that the sublayer reads through.
+# ln1 and ln2 normalize the sum of residual stream and sublayer output. They are not in front of the sublayer.
 POST_NORM = {"OpenAIGPTLMHeadModel", "BertForMaskedLM", "RobertaForMaskedLM", "HookedEncoder"}
 
-
-# The norms stand behind the sublayers and before the sum; TransformerLens 3.9 calls them ln1 and ln2, 4 ln1_post and ln2_post.
+# The norms are behind the sublayers, before the sum. TransformerLens 3.9 calls them ln1 and ln2, 4 ln1_post and ln2_post.
 OUTPUT_NORM = {"Olmo2ForCausalLM", "Olmo3ForCausalLM", "Exaone4ForCausalLM", "FlexOlmoForCausalLM"}
 
-
-# Norm classes whose gain is 1 + weight, for TransformerLens 3.9; 4 tells it by `uses_weight_offset`.
+# Classes of norms with the gain 1 + weight. TransformerLens 3.9 needs this list; 4 has the attribute `uses_weight_offset`.
 OFFSET_NORMS = {
     "GemmaRMSNorm",
     "Gemma2RMSNorm",
@@ -25,32 +27,51 @@ OFFSET_NORMS = {
     "VaultGemmaRMSNorm",
 }
 
-
-# Modules between the residual stream and W_U: a dense layer, an activation and a norm, which no gain can stand for.
+# Modules between the residual stream and W_U: a dense layer, an activation and a norm. They cannot be folded into W_U.
 HEADS_BEFORE_UNEMBED = ("mlm_head", "prediction_head")
 
-
-# W_in holds input and gate side by side, the activated half first, and no attribute says so.
+# W_in holds the columns of W_gate and then those of W_in; no attribute states it.
 FUSED_IN = {"ModernBertDecoderForCausalLM"}
 
-
+# Names of these architectures begin so; their embeddings are multiplied by the square root of d_model.
 SCALED_BY_WIDTH = ("Gemma", "VaultGemma", "RecurrentGemma")
 
+# These MLPs add the residual stream themselves.
+ADDS_RESIDUAL = {"BloomForCausalLM", "MptForCausalLM", "MPTForCausalLM"}
 
-MISREAD = "TransformerLens splits its fused query, key and value weights wrongly (new_decoder_architecture)"
+# Attention scores are not divided by the square root of d_head.
+UNSCALED_ATTENTION = {"GPTNeoForCausalLM"}
 
 
 class Norm(NamedTuple):
-    """What a norm does to a weight beside it: multiply by `gain`, and centre over d_model; and the bias it adds to the stream."""
+    """A norm as seen by the weight next to it. The default is no norm.
+
+    Attributes:
+        name: The norm's name in its block, empty for no norm.
+        gain: The factor of each dimension; None for a norm without parameters.
+        centres: Whether the norm subtracts the mean over d_model, as a LayerNorm does.
+        bias: What the norm adds to the normalized vector.
+    """
 
     name: str = ""
-    gain: Tensor | None = None
+    gain: Float[Tensor, " d_model"] | None = None
     centres: bool = False
-    bias: Tensor | None = None
+    bias: Float[Tensor, " d_model"] | None = None
 
 
 class Block(NamedTuple):
-    """One block: its attention, its MLP, an MLP beside a mixture that every token passes, and the norms around them."""
+    """The modules of one block, and the norms around them.
+
+    Attributes:
+        layer: The block's index.
+        attn: Its attention.
+        mlp: Its MLP, dense or a mixture of experts.
+        shared: An MLP next to the mixture through which all tokens pass.
+        before_attn: The norm in front of attention.
+        after_attn: The norm behind attention.
+        before_mlp: The norm in front of the MLP.
+        after_mlp: The norm behind the MLP.
+    """
 
     layer: int
     attn: nn.Module | None

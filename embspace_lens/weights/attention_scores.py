@@ -1,37 +1,70 @@
-"""What stands between W_QK and attention scores: norms, biases, the scale, and which positions a query sees."""
+"""What turns W_QK into attention scores: the norm's scale, biases, the factor before the softmax, and the attention mask."""
+
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .architectures import UNSCALED_ATTENTION
 from .configuration import is_causal
 from .effective import Weights
+from .modules import attribute
+
+AttentionBias = Literal["b_Q", "b_K"]
 
 
 def attention_scale(weights: Weights, layer: int, d_head: int) -> float:
-    """The factor by which products of queries and keys are multiplied before the softmax."""
-    return weights.host.attention_scale(layer, d_head)
+    """The factor of the products of queries and keys before the softmax, 1/√d_head in most models."""
+    host = weights.host
+    if not host.is_bridge:
+        attn: Any = host.blocks[layer].attn
+        return 1 / float(attn.attn_scale)
+    if host.architecture in UNSCALED_ATTENTION or not host.from_config("scale_attn_weights", True):
+        return 1.0
+    scale = host.from_config("attention_multiplier") or (host.from_config("query_pre_attn_scalar") or d_head) ** -0.5
+    return float(scale) / (layer + 1 if host.from_config("scale_attn_by_inverse_layer_idx", False) else 1)
 
 
-def attention_bias(weights: Weights, layer: int, head: int, name: str) -> Float[Tensor, "*d_head"]:
-    """What a head adds to its queries (`"b_Q"`) or keys (`"b_K"`), the norm's bias included; 0 for nothing."""
-    bias = weights.host.attention_bias(weights.host.blocks[layer], name)
-    return torch.zeros(()) if bias is None else bias[head // (weights.n_heads // len(bias))]
+def attention_bias(weights: Weights, layer: int, head: int, name: AttentionBias) -> Float[Tensor, "*d_head"]:
+    """The bias of a head's queries or keys, with the bias of the norm in front of attention; the scalar 0 for none."""
+    host = weights.host
+    block = host.blocks[layer]
+    weight = host.attention(block, "W_Q" if name == "b_Q" else "W_K")
+    stored = attribute(block.attn, name, f"{name} of block {layer}", host.name)
+    biases = [stored.detach().float().reshape(-1, weight.shape[-1])] if isinstance(stored, Tensor) else []
+    if block.before_attn.bias is not None:
+        biases.append((block.before_attn.bias.to(weight) @ weight).float())
+    if not biases:
+        return torch.zeros(())
+    n_heads = max(map(len, biases))
+    # Biases of grouped queries have one row per query head or one per key-value head.
+    bias = torch.stack([b.repeat_interleave(n_heads // len(b), dim=0).to(weight.device) for b in biases]).sum(dim=0)
+    return bias[head // (weights.n_heads // n_heads)]
 
 
-def visible(weights: Weights, layer: int, dest: Int[Tensor, "*dims"], src: Int[Tensor, "*src"]) -> Bool[Tensor, "..."]:
-    """Whether a query at position `dest` attends to a key at position `src`: causal masks and local windows."""
+def visible(
+    weights: Weights, layer: int, dest: Int[Tensor, "*dest_pos"], src: Int[Tensor, "*src_pos"]
+) -> Bool[Tensor, "..."]:
+    """Whether a query at position `dest` attends to a key at position `src`, by the causal mask and a local window."""
     if not is_causal(weights.model):
         return torch.ones_like(dest - src, dtype=torch.bool)
-    window = weights.host.attention_window(layer)
+    window = _attention_window(weights, layer)
     return (src <= dest) & (src > dest - window) if window else src <= dest
 
 
 def normalize(weights: Weights, layer: int, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """Residual vectors divided by the scale of the norm in front of attention, times its gain where weights are not folded."""
+    """Residual vectors divided by the scale of the norm in front of attention; times its gain if weights are not folded."""
     norm = weights.host.blocks[layer].before_attn
     if not norm.name:
         return x
     centred = x - x.mean(dim=-1, keepdim=True) if norm.centres else x
     gain = 1.0 if weights.fold_ln or norm.gain is None else norm.gain.to(x)
     return gain * centred / (centred.square().mean(dim=-1, keepdim=True) + weights.host.eps).sqrt()
+
+
+def _attention_window(weights: Weights, layer: int) -> int | None:
+    """The number of positions to which a query attends, its own included; None for all (GPT-Neo's local blocks)."""
+    host = weights.host
+    kinds = host.from_config("attention_layers" if host.is_bridge else "attn_types")
+    return int(host.from_config("window_size")) if kinds and kinds[layer] == "local" else None

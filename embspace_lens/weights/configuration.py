@@ -1,4 +1,4 @@
-"""What a TransformerLens model's configuration states, for code that runs the model and needs none of its weights."""
+"""What a TransformerLens model's configuration states, for code that runs the model and does not read its weights."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import torch
 
 
 def device_of(model: Any) -> torch.device:
-    """The device of the model's first parameter; a model spread over devices begins there."""
+    """The device of the model's first parameter, which is where a model on several devices takes its tokens."""
     return next(model.parameters()).device
 
 
 def model_name(model: Any) -> str:
-    """The model's name, empty if it has none."""
+    """The model's name, empty if it does not have one."""
     return str(getattr(model.cfg, "model_name", "") or "")
 
 
 def n_layers(model: Any) -> int:
-    """How many blocks the model has."""
+    """The number of blocks."""
     return len(model.blocks)
 
 
@@ -26,22 +26,22 @@ def d_model(model: Any) -> int:
 
 
 def d_vocab(model: Any) -> int:
-    """How many tokens the model embeds."""
+    """The number of tokens that the model embeds."""
     return int(model.cfg.d_vocab)
 
 
 def context_length(model: Any) -> int | None:
-    """The longest sequence the model takes; None if the configuration states none."""
+    """The length of the context window in tokens; None if the configuration does not state it."""
     return int(getattr(model.cfg, "n_ctx", 0) or 0) or None
 
 
 def is_causal(model: Any) -> bool:
-    """Whether a token attends only to those before it."""
+    """Whether each token attends to itself and earlier tokens only; False for a bidirectional model."""
     # TransformerLens 3.9 states causal attention for BERT too.
     is_masked = str(getattr(model.cfg, "architecture", "") or "").endswith("ForMaskedLM")
     return getattr(model.cfg, "attention_dir", "causal") == "causal" and not is_masked
 
 
 def prepends_bos(model: Any) -> bool:
-    """Whether the host prepends a beginning-of-sequence token by default."""
+    """Whether TransformerLens prepends a beginning-of-sequence token to each text by default."""
     return bool(getattr(model.cfg, "default_prepend_bos", True))

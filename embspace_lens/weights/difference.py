@@ -1,4 +1,4 @@
-"""The difference of two models' weights, weight by weight."""
+"""The difference of the weights of two models, weight by weight."""
 
 import torch
 from jaxtyping import Float
@@ -8,12 +8,15 @@ from transformer_lens import FactoredMatrix
 from .architectures import Norm
 from .effective import Weights
 from .experts import NO_EXPERT
+from .host import AttentionWeight, MLPWeight
 
 
 class WeightDifference(Weights):
-    """The effective weights of one model minus those of another; circuits have twice the rank of d_head.
+    """The effective weights of one model minus those of another. The rank of a circuit is 2 d_head.
 
-    Shapes, blocks and notes are those of `before`, which is also the model that `model` returns.
+    Args:
+        after: The weights from which the others are subtracted.
+        before: The weights that are subtracted. Shapes, blocks, notes and `model` are those of `before`.
     """
 
     def __init__(self, after: Weights, before: Weights) -> None:
@@ -49,10 +52,10 @@ class WeightDifference(Weights):
     def W_out(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_mlp d_model"]:
         return self.after.W_out(layer, expert) - self.before.W_out(layer, expert)
 
-    def _reading_heads(self, layer: int, name: str) -> Tensor:
+    def _reading_heads(self, layer: int, name: AttentionWeight) -> Tensor:
         return self.after._reading_heads(layer, name) - self.before._reading_heads(layer, name)
 
-    def _reading_mlp(self, layer: int, name: str, expert: int) -> Tensor:
+    def _reading_mlp(self, layer: int, name: MLPWeight, expert: int) -> Tensor:
         return self.after._reading_mlp(layer, name, expert) - self.before._reading_mlp(layer, name, expert)
 
 

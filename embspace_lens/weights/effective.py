@@ -1,7 +1,6 @@
-"""Effective weights: the linear part of what a parameter reads from the residual stream or writes to it, norms included."""
+"""Effective weights: what a weight reads from the residual stream or writes to it, with the linear part of the norms."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -10,12 +9,12 @@ from transformer_lens import FactoredMatrix
 
 from .. import errors
 from ..search.tiles import upcast
-from ..tables.checks import check_integer
 from ..tables.selection import Select, select
 from .architectures import Block, Norm
 from .experts import NO_EXPERT
-from .host import Host
-from .rotary import rotary_of
+from .host import AttentionWeight, Host, MLPWeight, OuterWeight
+from .notes import collect_notes
+from .rotary import rotation_matrix
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 MLP = ("W_in", "W_gate", "W_out")
@@ -52,7 +51,7 @@ class Weights:
 
     .. math:: W_\mathrm{read} = (I - \tfrac{1}{d} 1 1^\top)\, \mathrm{diag}(\gamma)\, W, \qquad W_\mathrm{write} = W\, \mathrm{diag}(\gamma_\mathrm{post})
 
-    Gains are always folded. If the host has folded them already they are 1, and folding changes nothing.
+    Gains are always folded. If TransformerLens has already folded them, they are 1, and folding changes nothing.
 
     Args:
         model: A TransformerBridge or a HookedTransformer.
@@ -61,9 +60,9 @@ class Weights:
     Attributes:
         model: The model.
         name: Its name.
-        n_layers: How many blocks it has.
-        n_heads: How many query heads a block has.
-        d_model: Width of the residual stream.
+        n_layers: The number of blocks.
+        n_heads: The number of query heads of a block.
+        d_model: The width of the residual stream.
         has_experts: Whether any block has a mixture of experts.
 
     Raises:
@@ -116,17 +115,17 @@ class Weights:
 
     @property
     def n_key_value_heads(self) -> int:
-        """How many key-value heads a block has; query heads share them if there are fewer."""
+        """The number of key-value heads of a block; query heads share them if there are fewer."""
         return self.host.n_key_value_heads
 
     @property
     def residual_multiplier(self) -> float:
-        """The factor by which a block's outputs are multiplied where they are added to the residual stream (Granite)."""
+        """The factor of a block's outputs when they are added to the residual stream (Granite)."""
         return self.host.residual_multiplier
 
     @property
     def d_vocab(self) -> int:
-        """How many tokens the model predicts."""
+        """The number of tokens that the model predicts."""
         return self.host.outer("W_U").shape[1]
 
     # -- one block
@@ -156,7 +155,7 @@ class Weights:
         """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, kept as two factors.
 
         Positions and the factor 1/√d_head are left out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for
-        a key that many tokens before its query.
+        a key that is `distance` tokens before its query.
         """
         q, k = self.W_Q(layer), self.W_K(layer)
         return FactoredMatrix(q if distance is None else q @ self.rotation(layer, distance).to(q), k.transpose(-1, -2))
@@ -167,12 +166,7 @@ class Weights:
         Raises:
             EmbspaceError: If the model has no rotary positions, or the distance is not within its context window.
         """
-        block = self._block(layer, "attn")
-        n_ctx = self.host.n_ctx
-        longest = n_ctx - 1 if n_ctx else None
-        distance = check_integer("distance", distance, minimum=0, maximum=longest)
-        d_head = self.host.attention(block, "W_O").shape[1]
-        return rotary_of(self.host, block).matrix(distance, d_head)
+        return rotation_matrix(self.host, self._block(layer, "attn"), distance)
 
     def W_in(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_model d_mlp"]:
         """Input directions of the neurons, one per column: the keys of the MLP's key-value memory."""
@@ -185,32 +179,32 @@ class Weights:
     def W_out(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_mlp d_model"]:
         """Output directions of the neurons, one per row: the values of the MLP's key-value memory."""
         block = self._block(layer, "mlp")
-        stored = self.host.mlp(block, "W_out", self._expert(block, expert))
+        stored = self._stored_mlp(block, "W_out", self._expert(block, expert))
         return self._write(stored, block.after_mlp, f"W_out of block {layer}")
 
-    # -- which blocks, heads and MLPs there are
+    # -- blocks, heads and MLPs
 
     def layers_with(self, sublayer: Sublayer) -> list[int]:
-        """The numbers of the blocks that have attention (`"attn"`) or an MLP (`"mlp"`)."""
+        """The indices of the blocks that have attention (`"attn"`) or an MLP (`"mlp"`)."""
         return [block.layer for block in self.host.blocks if getattr(block, sublayer) is not None]
 
     def select_layers(self, layer: Select, sublayer: Sublayer) -> list[int]:
-        """The selected blocks, all of which have the sublayer; None and slices leave out those that do not.
+        """The selected blocks, all of which have the sublayer; None and slices omit blocks that lack it.
 
         Raises:
-            EmbspaceError: If a number is out of range, a named block lacks the sublayer, or no block has one that can be read.
+            EmbspaceError: If a layer is out of range, a selected block lacks the sublayer, or no block has it.
         """
-        having = self._readable_layers(sublayer)
+        readable_layers = self._readable_layers(sublayer)
         selected = self.select_any_layers(layer)
         if layer is None or isinstance(layer, slice):
-            return [index for index in selected if index in having]
-        missing = [index for index in selected if index not in having]
+            return [index for index in selected if index in readable_layers]
+        missing = [index for index in selected if index not in readable_layers]
         if missing:
-            raise errors.blocks_lack(self.name, missing, sublayer, having)
+            raise errors.blocks_lack(self.name, missing, sublayer, readable_layers)
         return selected
 
     def select_any_layers(self, layer: Select) -> list[int]:
-        """The selected blocks, whatever they have."""
+        """The selected blocks, with or without attention and an MLP."""
         return select("layer", layer, self.n_layers, self.name, "layers")
 
     def select_heads(self, head: Select) -> list[int]:
@@ -218,33 +212,30 @@ class Weights:
         return select("head", head, self.n_heads, self.name, "heads")
 
     def mlps(self, layer: Select = None, expert: Select = None) -> list[WeightIndex]:
-        """The MLPs of the selected blocks, expert by expert in a mixture; `expert=-1` selects dense and shared MLPs.
+        """The MLPs of the selected blocks, one per expert in a mixture; `expert=-1` selects dense and shared MLPs.
 
         Raises:
-            EmbspaceError: As `select_layers`; or if experts are selected and the model has none.
+            EmbspaceError: As for `select_layers`; or if experts are selected and the model has no mixture.
         """
-        indices = [WeightIndex(index, one) for index in self.select_layers(layer, "mlp") for one in self.experts(index)]
+        indices = [WeightIndex(i, j) for i in self.select_layers(layer, "mlp") for j in self.experts(i)]
         if expert is None:
             return indices
         if not self.has_experts:
             raise errors.no_experts(self.name, expert)
         if isinstance(expert, int) and expert == NO_EXPERT:
-            selected = [NO_EXPERT]
-        else:
-            n_experts = 1 + max((index.expert for index in indices), default=NO_EXPERT)
-            selected = select("expert", expert, n_experts, self.name, "experts in a block")
+            return [index for index in indices if index.expert == NO_EXPERT]
+        n_experts = 1 + max((index.expert for index in indices), default=NO_EXPERT)
+        selected = select("expert", expert, n_experts, self.name, "experts in a block")
         return [index for index in indices if index.expert in selected]
 
     def experts(self, layer: int) -> list[int]:
-        """The experts of a block's MLP; −1 stands for a dense MLP, or for a shared expert, which every token passes."""
+        """The experts of a block's MLP; −1 stands for a dense MLP, or for the shared expert of a mixture."""
         return self.host.experts(self._block(layer, "mlp"))
 
     def d_mlp(self, layer: int, expert: int = NO_EXPERT) -> int:
-        """How many neurons the block's MLP (or its expert) has."""
+        """The number of neurons of the block's MLP, or of one of its experts."""
         block = self._block(layer, "mlp")
-        weight = self.host.mlp(block, "W_out", self._expert(block, expert))
-        assert weight is not None, "every MLP has a W_out"
-        return weight.shape[0]
+        return self._stored_mlp(block, "W_out", self._expert(block, expert)).shape[0]
 
     def is_gated(self, layer: int) -> bool:
         """Whether the block's MLP has a W_gate."""
@@ -261,64 +252,55 @@ class Weights:
         Returns:
             `[d_mlp, d_model]` for W_in, W_gate and W_out; `[n_heads, d_head, d_model]` for W_Q, W_K, W_V and W_O.
         """
-        read: Callable[..., Tensor] = getattr(self, weight)
-        matrix = read(layer, expert) if weight in MLP else read(layer)
+        matrix = getattr(self, weight)(*((layer, expert) if weight in MLP else (layer,)))
         return matrix if weight in WRITING else matrix.transpose(-1, -2)
 
     def stored(self, weight: str, layer: int = -1, expert: int = NO_EXPERT) -> Tensor:
-        """A weight as the model stores it, norms apart; layer −1 for W_E, W_U and W_pos."""
+        """A weight as the model stores it, without norms; layer −1 for W_E, W_U and W_pos."""
         if layer < 0:
-            return self.host.outer(weight)
+            return self.host.outer(cast(OuterWeight, weight))
         block = self.host.blocks[layer]
         if weight in ATTENTION:
-            return self.host.attention(block, weight)
-        matrix = self.host.mlp(block, weight, expert)
-        if matrix is None:
-            raise errors.not_gated(self.name, layer)
-        return matrix
+            return self.host.attention(block, cast(AttentionWeight, weight))
+        return self._stored_mlp(block, cast(MLPWeight, weight), expert)
 
     def norm(self, weight: str, layer: int = -1) -> Norm:
-        """The norm whose gain belongs to a weight: in front of reading weights, behind writing weights; empty for none."""
+        """The norm that is folded into a weight: in front of a reading weight, behind a writing weight."""
         if weight == "W_U":
             return self.host.final_norm
         if weight not in (*ATTENTION, *MLP):
             return Norm()
-        block = self.host.blocks[layer]
-        before, after = (
-            (block.before_attn, block.after_attn) if weight in ATTENTION else (block.before_mlp, block.after_mlp)
-        )
-        return after if weight in WRITING else before
+        position = "after" if weight in WRITING else "before"
+        return getattr(self.host.blocks[layer], f"{position}_{sublayer_of(weight)}")
 
     def folded(self, weight: str, layer: int = -1) -> str:
-        """What was folded into a weight, in words: `ln1 gain + centred`; empty for nothing."""
+        """What was folded into a weight, as text: `ln1 gain + centred`; empty for nothing."""
         norm = self.norm(weight, layer)
         if not self.fold_ln or not norm.name:
             return ""
-        return " + ".join(
-            [*([f"{norm.name} gain"] if norm.gain is not None else []), *(["centred"] if norm.centres else [])]
-        )
+        parts = {f"{norm.name} gain": norm.gain is not None, "centred": norm.centres}
+        return " + ".join(part for part, is_folded in parts.items() if is_folded)
 
     def notes(self) -> dict[str, str]:
-        """What stands between a weight and its effect that no weight holds (caps, scales), by weight."""
-        return self.host.notes()
+        """Scales, caps and norms between a weight and its effect, by weight."""
+        return collect_notes(self.host)
 
     # -- internals
 
     def _readable_layers(self, sublayer: Sublayer) -> list[int]:
-        """The blocks that have the sublayer, where there is one at least."""
+        """The blocks that have the sublayer, at least one."""
         if self.host.is_encoder_decoder or not self.host.blocks:
             raise errors.no_readable_blocks(self.name, self.host.is_encoder_decoder)
-        having = self.layers_with(sublayer)
-        if not having:
+        if not (layers := self.layers_with(sublayer)):
             raise errors.blocks_lack(self.name, range(self.n_layers), sublayer, [])
-        return having
+        return layers
 
     def _block(self, layer: int, sublayer: Sublayer) -> Block:
-        having = self._readable_layers(sublayer)
+        readable_layers = self._readable_layers(sublayer)
         if isinstance(layer, bool) or not hasattr(layer, "__index__") or not 0 <= layer < self.n_layers:
             raise errors.out_of_range("layer", layer, self.name, self.n_layers, "layers")
-        if layer not in having:
-            raise errors.blocks_lack(self.name, [layer], sublayer, having)
+        if layer not in readable_layers:
+            raise errors.blocks_lack(self.name, [layer], sublayer, readable_layers)
         return self.host.blocks[layer]
 
     def _expert(self, block: Block, expert: int) -> int:
@@ -327,21 +309,25 @@ class Weights:
             raise errors.no_such_expert(self.name, block.layer, expert, experts)
         return expert
 
-    def _reading_heads(self, layer: int, name: str) -> Tensor:
+    def _reading_heads(self, layer: int, name: AttentionWeight) -> Tensor:
         block = self._block(layer, "attn")
         weight = self._read(self.host.attention(block, name), block.before_attn, f"{name} of block {layer}")
         # A bridge has one matrix per key-value head, a HookedTransformer one per query head.
         return weight.repeat_interleave(self.n_heads // len(weight), dim=0) if len(weight) < self.n_heads else weight
 
-    def _reading_mlp(self, layer: int, name: str, expert: int) -> Tensor:
+    def _stored_mlp(self, block: Block, name: MLPWeight, expert: int) -> Tensor:
+        weight = self.host.mlp(block, name, expert)
+        if weight is None:
+            raise errors.not_gated(self.name, block.layer)
+        return weight
+
+    def _reading_mlp(self, layer: int, name: MLPWeight, expert: int) -> Tensor:
         block = self._block(layer, "mlp")
-        stored = self.host.mlp(block, name, self._expert(block, expert))
-        if stored is None:
-            raise errors.not_gated(self.name, layer)
+        stored = self._stored_mlp(block, name, self._expert(block, expert))
         return self._read(stored, block.before_mlp, f"{name} of block {layer}")
 
     def _read(self, weight: Float[Tensor, "*heads d_model n"], norm: Norm, label: str) -> Tensor:
-        """A reading weight with the norm in front of it folded in, in float32 at least."""
+        """A reading weight in float32 at least, with the norm in front of it folded in."""
         weight = upcast(weight)
         if self.fold_ln and norm.gain is not None:
             weight = weight * norm.gain.to(weight)[:, None]
@@ -349,9 +335,8 @@ class Weights:
             weight = weight - weight.mean(dim=-2, keepdim=True)
         return self._finite(weight, label)
 
-    def _write(self, weight: Float[Tensor, "*heads n d_model"] | None, norm: Norm, label: str) -> Tensor:
-        """A writing weight with the norm behind it folded in, in float32 at least."""
-        assert weight is not None, "W_O and W_out are never missing"
+    def _write(self, weight: Float[Tensor, "*heads n d_model"], norm: Norm, label: str) -> Tensor:
+        """A writing weight in float32 at least, with the norm behind it folded in."""
         weight = upcast(weight)
         if self.fold_ln and norm.centres:
             weight = weight - weight.mean(dim=-1, keepdim=True)

@@ -1,81 +1,102 @@
-"""Mixtures of experts: one expert's weights out of however the model stores them all."""
+"""The experts of a mixture: one expert's weights from any of the ways in which models store them."""
 
 from typing import Any, NamedTuple, cast
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import errors
 from .modules import readable, unwrap
 
-NO_EXPERT = -1  # the number of an expert that every token passes: a shared one, or the dense layer of a mixture
+NO_EXPERT = -1
+"""The index of an MLP through which all tokens pass: a dense MLP, or the shared expert of a mixture."""
+
+SHARED_EXPERTS = ("shared_expert", "shared_experts", "shared_mlp")
+MLP_LAYERS = {
+    "W_in": ("W_in", "up_proj", "w3"),
+    "W_gate": ("W_gate", "gate_proj", "w1"),
+    "W_out": ("W_out", "down_proj", "w2"),
+}
+"""The names of an expert's matrices: HookedTransformer's, and two of Hugging Face's."""
 
 
 class ExpertWeights(NamedTuple):
-    """The experts of one block: batched tensors, or a list of modules; and the expert that every token passes."""
+    """The experts of one block.
+
+    Attributes:
+        experts: A list of modules, or one module whose parameters hold all experts.
+        n_experts: The number of experts.
+        shared: The shared expert, through which all tokens pass.
+        label: What to call them in an error message.
+    """
 
     experts: nn.Module
     n_experts: int
     shared: nn.Module | None
-    where: str
+    label: str
 
     @classmethod
-    def of(cls, mlp: nn.Module, where: str) -> "ExpertWeights":
+    def of(cls, mlp: nn.Module, label: str) -> "ExpertWeights":
+        """Find the experts in a block's MLP.
+
+        Raises:
+            EmbspaceError: If they are stored in an unknown way.
+        """
         inner = unwrap(mlp)
         modules: dict[str, Any] = inner._modules
         experts = unwrap(modules["experts"]) if "experts" in modules else inner
-        shared = next(
-            (modules[n] for n in ("shared_expert", "shared_experts", "shared_mlp") if modules.get(n) is not None), None
-        )
+        shared = next((modules[name] for name in SHARED_EXPERTS if modules.get(name) is not None), None)
         if isinstance(experts, nn.ModuleList):
-            count = len(experts)
+            n_experts = len(experts)
         elif "down_proj" in experts._parameters:
-            count = cast(Tensor, experts._parameters["down_proj"]).shape[0]
+            n_experts = cast(Tensor, experts._parameters["down_proj"]).shape[0]
         else:
-            raise errors.unsupported(where, f"{type(experts).__name__} stores them in a way that is not known here")
-        return cls(experts, count, None if shared is None else unwrap(shared), where)
+            raise errors.unknown_storage(label, type(experts).__name__)
+        return cls(experts, n_experts, None if shared is None else unwrap(shared), label)
 
-    def matrix(self, name: str, expert: int) -> Tensor | None:
-        """One expert's W_in, W_gate or W_out, oriented as TransformerLens orients them."""
+    def matrix(self, name: str, expert: int) -> Float[Tensor, "n_in n_out"] | None:
+        """One expert's W_in, W_gate or W_out, transposed to TransformerLens's convention; None for a missing W_gate.
+
+        Raises:
+            EmbspaceError: If the matrix is stored in an unknown way.
+        """
         if expert == NO_EXPERT:
-            return self._module(self.shared, name)
+            return self._matrix_of_module(self.shared, name)
         if isinstance(self.experts, nn.ModuleList):
-            return self._module(self.experts[expert], name)
-        # transformers keeps all experts in one tensor and states its layout in these flags.
+            return self._matrix_of_module(self.experts[expert], name)
+        return self._matrix_of_stack(name, expert)
+
+    def _matrix_of_stack(self, name: str, expert: int) -> Float[Tensor, "n_in n_out"] | None:
+        """From transformers' module with one parameter for all experts, whose layout these flags state."""
         flags, parameters = dict(vars(self.experts)), self.experts._parameters
-        if type(self.experts).__name__ == "Llama4TextExperts":  # its own code, without flags: x @ gate_up_proj, halves
+        if (
+            type(self.experts).__name__ == "Llama4TextExperts"
+        ):  # has no flags; it computes x @ gate_up_proj, then halves
             flags |= {"is_transposed": True, "is_concatenated": True}
         elif "is_transposed" not in flags:
-            raise errors.unsupported(self.where, f"{type(self.experts).__name__} does not say how it stores them")
-        if name == "W_out":
-            weight = parameters["down_proj"]
-        elif "gate_up_proj" in parameters:
-            weight = parameters["gate_up_proj"]
-        else:
-            weight = parameters.get("gate_proj" if name == "W_gate" else "up_proj")
-        if weight is None:
+            raise errors.unknown_storage(self.label, type(self.experts).__name__)
+        is_fused = name != "W_out" and "gate_up_proj" in parameters
+        separate = {"W_in": "up_proj", "W_gate": "gate_proj", "W_out": "down_proj"}[name]
+        stack = parameters.get("gate_up_proj" if is_fused else separate)
+        if stack is None:
             return None
-        weight = readable(weight, name, self.where)[expert]
+        weight = readable(stack, name, self.label)[expert]
         weight = weight if flags.get("is_transposed", False) else weight.T
-        if name == "W_out" or "gate_up_proj" not in parameters:
+        if not is_fused:
             return weight
         half = 0 if name == "W_gate" else 1
         return weight.chunk(2, dim=1)[half] if flags.get("is_concatenated", True) else weight[:, half::2]
 
-    def _module(self, module: nn.Module | None, name: str) -> Tensor | None:
-        """A whole MLP as a module: HookedTransformer's names, or Hugging Face's."""
-        leaves = {
-            "W_in": ("W_in", "up_proj", "w3"),
-            "W_gate": ("W_gate", "gate_proj", "w1"),
-            "W_out": ("W_out", "down_proj", "w2"),
-        }
+    def _matrix_of_module(self, module: nn.Module | None, name: str) -> Float[Tensor, "n_in n_out"] | None:
+        """From a module that is a whole MLP."""
         inner = unwrap(module) if module is not None else None
-        for leaf in leaves[name]:
-            part = getattr(inner, leaf, None)
-            if isinstance(part, nn.Module):  # a linear layer, stored [out, in]
-                part = getattr(unwrap(part), "weight", None)
-                return None if part is None else readable(part, name, self.where).T
-            if isinstance(part, Tensor):
-                return part
+        for attribute in MLP_LAYERS[name]:
+            layer = getattr(inner, attribute, None)
+            if isinstance(layer, nn.Module):  # a linear layer stores [n_out, n_in]
+                weight = getattr(unwrap(layer), "weight", None)
+                return None if weight is None else readable(weight, name, self.label).T
+            if isinstance(layer, Tensor):
+                return layer
         if name == "W_gate":
             return None
-        raise errors.unsupported(self.where, f"{type(inner).__name__} stores them in a way that is not known here")
+        raise errors.unknown_storage(self.label, type(inner).__name__)

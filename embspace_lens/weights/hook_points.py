@@ -1,6 +1,6 @@
-"""Hook points: where a forward pass holds the residual stream, neurons and heads, and where an edit takes effect.
+"""Hook points: the names under which a forward pass serves the residual stream, neurons and heads.
 
-Facts about the host's hook points that no attribute states are listed here, each with the hook point to use instead.
+Some hook points of TransformerLens never fire, or an edit of them has no effect. They are listed here.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ from .effective import Weights
 from .experts import NO_EXPERT
 
 SUBHEAD_HOOKS = {"W_Q": "hook_q", "W_K": "hook_k", "W_V": "hook_v", "W_O": "hook_z"}
-# In these architectures the hook point of the residual stream after the last block never fires.
+# In these architectures the hook point of the residual stream after the last block does not fire.
 NO_RESID_POST = {"OpenAIGPTLMHeadModel"}
 
 
 def state_hook(model: Any, layer: int) -> str:
     """The hook point of the residual stream after a block; −1 is the embedding.
 
-    It is the next block's `hook_resid_pre` for all but the last block, so that the forward pass can stop there.
+    For all but the last block, this is `hook_resid_pre` of the next block, so that the forward pass can stop there.
 
     Raises:
         EmbspaceError: If the model has no such block.
@@ -35,7 +35,7 @@ def head_hook(weights: Weights, layer: int, weight: str = "W_O") -> str:
     Raises:
         EmbspaceError: If the model has no such block, or the block has no attention that can be read.
     """
-    weights.W_O(layer)  # unreadable attention has other shapes at its hook points
+    weights.W_O(layer)  # attention that cannot be read has other shapes at its hook points
     return _existing(weights, f"blocks.{layer}.attn.{SUBHEAD_HOOKS[weight]}")
 
 
@@ -47,8 +47,8 @@ def neuron_hook(weights: Weights, layer: int, expert: int = NO_EXPERT) -> str:
     """
     if weights.experts(layer) == [NO_EXPERT]:
         return _existing(weights, f"blocks.{layer}.mlp.hook_post")
-    # A HookedTransformer's experts are modules with hook points. A bridge's mixture is one module; its hook_post holds
-    # the block's output.
+    # The experts of a HookedTransformer are modules with hook points. The mixture of a bridge is one module, and its
+    # hook_post holds the MLP's output.
     hook = f"blocks.{layer}.mlp.experts.{expert}.hook_post"
     if not has_hook(weights.model, hook):
         raise errors.no_neuron_hook(weights.name, layer)
@@ -56,10 +56,15 @@ def neuron_hook(weights: Weights, layer: int, expert: int = NO_EXPERT) -> str:
 
 
 def stream_hook(weights: Weights, layer: int, hook: str = "hook_resid_post") -> str:
-    """The hook point of the residual stream (or of what is added to it) at which an edit takes its whole effect.
+    """The hook point of the residual stream, or of a sublayer's output, at which an edit takes full effect.
+
+    Args:
+        weights: The model's weights.
+        layer: The block; −1 is the embedding for `hook_resid_post`.
+        hook: The hook point's name within a block.
 
     Raises:
-        EmbspaceError: If there is none.
+        EmbspaceError: If the model has no such block or hook point, or edits of it have no effect.
     """
     if hook == "hook_resid_mid" and weights.host.is_bridge:
         raise errors.resid_mid_of_bridge()

@@ -1,4 +1,4 @@
-"""Where a weight exists: blocks, and experts of mixtures."""
+"""Where a weight exists: in which blocks, and in which experts of mixtures."""
 
 from .. import errors
 from ..tables.selection import Select
@@ -7,21 +7,21 @@ from .experts import NO_EXPERT
 
 
 def weight_indices(weights: Weights, weight: str, layer: Select = None, *, required: bool = True) -> list[WeightIndex]:
-    """The selected blocks that have a weight, expert by expert in a mixture.
+    """The selected blocks that have a weight; one index per expert in a mixture.
 
     Args:
         weights: The model's weights.
         weight: The weight's name.
         layer: Which blocks; all by default.
-        required: With False, a model without the weight has none; with True, it is an error.
+        required: Whether a missing weight is an error. With False, the list is empty.
 
     Raises:
-        EmbspaceError: If a layer is out of range; or, if required, a named block lacks the weight or no block has it.
+        EmbspaceError: If a layer is out of range; or, if required, a selected block lacks the weight or no block has it.
     """
     sublayer = sublayer_of(weight)
     if not required:
-        having = weights.layers_with(sublayer)
-        layer = [index for index in weights.select_any_layers(layer) if index in having]
+        layers_with_sublayer = weights.layers_with(sublayer)
+        layer = [index for index in weights.select_any_layers(layer) if index in layers_with_sublayer]
         if not layer:
             return []
     if weight not in MLP:

@@ -1,4 +1,4 @@
-"""Single tensors and modules of the host: is it readable, and what stands behind a bridge's component."""
+"""Single attributes, tensors and modules of a TransformerLens model."""
 
 from typing import Any
 
@@ -9,31 +9,45 @@ from transformer_lens.utilities.quantization import unreadable_weight_reason
 from .. import errors
 
 ABSENT = (AttributeError, AssertionError, RuntimeError, TypeError, ValueError, KeyError)
-"""What the host's accessors raise, by version and architecture, where there is no such weight."""
+"""The exceptions with which TransformerLens, by version and architecture, answers a request for a missing weight."""
 
 
-def attribute(owner: Any, name: str, where: str, model: str) -> Any:
-    """The host's attribute, or None where it has none; what it cannot read (packed, offloaded) is refused in its words."""
+def attribute(owner: Any, name: str, label: str, model: str) -> Any:
+    """An attribute of a TransformerLens module, or None if the module does not have it.
+
+    Args:
+        owner: The module.
+        name: The attribute's name.
+        label: What to call the attribute in an error message: "W_Q of block 0".
+        model: The model's name.
+
+    Raises:
+        EmbspaceError: If the weight exists but cannot be read (packed, offloaded).
+    """
     try:
         return getattr(owner, name)
     except torch.OutOfMemoryError:
         raise
     except NotImplementedError as reason:
-        raise errors.unreadable(where, model, str(reason).removeprefix("TransformerLens cannot ")) from reason
+        raise errors.unreadable(label, model, str(reason).removeprefix("TransformerLens cannot ")) from reason
     except ABSENT:
         return None
 
 
-def readable(weight: Any, name: str, model: str) -> Tensor:
-    """The weight, detached, if it is a plain float matrix; otherwise the reason why it is not."""
+def readable(weight: Any, label: str, model: str) -> Tensor:
+    """The weight without its gradient.
+
+    Raises:
+        EmbspaceError: If it is not a plain floating-point tensor (quantized, or on the meta device).
+    """
     reason = unreadable_weight_reason(weight)
     if reason is not None:
-        raise errors.unreadable(name, model, reason)
+        raise errors.unreadable(label, model, reason)
     return weight.detach()
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The Hugging Face module that a bridge component stands for; a HookedTransformer's module is its own."""
+    """The Hugging Face module inside a component of a bridge; any other module is returned unchanged."""
     while isinstance(inner := module.__dict__.get("_modules", {}).get("_original_component"), nn.Module):
         module = inner
     return module

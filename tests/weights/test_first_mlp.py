@@ -7,7 +7,8 @@ import torch
 import zoo
 
 from embspace_lens import EmbspaceError
-from embspace_lens.weights.first_mlp import _norms, behind_first_mlp
+from embspace_lens.weights.effective import Weights
+from embspace_lens.weights.first_mlp import _norm_modules, first_mlp_output
 from embspace_lens.weights.host import Host
 from embspace_lens.weights.modules import unwrap
 
@@ -39,7 +40,7 @@ def booted(name, state):
 def test_it_is_what_the_model_computes(name, state):
     model = booted(name, state)
     host = Host(model)
-    before, after = _norms(host, model.blocks[0]._modules)
+    before, after = _norm_modules(host, model.blocks[0]._modules)
     mlp = host.blocks[0].mlp
     inside = mlp._modules["out"] if host.is_bridge and unwrap(mlp) is unwrap(model.blocks[0]) else mlp
     entrance = mlp if isinstance(before, torch.nn.Identity) else before
@@ -60,13 +61,15 @@ def test_it_is_what_the_model_computes(name, state):
         with torch.no_grad():
             model(torch.tensor([[3, 5, 6, 7, 9]]))
     expected = seen["out"].reshape(-1, 32) - (seen["stream"][0] if name in ADDS else 0)
-    torch.testing.assert_close(behind_first_mlp(host, seen["in"].reshape(-1, 32)), expected, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        first_mlp_output(Weights(model), seen["in"].reshape(-1, 32)), expected, atol=2e-6, rtol=1e-5
+    )
 
 
 def test_hooks_of_others_stay_and_none_is_left(tiny):
     model = tiny("gpt2")
     before = [(name, len(point.fwd_hooks)) for name, point in model.hook_dict.items()]
-    behind_first_mlp(Host(model), torch.randn(3, 32))
+    first_mlp_output(Weights(model), torch.randn(3, 32))
     assert [(name, len(point.fwd_hooks)) for name, point in model.hook_dict.items()] == before
 
 
@@ -74,4 +77,4 @@ def test_hooks_of_others_stay_and_none_is_left(tiny):
 def test_models_without_such_an_mlp_are_told(name):
     model = booted(name, "raw")
     with pytest.raises(EmbspaceError, match=r"first_mlp=False"):
-        behind_first_mlp(Host(model), torch.randn(3, 32))
+        first_mlp_output(Weights(model), torch.randn(3, 32))

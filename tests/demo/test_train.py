@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +14,6 @@ from transformers import AutoTokenizer
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.demo import train as training
 from embspace_lens.demo.corpus import END_OF_TEXT, pack, train_tokenizer
-from embspace_lens.forward.texts import read_texts
 
 WORDS = "the film was good bad long short and but very not an actor played his role well plot story ending".split()
 
@@ -23,32 +21,6 @@ WORDS = "the film was good bad long short and but very not an actor played his r
 def texts(n=60):
     rng = np.random.default_rng(0)
     return [" ".join(rng.choice(WORDS, size=40)) + "." for _ in range(n)]
-
-
-@pytest.mark.parametrize("suffix", ["txt", "parquet", "jsonl", "jsonl.bz2", "csv"])
-def test_texts_of_any_file(tmp_path, suffix):
-    path = tmp_path / f"reviews.{suffix}"
-    frame = pd.DataFrame({"text": ["one two", "three", "  "], "split": ["train", "test", "train"]})
-    if suffix == "txt":
-        path.write_text("one two\n\nthree\n \n  \n")
-    elif suffix == "parquet":
-        frame.to_parquet(path)
-    elif suffix == "csv":
-        frame.to_csv(path)
-    else:
-        frame.to_json(path, orient="records", lines=True)
-    assert read_texts(path) == ["one two", "three"]
-    if suffix != "txt":
-        assert read_texts(path, where="split == 'test'") == ["three"]
-        with pytest.raises(EmbspaceError, match="has no column 'body'; its columns are"):
-            read_texts(path, column="body")
-        with pytest.raises(EmbspaceError, match="holds no text where split == 'dev'"):
-            read_texts(path, where="split == 'dev'")
-    else:
-        with pytest.raises(EmbspaceError, match="needs a table"):
-            read_texts(path, where="split == 'test'")
-    with pytest.raises(EmbspaceError, match="is not a file"):
-        read_texts(tmp_path / "nothing.txt")
 
 
 def test_rows_are_packed_whole_and_begin_with_end_of_text():

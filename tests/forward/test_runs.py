@@ -1,0 +1,58 @@
+"""Forward passes: activations at hook points, and the residual stream from a given state on."""
+
+import pytest
+import torch
+import zoo
+
+from embspace_lens import EmbspaceError
+from embspace_lens.forward.batches import token_batches
+from embspace_lens.forward.runs import collect_activations, logits, residual, resume
+
+TEXTS = ["w2 w3 w4", "w5", "w6 w7 w8 w9 w10 w11 w12"]
+FAMILIES = ["gpt2", "llama", "gemma2", "gpt_neox", "mixtral", "bloom", "falcon_7b", "cohere2"]
+
+
+def available(name):
+    return name in zoo.ZOO and name not in zoo.UNAVAILABLE and name not in zoo.NO_FORWARD
+
+
+@pytest.fixture(scope="module")
+def gpt2(tiny):
+    return tiny("gpt2")
+
+
+def test_forward_pass_stops_early_and_leaves_no_hooks(gpt2):
+    (batch,) = token_batches(gpt2, TEXTS[:1])
+    calls = []
+    later_hook = [("blocks.1.hook_resid_post", lambda value, hook: calls.append(1))]
+    activations = collect_activations(gpt2, batch, ["blocks.0.mlp.hook_post"], hooks=later_hook)
+    assert list(activations) == ["blocks.0.mlp.hook_post"] and not calls
+    assert not any(point.fwd_hooks for point in gpt2.hook_dict.values())
+    _, cache = gpt2.run_with_cache(batch.tokens)
+    torch.testing.assert_close(activations["blocks.0.mlp.hook_post"], cache["blocks.0.mlp.hook_post"])
+
+
+def test_unknown_hook_points_are_an_error(gpt2):
+    (batch,) = token_batches(gpt2, TEXTS[:1])
+    with pytest.raises(EmbspaceError, match="no such hook point|No activation at"):
+        collect_activations(gpt2, batch, ["blocks.0.hook_nothing"])
+
+
+def test_logits_are_those_of_the_model_with_interventions(gpt2):
+    (batch,) = token_batches(gpt2, TEXTS[:1])
+    torch.testing.assert_close(logits(gpt2, batch), gpt2(batch.tokens))
+    ablated = logits(gpt2, batch, hooks=[("blocks.0.mlp.hook_post", lambda value, hook: 0 * value)])
+    assert (ablated - gpt2(batch.tokens)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if available(name)])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_resuming_from_the_models_own_state_changes_nothing(tiny, name, layer):
+    model = tiny(name)
+    (batch,) = token_batches(model, TEXTS)
+    own = residual(model, batch, layer - 1)
+    end, _ = resume(model, batch, own, layer, names=[f"blocks.{layer}.hook_resid_pre"])
+    expected = residual(model, batch, zoo.N_LAYERS - 1)
+    torch.testing.assert_close(end[batch.mask], expected[batch.mask], atol=1e-4, rtol=1e-4)
+    other, _ = resume(model, batch, own + torch.randn_like(own), layer)
+    assert (other[batch.mask] - expected[batch.mask]).abs().max() > 0.01
