@@ -127,7 +127,14 @@ def test_glossary_is_real():
         "uniform",
     }  # position_qk, position_heads
     made |= {f"{dest}_{src}" for dest in ("token", "position") for src in ("token", "position")}
-    made |= {"channel", "skew", "kurtosis", "explained", "n_tokens", "moved"}  # vocabulary_channels, channel_effects
+    made |= {
+        "channel",
+        "skew",
+        "kurtosis",
+        "explained",
+        "n_tokens",
+        "logit_change",
+    }  # vocabulary_channels, channel_effects
     made |= {"metric", "patch_type", "src_pos", "value", "node", "composition", "src_layer", "src_head"}  # patching
     made |= {f"{name}_norm" for name in ("in", "gate", "out", "ov", "qk")} | {"role", "ov_copying", "qk_matching"}
     made |= {f"{pair}_similarity" for pair in ("in_out", "gate_out", "in_gate")}  # neuron_statistics, head_statistics

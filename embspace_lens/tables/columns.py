@@ -148,7 +148,7 @@ GLOSSARY: dict[str, Column] = {
     "p_value": Column(
         "float32", "", "Share of shuffles that reach what the row found, by the rule that its function states."
     ),
-    "moved": Column("float32", "logits", "By how much an intervention moves the logits of tokens, in size; a mean."),
+    "logit_change": Column("float32", "logits", "Mean absolute change of the logits of tokens by an intervention."),
     "low": Column("float32", "as the row's estimate", "Lower end of a 95 % interval of the row's estimate."),
     "high": Column("float32", "as the row's estimate", "Upper end of a 95 % interval of the row's estimate."),
     "n": Column("int64", "", "How many observations the row's estimate rests on."),
