@@ -154,7 +154,7 @@ def _most_active(
     n_active: int,
     batch_tokens: int,
     max_tokens: int | None,
-) -> list[list[Int[Tensor, " pos"]]]:
+) -> list[list[Int[Tensor, " _"]]]:
     """For each neuron, the prefixes of the texts with its largest absolute activations, strongest first.
 
     Raises:
@@ -182,7 +182,7 @@ def _most_active(
 def _logit_changes(
     lens: EmbeddingLens,
     neuron: Component,
-    texts: list[Int[Tensor, " pos"]],
+    texts: list[Int[Tensor, " _"]],
     directions: Float[Tensor, "n_channels d_model"],
 ) -> Float[Tensor, "n_channels n_texts d_vocab"]:
     """The absolute change of each token's logit without each channel, after subtraction of the mean change.
