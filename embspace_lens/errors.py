@@ -509,6 +509,246 @@ def damaged_states(path: object, reason: object) -> EmbspaceError:
 # -- circuits and interventions
 
 
+def too_few_positions(model: str, n_positions: int, needed: int) -> EmbspaceError:
+    """A model has too few positions to tell the own, the previous and the first position apart."""
+    return EmbspaceError(f"{model} has {n_positions} positions; position_heads needs {needed} or more.")
+
+
+def bad_frequencies(shape: tuple[int, ...], d_vocab: int) -> EmbspaceError:
+    """Token frequencies have a wrong shape, or are negative or not finite."""
+    return EmbspaceError(
+        f"frequencies have shape {shape} or hold values below 0. Give one number of 0 or more for each of {d_vocab:,} tokens."
+    )
+
+
+def zero_frequencies() -> EmbspaceError:
+    """Token frequencies are all zero."""
+    return EmbspaceError(
+        "frequencies are 0 for every token that this lens reads. Give a positive number for one of them at least."
+    )
+
+
+def not_relations(value: object) -> EmbspaceError:
+    """Relations are not a mapping."""
+    return EmbspaceError(f"relations is a {type(value).__name__}. Give a mapping from names to pairs: {{name: pairs}}.")
+
+
+def no_pairs(relation: object) -> EmbspaceError:
+    """A relation has no pairs."""
+    return EmbspaceError(f"The relation {relation!r} has no pairs. Give [(source, target), …] of words or token ids.")
+
+
+def no_json_files(folder: object) -> EmbspaceError:
+    """A folder has no relation files."""
+    return EmbspaceError(f"{folder} contains no .json file. Give a folder of relation files, or the files.")
+
+
+def not_relation_file(file: object) -> EmbspaceError:
+    """A file has another format than relations."""
+    return EmbspaceError(
+        f"{file} does not hold relations. Write [[source, target], …], or {{name: [[source, target], …]}}."
+    )
+
+
+def repeated_relation(file: object, name: str) -> EmbspaceError:
+    """Two relations have the same name."""
+    return EmbspaceError(
+        f"{file} holds the relation {name!r}, but another file has one of this name. Rename one of them."
+    )
+
+
+def not_table(name: str, value: object, example: str) -> EmbspaceError:
+    """An argument is not a dataframe."""
+    return EmbspaceError(f"{name} is a {type(value).__name__}. Give a table, such as {example}.")
+
+
+def singular_directions_given() -> EmbspaceError:
+    """A table of singular directions was given where components of the model are needed."""
+    return EmbspaceError(
+        "df holds singular directions, which are vectors and not components of the model. Compute the vectors, give them "
+        "names in a column `direction` next to `layer`, and pass vectors={name: vector}."
+    )
+
+
+def no_component_columns(columns: Iterable[object]) -> EmbspaceError:
+    """A table's columns name no components."""
+    return EmbspaceError(
+        f"df has the columns {_listed(columns)}. It needs `layer`, and `neuron`, `head`, `head` and `subhead`, `direction` "
+        "or `factor`. df.assign(layer=…) adds a layer."
+    )
+
+
+def not_whole_number(name: str, value: object, row: object) -> EmbspaceError:
+    """A key of a table is not a whole number."""
+    return EmbspaceError(f"df has {name}={value!r} in row {row!r}, which is not a whole number. Remove such rows.")
+
+
+def row_without_component(layer: int) -> EmbspaceError:
+    """A row of a table names no component."""
+    return EmbspaceError(f"A row of df (layer {layer}) names no neuron, head or direction. Remove such rows.")
+
+
+def missing_vectors() -> EmbspaceError:
+    """Rows name directions, and their vectors are missing."""
+    return EmbspaceError(
+        "The rows name directions or factors, but no vectors are given. Pass vectors={name: vector}, or a tensor with one row "
+        "per factor."
+    )
+
+
+def missing_vector(name: object) -> EmbspaceError:
+    """One direction's vector is missing."""
+    return EmbspaceError(f"vectors has no vector for {name!r}. Add one, or leave out the rows that name it.")
+
+
+def no_direction(name: object) -> EmbspaceError:
+    """A vector is zero or not finite."""
+    return EmbspaceError(f"The vector of {name!r} is zero or not finite, so it has no direction.")
+
+
+def shared_heads(hook: str) -> EmbspaceError:
+    """Several values were given for one number that query heads share."""
+    return EmbspaceError(
+        f"mode gives several values for the same number: query heads share key and value heads at {hook}. Name one head of "
+        "each group."
+    )
+
+
+def mode_does_not_fit(shape: tuple[int, ...], needed: tuple[int, ...], hook: str) -> EmbspaceError:
+    """Values for an ablation do not broadcast to the activations."""
+    return EmbspaceError(f"mode has shape {shape}, which does not broadcast to the activations {needed} at {hook}.")
+
+
+def bad_mode_shape(shape: tuple[int, ...], n_components: int, are_heads: bool) -> EmbspaceError:
+    """Values for an ablation are not one per component."""
+    needed = f"[{n_components}, d_head]" if are_heads else f"[{n_components}]"
+    return EmbspaceError(
+        f"mode has shape {shape} for {n_components} components. Give {needed}, with optional batch and position dimensions in "
+        "front, or a single number. Heads need a separate call from other components."
+    )
+
+
+def not_one_vector_per_layer(shape: tuple[int, ...], n_layers: int) -> EmbspaceError:
+    """Steering vectors do not match the layers."""
+    return EmbspaceError(f"vectors have shape {shape} for {n_layers} layers. Give [d_model], or one row per layer.")
+
+
+def positions_in_expert() -> EmbspaceError:
+    """Positions were given for neurons of an expert."""
+    return EmbspaceError(
+        "An expert receives only the tokens that are routed to it, without their positions. Leave out positions."
+    )
+
+
+def no_positions_in_expert(hook: str) -> EmbspaceError:
+    """Activations of an expert have no positions."""
+    return EmbspaceError(
+        f"Activations at {hook} are not read: an expert receives only the tokens that are routed to it, without their positions."
+    )
+
+
+def bad_positions(positions: object, n_tokens: int) -> EmbspaceError:
+    """Positions are not indices of the tokens."""
+    return EmbspaceError(f"positions={positions!r} are not indices of {n_tokens} tokens (0 to {n_tokens - 1}).")
+
+
+def not_token_ids(dtype: str, shape: tuple[int, ...]) -> EmbspaceError:
+    """Tokens are neither ids nor texts."""
+    return EmbspaceError(f"tokens are {dtype} of shape {shape}. Give integer ids [batch, pos], or a list of texts.")
+
+
+def longer_than_context(n_tokens: int, model: str, n_ctx: int) -> EmbspaceError:
+    """A sequence is longer than the context window."""
+    return EmbspaceError(f"tokens are {n_tokens} long, but the context window of {model} is {n_ctx}. Shorten them.")
+
+
+def channels_not_written(weight: str) -> EmbspaceError:
+    """Channels of a reading weight were given, which a neuron does not write."""
+    return EmbspaceError(
+        f"These are channels of {weight}. Only channels of W_out can be removed from a neuron's output."
+    )
+
+
+def too_few_texts() -> EmbspaceError:
+    """An interval over texts needs two of them."""
+    return EmbspaceError("Fewer than two texts have a token. Give more texts.")
+
+
+def not_result(function: str, value: object, needed: str) -> EmbspaceError:
+    """A value is not a result of the host's tool."""
+    return EmbspaceError(f"{function} takes {needed}; this is a {type(value).__name__}.")
+
+
+def axes_do_not_fit(shape: tuple[int, ...], axes: object, options: Iterable[str]) -> EmbspaceError:
+    """Axes do not name the dimensions of a tensor."""
+    return EmbspaceError(f"The tensor has shape {shape}, and axes={axes!r}. Name {len(shape)} of {', '.join(options)}.")
+
+
+def repeated_axis(axes: Sequence[str]) -> EmbspaceError:
+    """Two dimensions have the same name."""
+    return EmbspaceError(f"axes={tuple(axes)!r} name the same dimension twice.")
+
+
+def unknown_patch_types(count: int) -> EmbspaceError:
+    """A stack of patches has an unknown number of types."""
+    return EmbspaceError(f"patch_type has {count} types. TransformerLens stacks 5 (patches of heads) or 3 (of blocks).")
+
+
+def lens_needed_for_shared_heads() -> EmbspaceError:
+    """Query heads seem to share key-value heads, and no lens says which."""
+    return EmbspaceError(
+        "Patches of the last head's keys and values have no effect, so query heads seem to share key-value heads. Pass lens=…"
+    )
+
+
+def not_composition_scores(scores: object) -> EmbspaceError:
+    """Scores have another shape than composition scores."""
+    shape = f" of shape {tuple(shape)}" if (shape := getattr(scores, "shape", None)) is not None else ""
+    return EmbspaceError(
+        f"scores is a {type(scores).__name__}{shape}. Give CompositionScores, or a tensor [layer, head, layer, head]."
+    )
+
+
+def bad_attribution_shape(shape: tuple[int, ...]) -> EmbspaceError:
+    """An attribution has too many dimensions."""
+    return EmbspaceError(
+        f"The attribution has shape {shape}. It may have dimensions for labels, examples and positions."
+    )
+
+
+def unknown_label(label: str) -> EmbspaceError:
+    """A label of an attribution is not one of TransformerLens's."""
+    return EmbspaceError(f"label {label!r} is not a known label of TransformerLens, such as 'L3H7' or '3_attn_out'.")
+
+
+def no_keys() -> EmbspaceError:
+    """No columns identify a component."""
+    return EmbspaceError("on is empty. Give the keys of a component, such as ('layer', 'head').")
+
+
+def missing_column(name: str, column: str, columns: Iterable[object]) -> EmbspaceError:
+    """A table lacks a column."""
+    return EmbspaceError(f"{name} has no column {column!r}. Its columns are {_listed(columns)}.")
+
+
+def not_numeric(name: str, column: str, dtype: object) -> EmbspaceError:
+    """A column does not hold numbers."""
+    return EmbspaceError(f"Column {column!r} of {name} has dtype {dtype}. Name a column of numbers in scores=.")
+
+
+def too_few_components(n_components: int, minimum: int) -> EmbspaceError:
+    """Two tables share too few components."""
+    return EmbspaceError(
+        f"{n_components} components are in both tables; a rank correlation needs at least {minimum}. Do the keys have the same "
+        "types in both?"
+    )
+
+
+def constant_score(name: str, n_components: int) -> EmbspaceError:
+    """A score is the same for all components."""
+    return EmbspaceError(f"The {name} score is the same for all {n_components} components, so it has no ranks.")
+
+
 # -- comparing models and evidence
 
 

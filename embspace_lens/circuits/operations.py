@@ -1,4 +1,4 @@
-"""What a head does most: the tokens that its W_OV amplifies most, and what it makes of them (MAPS)."""
+"""Salient operations of heads (MAPS): the tokens that W_OV amplifies most, and the tokens that it maps them to."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
 from ..readings.base import token_block
-from ..tables.checks import check_k
+from ..readings.heads import PAIR_COLUMNS
+from ..search.tiles import chunks
+from ..tables.checks import check_integer, check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select
-from .relations import sources_of
-
-CHUNK_BYTES = 2**26  # of token vectors held at a time
+from .relations import source_vectors
 
 
 def salient_operations(
@@ -34,19 +35,19 @@ def salient_operations(
     .. math:: \sigma_s = \frac{\lVert x_s W_{OV} \rVert}{\lVert x_s \rVert}, \qquad
               s \mapsto \operatorname{top}_k (x_s W_{OV} W_U)
 
-    with x_s as in `relation_scores`. No relation need be thought of beforehand: this is what the head itself stands out by.
+    with x_s as in `relation_scores`. This finds what a head does without a list of relations to test.
 
     Args:
-        lens: The model; both ends of a mapping are tokens that it reads.
-        layer: Which blocks; all of them by default.
+        lens: The model's lens; source and target tokens are among the tokens that it reads.
+        layer: Which blocks; all by default.
         head: Which query heads.
-        n: How many source tokens of each head.
-        k: How many tokens each of them is mapped to.
-        largest: The tokens promoted most first; with False, those suppressed most.
+        n: The number of source tokens of each head.
+        k: The number of target tokens of each source token.
+        largest: List the most promoted tokens first; with False, the most suppressed.
         first_mlp: With False, x_s is the embedding in every block.
 
     Returns:
-        One row per (layer, head, src_rank, rank) with `dest_token_*`, `src_token_*`, `score` and `amplification`.
+        One row per (layer, head, src_rank, rank), with `dest_token_*`, `src_token_*`, `score` and `amplification` (σ).
 
     Raises:
         EmbspaceError: If the model has no such layer or head, or fewer than n or k tokens are read.
@@ -60,19 +61,18 @@ def salient_operations(
     """
     n_tokens = lens.space.n_tokens
     k = check_k(k, n_tokens)
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= n_tokens:
-        raise EmbspaceError(f"n={n!r} is not between 1 and {n_tokens:,}, the number of tokens that this lens reads.")
+    n = check_integer("n", n, minimum=1, maximum=n_tokens, count_of="tokens that this lens reads")
     layers, heads = lens.weights.select_layers(layer, "attn"), lens.weights.select_heads(head)
 
     def blocks() -> Iterator[dict[str, Any]]:
-        for number, (amplification, tokens) in _most_amplified(lens, layers, heads, int(n), first_mlp).items():
-            form = lens.weights.W_OV(number)
-            sources = sources_of(lens, tokens.flatten(), [number], first_mlp)(number).to(form.A)
-            x = sources.unflatten(0, tokens.shape) @ form.A[heads] @ form.B[heads]
-            block = token_block(lens, x.flatten(0, 1), "write", k, largest=largest)
-            row = block.pop("row")
+        for index, (amplification, tokens) in _most_amplified(lens, layers, heads, n, first_mlp).items():
+            form = lens.weights.W_OV(index)
+            x = source_vectors(lens, tokens.flatten(), [index], first_mlp)(index).to(form.A)
+            y = x.unflatten(0, tokens.shape) @ form.A[heads] @ form.B[heads]
+            block = token_block(lens, y.flatten(0, 1), "write", k, largest=largest)
+            row = block["row"]
             yield {
-                "layer": number,
+                "layer": index,
                 "head": np.asarray(heads)[row // n],
                 "src_rank": row % n,
                 "rank": block["rank"],
@@ -82,37 +82,37 @@ def salient_operations(
                 "amplification": amplification.flatten().numpy()[row],
             }
 
-    pairs = [f"{end}_token_{what}" for end in ("dest", "src") for what in ("index", "string")]
-    columns = ["layer", "head", "src_rank", "rank", *pairs, "score", "amplification"]
-    return tidy(columns, blocks() if layers and heads else [], lens.vocabulary.array)
+    columns = ["layer", "head", "src_rank", "rank", *PAIR_COLUMNS, "amplification"]
+    return tidy(columns, blocks() if layers and heads else [], lens.vocabulary.array, kind="pairs")
 
 
 def _most_amplified(
     lens: EmbeddingLens, layers: list[int], heads: list[int], n: int, first_mlp: bool
-) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """By layer, each head's n most amplified tokens: amplification and token ids, `[n_heads, n]`, equal ones by id."""
-    ids = lens.space.token_ids
-    chunks = ids.split(max(1, CHUNK_BYTES // (4 * lens.space.d_model)))
-    best = {number: (torch.zeros(len(heads), 0), torch.zeros(len(heads), 0, dtype=torch.long)) for number in layers}
-    with tqdm(
-        total=len(ids) * len(layers), desc="salient", unit="token", unit_scale=True, disable=None, leave=False
-    ) as bar:
-        for chunk in chunks:
-            seen = sources_of(lens, chunk, layers, first_mlp)
-            for number in layers:
-                form = lens.weights.W_OV(number)
-                x = seen(number).to(form.A)
-                length = x.norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
-                found = torch.stack([_lengths(x @ form.A[head], form.B[head]) for head in heads]) / length
-                value = torch.cat([best[number][0], found.cpu()], 1)
-                token = torch.cat([best[number][1], chunk.expand(len(heads), -1)], 1)
-                # The sort is stable and tokens come in ascending order.
-                value, order = value.sort(dim=1, descending=True, stable=True)
-                best[number] = value[:, :n], token.gather(1, order[:, :n])
-                bar.update(len(chunk))
+) -> dict[int, tuple[Float[Tensor, "n_heads n"], Int[Tensor, "n_heads n"]]]:
+    """By layer, the amplifications and ids of each head's n most amplified tokens; equal amplifications in order of id."""
+    token_ids = lens.space.token_ids
+    best = {layer: (torch.zeros(len(heads), 0), torch.zeros(len(heads), 0, dtype=torch.long)) for layer in layers}
+    total = len(token_ids) * len(layers)
+    with tqdm(total=total, desc="salient", unit="token", unit_scale=True, disable=None, leave=False) as bar:
+        # Four times the usual memory: each chunk computes the W_OV of all layers again.
+        for chunk in chunks(len(token_ids), 4 * lens.space.d_model, scale=4.0):
+            tokens = token_ids[chunk]
+            sources = source_vectors(lens, tokens, layers, first_mlp)
+            for layer in layers:
+                best_values, best_tokens = best[layer]
+                form = lens.weights.W_OV(layer)
+                x = sources(layer).to(form.A)
+                x_norm = x.norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+                y_norm = torch.stack([_product_norms(x @ form.A[head], form.B[head]) for head in heads])
+                values = torch.cat([best_values, (y_norm / x_norm).cpu()], dim=1)
+                candidates = torch.cat([best_tokens, tokens.expand(len(heads), -1)], dim=1)
+                # The sort is stable and token ids are ascending.
+                values, order = values.sort(dim=1, descending=True, stable=True)
+                best[layer] = values[:, :n], candidates.gather(1, order[:, :n])
+                bar.update(len(tokens))
     return best
 
 
-def _lengths(y: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """The length of every row of `y @ matrix`, through the small matrix Gram."""
+def _product_norms(y: Float[Tensor, "n d_head"], matrix: Float[Tensor, "d_head d_model"]) -> Float[Tensor, " n"]:
+    """The norm of every row of `y @ matrix`, through the small Gram matrix `matrix matrixᵀ`."""
     return ((y @ (matrix @ matrix.T)) * y).sum(dim=1).clamp_min(0).sqrt()

@@ -1,55 +1,60 @@
-"""What weights say of a neuron or a head in one number each: sizes, angles, moments over the vocabulary, eigenvalues."""
+"""Statistics of neurons and heads from weights: norms, cosines, moments over the vocabulary, effective ranks, eigenvalues."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from ..lens import EmbeddingLens
-from ..search.tiles import float64
+from ..search.tiles import chunks, float64
 from ..space.embedding_space import EmbeddingSpace
 from ..space.embeddings import Embedding
 from ..tables.frames import tidy
 from ..tables.selection import Select
 from ..weights.effective import Weights
 
-KURTOSIS = (
-    10.0  # above it, a neuron's effect falls on few tokens (Gurnee et al. 2024, §5.3; a normal distribution has 3)
-)
-LARGE_NORM, SMALL_VARIANCE = (
-    0.9,
-    0.1,
-)  # quantiles beyond which a neuron is no ordinary one, as the authors draw baselines
-LAST_LAYERS = 2  # where entropy neurons are looked for
-CHUNK = 1024  # neurons whose scores for one tile of tokens are held at a time
+# A neuron with a larger kurtosis affects few tokens (Gurnee et al. 2024, §5.3); a normal distribution has 3.
+MIN_KURTOSIS = 10.0
+# Quantiles over the model's neurons beyond which the paper's code takes no baseline neurons.
+LARGE_NORM_QUANTILE, SMALL_VARIANCE_QUANTILE = 0.9, 0.1
+ENTROPY_LAYERS = 2  # entropy neurons are in the last layers
+
+SIZE_COLUMNS = ("in_norm", "gate_norm", "out_norm", "in_out_similarity", "gate_out_similarity", "in_gate_similarity")
+MOMENT_COLUMNS = ("vocab_mean", "vocab_variance", "vocab_skew", "vocab_kurtosis")
+HEAD_COLUMNS = ("ov_norm", "qk_norm", "ov_effective_rank", "qk_effective_rank", "ov_copying", "qk_matching")
 
 
 def neuron_statistics(lens: EmbeddingLens, layer: Select = None) -> pd.DataFrame:
-    r"""Describe every neuron by its weights: norms, angles between what it reads and writes, moments over the vocabulary, role.
+    r"""Describe every neuron by its weights: norms, cosines between its weights, moments over the vocabulary, and role.
 
-    With :math:`c_t` the cosine of a neuron's W_out row and token t's embedding (centred over the tokens that the lens reads),
+    With :math:`c_t` the cosine of a neuron's W_out row and token t's embedding (centred over the lens's tokens),
 
     .. math:: \mu = \overline{c}, \qquad \sigma^2 = \overline{(c - \mu)^2}, \qquad
               \mathrm{skew} = \overline{(c - \mu)^3} / \sigma^3, \qquad \mathrm{kurtosis} = \overline{(c - \mu)^4} / \sigma^4
 
-    Roles: `prediction`, kurtosis over 10 and skew above 0: the neuron promotes few tokens; `suppression`, the same with skew below
-    0; `entropy`, none of these, in the last two layers, among the tenth of the model's neurons with the largest squared norm and
-    among the tenth whose cosines vary least: it writes much, and nothing that a token reads. Others have an empty role. The paper
-    gives the first threshold; it finds entropy neurons by the same two figures, and the quantiles are those beyond which its code
-    draws no baseline neurons.
+    A neuron has one of three roles, or none (an empty string):
+
+    - `prediction`: kurtosis above 10 and positive skew. The neuron promotes few tokens.
+    - `suppression`: kurtosis above 10 and negative skew. The neuron suppresses few tokens.
+    - `entropy`: neither of these, in the last two layers, with a total squared norm among the largest 10 % of the model and a
+      variance among the smallest 10 %. The neuron writes a long vector that hardly changes the order of the logits.
+
+    The paper gives the kurtosis threshold. It finds entropy neurons by norm and variance, but gives no thresholds; the quantiles
+    are those beyond which its code takes no baseline neurons.
 
     Args:
-        lens: A model's lens; its tokens and its space count, its score does not.
-        layer: Which blocks; all of them by default.
+        lens: A model's lens; its tokens and its space are used, its score is not.
+        layer: Which blocks; all by default.
 
     Returns:
         One row per (layer, neuron), in a mixture of experts per (layer, expert, neuron), with `in_norm`, `gate_norm`, `out_norm`,
-        `in_out_similarity`, `gate_out_similarity`, `in_gate_similarity` (gates are NaN where there are none), `vocab_mean`,
+        `in_out_similarity`, `gate_out_similarity`, `in_gate_similarity` (NaN for gates of MLPs that have none), `vocab_mean`,
         `vocab_variance`, `vocab_skew`, `vocab_kurtosis` and `role`.
 
     Raises:
@@ -63,50 +68,44 @@ def neuron_statistics(lens: EmbeddingLens, layer: Select = None) -> pd.DataFrame
         Gurnee et al. (2024), Universal Neurons in GPT2 Language Models, §4.2 and §5. https://arxiv.org/abs/2401.12181
     """
     mlps = lens.weights.mlps(layer)
-    embeddings = _cosine(lens).write
-    limits = None
-    if {mlp.layer for mlp in mlps} & set(_last(lens.weights)):
-        limits = _entropy_limits(lens, embeddings)
+    embeddings = _cosine_space(lens).write
+    entropy_layers = lens.weights.layers_with("mlp")[-ENTROPY_LAYERS:]
+    needs_limits = any(mlp.layer in entropy_layers for mlp in mlps)
+    min_norm, max_variance = _entropy_limits(lens, embeddings) if needs_limits else (np.inf, -np.inf)
 
     def blocks() -> Iterator[dict[str, Any]]:
-        bar = tqdm(mlps, desc="neuron statistics", unit="layer", disable=None, leave=False)
-        for number, expert in bar:
-            found = _sizes(lens.weights, number, expert)
-            out = lens.weights.directions("W_out", number, expert).to(embeddings.device)
-            found |= vocab_moments(torch.nn.functional.normalize(out, dim=1), embeddings)
-            kurtosis, skew = found["vocab_kurtosis"], found["vocab_skew"]
-            role = np.where(kurtosis > KURTOSIS, np.where(skew > 0, "prediction", "suppression"), "")
-            if limits is not None and number in _last(lens.weights):
-                quiet = (found["norms"] > limits[0]) & (found["vocab_variance"] < limits[1])
-                role = np.where(quiet & (role == ""), "entropy", role)
-            yield found | {
-                "layer": number,
-                "expert": expert,
-                "neuron": np.arange(len(out)),
-                "role": role.astype(object),
-            }
+        for index, expert in tqdm(mlps, desc="neuron statistics", unit="layer", disable=None, leave=False):
+            W_out = lens.weights.directions("W_out", index, expert).to(embeddings.device)
+            sizes = _sizes(lens.weights, index, expert)
+            moments = vocab_moments(normalize(W_out, dim=1), embeddings)
+            kurtosis, skew, variance = (moments[f"vocab_{name}"] for name in ("kurtosis", "skew", "variance"))
+            role = np.where(kurtosis > MIN_KURTOSIS, np.where(skew > 0, "prediction", "suppression"), "")
+            if index in entropy_layers:
+                is_entropy = (sizes["squared_norm"] > min_norm) & (variance < max_variance) & (role == "")
+                role = np.where(is_entropy, "entropy", role)
+            keys = {"layer": index, "expert": expert, "neuron": np.arange(len(W_out))}
+            yield keys | sizes | moments | {"role": role.astype(object)}
 
-    sizes = ["in_norm", "gate_norm", "out_norm", "in_out_similarity", "gate_out_similarity", "in_gate_similarity"]
-    moments = ["vocab_mean", "vocab_variance", "vocab_skew", "vocab_kurtosis"]
-    return tidy(["layer", *lens.expert_column, "neuron", *sizes, *moments, "role"], blocks())
+    return tidy(["layer", *lens.expert_column, "neuron", *SIZE_COLUMNS, *MOMENT_COLUMNS, "role"], blocks())
 
 
 def head_statistics(lens: EmbeddingLens, layer: Select = None, head: Select = None) -> pd.DataFrame:
-    r"""Describe every head by its weights: norms and effective ranks of its circuits, whether it copies, whether it seeks its like.
+    r"""Describe every head by its weights: norms and effective ranks of its circuits, copying and matching scores.
 
-    The effective rank of W with singular values :math:`\sigma_i` is the exponential of their entropy; copying and self-matching
-    are the positive share of the eigenvalues of the full circuits over all tokens,
+    The effective rank of W with singular values :math:`\sigma_i` is the exponential of their entropy. The copying and matching
+    scores are sums of the eigenvalues of the full circuits over all tokens, divided by the sums of their absolute values:
 
     .. math:: \mathrm{rank}(W) = e^{-\sum_i p_i \ln p_i}, \; p_i = \sigma_i / \textstyle\sum_j \sigma_j, \qquad
               \mathrm{copying} = \frac{\sum_i \lambda_i}{\sum_i |\lambda_i|}, \; \lambda = \mathrm{eig}(E' W_{OV} E), \qquad
               \mathrm{matching}: \lambda = \mathrm{eig}(E' W_{QK} E'^\top)
 
-    1 is a head that raises (or attends to) every token by itself, −1 one that lowers it. Of the d_vocab × d_vocab matrices only
-    the d_head eigenvalues that are not zero are computed.
+    A copying score of 1 belongs to a head that promotes the token it attends to, −1 to one that suppresses it. A matching score
+    of 1 belongs to a head that attends to the same token, −1 to one that avoids it. Only the d_head eigenvalues that are not
+    zero are computed, without the d_vocab × d_vocab matrices.
 
     Args:
-        lens: A model's lens: its space, tokens and score are the circuits'.
-        layer: Which blocks; all of them by default.
+        lens: A model's lens; its space, tokens and score define the circuits.
+        layer: Which blocks; all by default.
         head: Which query heads.
 
     Returns:
@@ -125,50 +124,74 @@ def head_statistics(lens: EmbeddingLens, layer: Select = None, head: Select = No
         Roy & Vetterli (2007), The effective rank: A measure of effective dimensionality.
     """
     layers, heads = lens.weights.select_layers(layer, "attn"), lens.weights.select_heads(head)
-    columns = ["ov_norm", "qk_norm", "ov_effective_rank", "qk_effective_rank", "ov_copying", "qk_matching"]
+    columns = ["layer", "head", *HEAD_COLUMNS]
     if not layers or not heads:
-        return tidy(["layer", "head", *columns], [])
+        return tidy(columns, [])
     space = lens.space
-    written, matched = _cross_gram(space.write, space.read), space.read.gram
-    if space.inverse == "pinv":  # E' = E (EᵀE)⁻¹ on the sides that read
-        inverse = float64(space.read.inverse_gram).to(written.device)
-        written, matched = written @ inverse, inverse @ matched.to(inverse) @ inverse
+    write_read, read_read = _cross_gram(space.write, space.read), space.read.gram
+    if space.inverse == "pinv":  # E' = E (EᵀE)⁻¹ on the reading sides
+        inverse = float64(space.read.inverse_gram).to(write_read.device)
+        write_read, read_read = write_read @ inverse, inverse @ read_read.to(inverse) @ inverse
 
     def blocks() -> Iterator[dict[str, Any]]:
-        for number in tqdm(layers, desc="head statistics", unit="layer", disable=None, leave=False):
-            row: dict[str, Any] = {"layer": number, "head": np.asarray(heads)}
-            q, k, v = (float64(getattr(lens.weights, f"W_{x}")(number)[heads]) for x in "QKV")
-            o = float64(lens.weights.W_O(number)[heads])
-            for name, left, right, gram in (
-                ("ov", v, o, written),
-                ("qk", q, k.transpose(-1, -2), matched),
-            ):
-                values = _singular_values(left, right)
-                share = values / values.sum(dim=-1, keepdim=True)
-                row[f"{name}_norm"] = values.square().sum(dim=-1).sqrt()
-                row[f"{name}_effective_rank"] = torch.special.entr(share).sum(dim=-1).exp()
-                small = right @ gram.to(right) @ left  # the eigenvalues of A·B that are not zero are those of B·A
-                row["ov_copying" if name == "ov" else "qk_matching"] = positive_share(small)
-            yield row
+        for index in tqdm(layers, desc="head statistics", unit="layer", disable=None, leave=False):
+            W_Q, W_K, W_V, W_O = (
+                float64(read(index)[heads])
+                for read in (lens.weights.W_Q, lens.weights.W_K, lens.weights.W_V, lens.weights.W_O)
+            )
+            ov = _circuit_statistics(W_V, W_O, write_read)
+            qk = _circuit_statistics(W_Q, W_K.transpose(-1, -2), read_read)
+            yield {
+                "layer": index,
+                "head": np.asarray(heads),
+                "ov_norm": ov.norm,
+                "qk_norm": qk.norm,
+                "ov_effective_rank": ov.effective_rank,
+                "qk_effective_rank": qk.effective_rank,
+                "ov_copying": ov.positive_share,
+                "qk_matching": qk.positive_share,
+            }
 
-    return tidy(["layer", "head", *columns], blocks())
+    return tidy(columns, blocks())
+
+
+class _CircuitStatistics(NamedTuple):
+    norm: Float[Tensor, " n_heads"]
+    effective_rank: Float[Tensor, " n_heads"]
+    positive_share: Float[Tensor, " n_heads"]
+
+
+def _circuit_statistics(
+    left: Float[Tensor, "n_heads d_model d_head"],
+    right: Float[Tensor, "n_heads d_head d_model"],
+    gram: Float[Tensor, "d_model d_model"],
+) -> _CircuitStatistics:
+    """Statistics of the circuits left·right; `gram` is the product of the embeddings at their two ends."""
+    values = _singular_values(left, right)
+    share = values / values.sum(dim=-1, keepdim=True)
+    return _CircuitStatistics(
+        values.square().sum(dim=-1).sqrt(),
+        torch.special.entr(share).sum(dim=-1).exp(),
+        # The nonzero eigenvalues of A·B are those of B·A.
+        positive_share(right @ gram.to(right) @ left),
+    )
 
 
 def vocab_moments(vectors: Float[Tensor, "n d_model"], embeddings: Embedding) -> dict[str, np.ndarray]:
     """Mean, variance, skew and kurtosis (3 for a normal distribution) of each vector's scores over all tokens.
 
-    One pass over the embeddings, by the tile: sums of powers in float64. Scores are products with centred embeddings, so their
-    mean is small beside their spread, and sums of powers lose nothing. A vector whose scores do not vary has no skew and no
-    kurtosis: NaN.
+    They come from sums of powers in float64, in one pass over the embeddings. Scores are products with centred embeddings, so
+    their mean is small compared to their standard deviation, and the sums of powers do not cancel. Skew and kurtosis are NaN
+    for constant scores.
     """
     sums = torch.zeros(4, len(vectors), dtype=torch.float64)
     for tile in embeddings.tiles():
-        for start in range(0, len(vectors), CHUNK):
-            scores = vectors[start : start + CHUNK].to(tile) @ tile.T
+        for chunk in chunks(len(vectors), 4 * len(tile)):
+            scores = vectors[chunk].to(tile) @ tile.T
             power = scores
-            for order in range(4):
-                sums[order, start : start + CHUNK] += power.sum(dim=1, dtype=torch.float64).cpu()
-                power = power * scores if order < 3 else power
+            for exponent in range(4):
+                sums[exponent, chunk] += power.sum(dim=1, dtype=torch.float64).cpu()
+                power = power * scores if exponent < 3 else power
     m1, m2, m3, m4 = (sums / len(embeddings)).numpy()
     variance = np.maximum(m2 - m1**2, 0)
     third = m3 - 3 * m1 * m2 + 2 * m1**3
@@ -183,13 +206,13 @@ def vocab_moments(vectors: Float[Tensor, "n d_model"], embeddings: Embedding) ->
 
 
 def positive_share(matrices: Float[Tensor, "*n d d"]) -> Float[Tensor, "*n"]:
-    """Sum of eigenvalues over the sum of their sizes: 1 if all are positive, −1 if all are negative; NaN if all are zero."""
+    """The sum of eigenvalues over the sum of their absolute values: 1 if all are positive, −1 if all are negative."""
     values = torch.linalg.eigvals(matrices.cpu())
     return values.real.sum(dim=-1) / values.abs().sum(dim=-1)
 
 
-def _cosine(lens: EmbeddingLens) -> EmbeddingSpace:
-    """The lens's space with cosines to centred embeddings, whatever its score."""
+def _cosine_space(lens: EmbeddingLens) -> EmbeddingSpace:
+    """The lens's space, with cosines to centred embeddings as its score."""
     space = lens.space
     if space.score == "cosine":
         return space
@@ -198,47 +221,44 @@ def _cosine(lens: EmbeddingLens) -> EmbeddingSpace:
     )
 
 
-def _last(weights: Weights) -> list[int]:
-    return weights.layers_with("mlp")[-LAST_LAYERS:]
-
-
-def _sizes(weights: Weights, layer: int, expert: int) -> dict[str, Any]:
-    """Norms and cosines of one MLP's weights, and the sum of squared norms of each neuron."""
+def _sizes(weights: Weights, layer: int, expert: int) -> dict[str, np.ndarray]:
+    """Norms and cosines of the weights of each neuron of one MLP, and the sum of its squared norms."""
     names = {"in": "W_in", "out": "W_out"} | ({"gate": "W_gate"} if weights.is_gated(layer) else {})
     x = {short: float64(weights.directions(name, layer, expert)) for short, name in names.items()}
     norms = {short: torch.linalg.vector_norm(rows, dim=1).cpu().numpy() for short, rows in x.items()}
     missing = np.full(len(norms["in"]), np.nan)
-    found: dict[str, Any] = {f"{short}_norm": norms.get(short, missing) for short in ("in", "gate", "out")}
+    sizes = {f"{short}_norm": norms.get(short, missing) for short in ("in", "gate", "out")}
     for a, b in (("in", "out"), ("gate", "out"), ("in", "gate")):
-        both = a in x and b in x
-        cosine = torch.cosine_similarity(x[a], x[b].to(x[a]), dim=1).cpu().numpy() if both else missing
-        found[f"{a}_{b}_similarity"] = cosine
-    return found | {"norms": np.sum([norm**2 for norm in norms.values()], axis=0)}
+        if a in x and b in x:
+            sizes[f"{a}_{b}_similarity"] = torch.cosine_similarity(x[a], x[b].to(x[a]), dim=1).cpu().numpy()
+        else:
+            sizes[f"{a}_{b}_similarity"] = missing
+    return sizes | {"squared_norm": np.sum([norm**2 for norm in norms.values()], axis=0)}
 
 
 def _entropy_limits(lens: EmbeddingLens, embeddings: Embedding) -> tuple[float, float]:
-    """The squared norm and the variance beyond which a neuron of this model is unusual.
+    """The smallest squared norm and the largest variance of an entropy neuron: quantiles over all neurons of the model.
 
-    Over all neurons, whichever are asked for. Variances come from the embeddings' second moment, not token by token.
+    Variances come from the second moment of the embeddings, without a score per token.
     """
     weights = lens.weights
     gram = embeddings.gram / len(embeddings)
     mean = torch.stack([float64(tile).sum(dim=0).to(gram.device) for tile in embeddings.tiles()]).sum(dim=0)
     mean = mean / len(embeddings)
     norms, variances = [], []
-    for number, expert in tqdm(weights.mlps(), desc="norms", unit="layer", disable=None, leave=False):
-        out = float64(weights.directions("W_out", number, expert)).to(gram.device)
-        out = torch.nn.functional.normalize(out, dim=1)
+    for index, expert in tqdm(weights.mlps(), desc="norms", unit="layer", disable=None, leave=False):
+        out = float64(weights.directions("W_out", index, expert)).to(gram.device)
+        out = normalize(out, dim=1)
         variances.append((((out @ gram) * out).sum(dim=1) - (out @ mean).square()).cpu())
-        norms.append(_sizes(weights, number, expert)["norms"])
+        norms.append(_sizes(weights, index, expert)["squared_norm"])
     return (
-        float(np.quantile(np.concatenate(norms), LARGE_NORM)),
-        float(np.quantile(torch.cat(variances).numpy(), SMALL_VARIANCE)),
+        float(np.quantile(np.concatenate(norms), LARGE_NORM_QUANTILE)),
+        float(np.quantile(torch.cat(variances).numpy(), SMALL_VARIANCE_QUANTILE)),
     )
 
 
 def _cross_gram(a: Embedding, b: Embedding) -> Float[Tensor, "d_model d_model"]:
-    """Σ over tokens of a's row times b's row, in float64."""
+    """The product AᵀB of two embedding matrices, in float64."""
     total = torch.zeros(a.shape[1], b.shape[1], dtype=torch.float64)
     for x, y in zip(a.tiles(), b.tiles(), strict=True):
         x = float64(x)
@@ -246,7 +266,9 @@ def _cross_gram(a: Embedding, b: Embedding) -> Float[Tensor, "d_model d_model"]:
     return total
 
 
-def _singular_values(left: Float[Tensor, "n d r"], right: Float[Tensor, "n r d"]) -> Float[Tensor, "n r"]:
-    """Of the products left·right, through the triangular factors of both."""
+def _singular_values(
+    left: Float[Tensor, "n_heads d_model d_head"], right: Float[Tensor, "n_heads d_head d_model"]
+) -> Float[Tensor, "n_heads rank"]:
+    """The singular values of left·right, from the triangular factors of both."""
     a, b = torch.linalg.qr(left).R, torch.linalg.qr(right.transpose(-1, -2)).R
     return torch.linalg.svdvals(a @ b.transpose(-1, -2)).cpu()

@@ -1,10 +1,10 @@
+from .activation_tables import activations as activations
+from .attribution_results import attribution_frame as attribution_frame
+from .attribution_results import composition_frame as composition_frame
+from .attribution_results import logit_lens_frame as logit_lens_frame
 from .channel_ablation import channel_effects as channel_effects
 from .hooks import ablation_hooks as ablation_hooks
-from .hooks import activations as activations
 from .hooks import scaling_hooks as scaling_hooks
 from .hooks import steering_hooks as steering_hooks
-from .host_results import attribution_frame as attribution_frame
-from .host_results import composition_frame as composition_frame
-from .host_results import logit_lens_frame as logit_lens_frame
-from .host_results import patching_frame as patching_frame
+from .patching_results import patching_frame as patching_frame
 from .rank_correlation import agreement as agreement

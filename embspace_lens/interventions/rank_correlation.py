@@ -1,16 +1,17 @@
-"""Does what the weights say predict what an intervention does?"""
+"""Rank correlation between scores read from weights and effects of interventions."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .. import errors
+from ..tables.checks import check_integer
 from ..tables.frames import tidy
+from ..tables.intervals import BATCH_NUMBERS, central_interval
 
-FEWEST = 5  # units, below which a rank correlation says nothing
+MIN_COMPONENTS = 5  # a rank correlation of fewer components has no meaning
 
 
 def agreement(
@@ -22,92 +23,103 @@ def agreement(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    r"""Correlate a score of units, read from weights, with their effect in forward passes.
+    r"""Correlate a score of components, read from weights, with their effect in forward passes.
 
     .. math:: \rho = r\big(\operatorname{rank}(a), \operatorname{rank}(b)\big)
 
-    Spearman's, over the units that both tables have, beside the same with the effects permuted among the units.
+    This is Spearman's correlation over the components that both tables have. The control is the same correlation with the
+    effects permuted among the components.
 
     Args:
-        zero_pass: A table of scores by unit, such as `head_statistics` or `lens.ov(k=1)`.
-        causal: A table of effects by unit, such as a `patching_frame`. Several rows of a unit are averaged in either.
-        on: The keys of a unit, in both tables.
-        scores: The column of each table.
-        n_resamples: How many bootstrap samples and permutations.
-        seed: Of both.
+        zero_pass: A table of scores by component, such as `head_statistics` or `lens.ov(k=1)`.
+        causal: A table of effects by component, such as a `patching_frame`. In both tables, several rows of a component are
+            averaged.
+        on: The keys of a component, in both tables.
+        scores: The column of scores in `zero_pass`, and the column of effects in `causal`.
+        n_resamples: The number of bootstrap samples and of permutations.
+        seed: Seed of both.
 
     Returns:
-        One row per (sample): `"paired"`, with the rank `correlation`, `low` and `high` (its 95 % interval, units resampled),
-        `p_value` (share of permutations with a correlation at least as large in size) and `n` units; and `"permuted"`: the mean and
-        the middle 95 % of the permutations.
+        One row per (sample). `"paired"` has the rank `correlation`, its 95 % bootstrap interval over components (`low`, `high`),
+        the `p_value` of a two-sided permutation test, (r + 1)/(m + 1) for m random permutations, and the number `n` of components.
+        `"permuted"` has the mean correlation of the permutations and the interval of the middle 95 % of them. If the components
+        have at most `n_resamples` permutations, each is used once and the p-value is exact.
 
     Raises:
-        EmbspaceError: If a column is missing, fewer than 5 units are in both tables, or a score does not vary.
+        EmbspaceError: If a column is missing, fewer than 5 components are in both tables, or a score is constant.
 
     Example:
         >>> a = lens.ov(k=1)
         >>> agreement(a, a, scores=("score", "score"))["sample"].tolist()
         ['paired', 'permuted']
+
+    References:
+        Phipson & Smyth (2010), Permutation P-values Should Never Be Zero.
     """
-    if isinstance(n_resamples, bool) or not isinstance(n_resamples, int | np.integer) or n_resamples < 1:
-        raise errors.EmbspaceError(f"n_resamples={n_resamples!r} is not a positive number of samples.")
-    both = in_both(zero_pass, causal, on, scores)
-    a, b = both["zero_pass"].to_numpy(), both["causal"].to_numpy()
-    generator = np.random.default_rng(seed)
-    found = _spearman(a[None], b[None])[0]
-    drawn = generator.integers(len(a), size=(n_resamples, len(a)))
-    resampled = _spearman(a[drawn], b[drawn])
-    permuted = _spearman(np.tile(a, (n_resamples, 1)), generator.permuted(np.tile(b, (n_resamples, 1)), axis=1))
-    at_least = int((np.abs(permuted) >= abs(found) - 1e-12).sum())
-    low, high = (np.nanquantile(x, [0.025, 0.975]) for x in (resampled, permuted))
+    from scipy import stats  # imported late: scipy.stats takes a second to import
+
+    n_resamples = check_integer("n_resamples", n_resamples, minimum=1)
+    joined = in_both(zero_pass, causal, on, scores)
+    a, b = joined["zero_pass"].to_numpy(), joined["causal"].to_numpy()
+    options = {"n_resamples": n_resamples, "vectorized": True, "batch": max(1, BATCH_NUMBERS // len(a))}
+    bootstrap = stats.bootstrap(
+        (a, b), _spearman, paired=True, method="percentile", rng=np.random.default_rng(seed), **options
+    )
+    permutation = stats.permutation_test(
+        (b,),
+        lambda permuted, axis: _spearman(np.broadcast_to(a, permuted.shape), permuted, axis=axis),
+        permutation_type="pairings",
+        alternative="two-sided",
+        rng=np.random.default_rng(seed),
+        **options,
+    )
+    # Bootstrap samples of a single component have no correlation and are left out of the interval.
+    low, high = zip(central_interval(bootstrap.bootstrap_distribution), central_interval(permutation.null_distribution))
     block = {
         "sample": ["paired", "permuted"],
-        "correlation": [found, permuted.mean()],
-        "low": [low[0], high[0]],
-        "high": [low[1], high[1]],
-        "p_value": [(at_least + 1) / (n_resamples + 1), np.nan],
+        "correlation": [permutation.statistic, permutation.null_distribution.mean()],
+        "low": low,
+        "high": high,
+        "p_value": [permutation.pvalue, np.nan],
         "n": [len(a)] * 2,
     }
     return tidy(["sample", "correlation", "low", "high", "p_value", "n"], [block])
 
 
 def in_both(zero_pass: pd.DataFrame, causal: pd.DataFrame, on: Sequence[str], scores: tuple[str, str]) -> pd.DataFrame:
-    """The scores of the units that both tables have, indexed by their keys; as `agreement` compares them.
+    """The scores and effects of the components that both tables have, indexed by their keys.
 
     Raises:
         EmbspaceError: As `agreement`.
     """
     keys = [on] if isinstance(on, str) else list(on)
     if not keys:
-        raise errors.EmbspaceError("on names no key; give those of a unit, such as ('layer', 'head').")
-    units = []
+        raise errors.no_keys()
+    means = []
     for name, table, column in (("zero_pass", zero_pass, scores[0]), ("causal", causal, scores[1])):
         if not isinstance(table, pd.DataFrame):
-            raise errors.EmbspaceError(
-                f"{name} is a {type(table).__name__}; give a table, such as head_statistics(lens)."
-            )
-        missing = [c for c in (*keys, column) if c not in table]
-        if missing:
-            raise errors.EmbspaceError(
-                f"{name} has no column {missing[0]!r}; it has {', '.join(map(repr, table.columns))}."
-            )
+            raise errors.not_table(name, table, "head_statistics(lens)")
+        for required in (*keys, column):
+            if required not in table:
+                raise errors.missing_column(name, required, table.columns)
         if not pd.api.types.is_numeric_dtype(table[column]):
-            raise errors.EmbspaceError(f"{name}'s {column!r} holds no numbers (it is {table[column].dtype}).")
+            raise errors.not_numeric(name, column, table[column].dtype)
         mean: Any = table.groupby(keys, observed=True)[column].mean()
-        units.append(mean.to_frame(name))
-    both = units[0].join(units[1], how="inner").dropna()
-    if len(both) < FEWEST:
-        raise errors.EmbspaceError(
-            f"{len(both)} units are in both tables; a rank correlation needs {FEWEST} at least. Are their keys of one kind?"
-        )
-    if both.nunique().min() < 2:
-        raise errors.EmbspaceError(f"The {both.nunique().idxmin()} score is the same for all {len(both)} units.")
-    return both
+        means.append(mean.to_frame(name))
+    joined = means[0].join(means[1], how="inner").dropna()
+    if len(joined) < MIN_COMPONENTS:
+        raise errors.too_few_components(len(joined), MIN_COMPONENTS)
+    if joined.nunique().min() < 2:
+        raise errors.constant_score(str(joined.nunique().idxmin()), len(joined))
+    return joined
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of each row; NaN where a sample drew one and the same unit alone."""
-    x, y = (stats.rankdata(rows, axis=1) for rows in (a, b))
-    x, y = (rows - rows.mean(axis=1, keepdims=True) for rows in (x, y))
-    scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    return np.divide((x * y).sum(axis=1), scale, out=np.full(len(x), np.nan), where=scale > 0)
+def _spearman(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Spearman's correlation along an axis; NaN for constant samples."""
+    from scipy import stats
+
+    x, y = (stats.rankdata(values, axis=axis) for values in (a, b))
+    x, y = (ranks - ranks.mean(axis=axis, keepdims=True) for ranks in (x, y))
+    scale = np.sqrt((x * x).sum(axis=axis) * (y * y).sum(axis=axis))
+    with np.errstate(invalid="ignore"):
+        return (x * y).sum(axis=axis) / scale

@@ -31,11 +31,11 @@ def main() -> None:
         neurons = sorted(rng.choice(lens.weights.d_mlp(layer), NEURONS, replace=False).tolist())
         found = vocabulary_channels(lens, layer, neurons, n_channels=CHANNELS)
         effects = channel_effects(lens, found, texts)
-        moved = effects.pivot(index=["neuron", "channel"], columns="sample", values="moved")
-        above = (moved["own"] > moved[["other", "random"]].max(axis=1)).mean()
-        apart = (moved["own"] - moved["other"]).dropna().to_numpy()
+        changes = effects.pivot(index=["neuron", "channel"], columns="sample", values="logit_change")
+        above = (changes["own"] > changes[["other", "random"]].max(axis=1)).mean()
+        apart = (changes["own"] - changes["other"]).dropna().to_numpy()
         low, high = np.quantile(rng.choice(apart, (2000, len(apart))).mean(axis=1), [0.025, 0.975])
-        mean = moved.mean()
+        mean = changes.mean()
         print(
             f"{layer}: {mean['own']:.3f}, {mean['other']:.3f}, {mean['random']:.3f}; {apart.mean():.3f} [{low:.3f}, {high:.3f}]; {above:.2f}"
         )

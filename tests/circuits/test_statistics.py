@@ -1,7 +1,5 @@
-"""Statistics of neurons and heads: against slow loops, and on weights planted to have a known role."""
+"""Statistics of neurons and heads: against slow loops, and on weights with planted roles."""
 
-import doctest
-import sys
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,8 @@ from tables import check_tidy
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.circuits import head_statistics, neuron_statistics
 from embspace_lens.circuits.statistics import positive_share, vocab_moments
+from embspace_lens.search.tiles import chunk_bytes
+from embspace_lens.space.embeddings import Embedding
 from embspace_lens.tables.columns import GLOSSARY
 
 NEURON = ["in_norm", "gate_norm", "out_norm", "in_out_similarity", "gate_out_similarity", "in_gate_similarity"]
@@ -33,19 +33,17 @@ def cosine(a, b):
 
 @pytest.mark.parametrize("name", [*MODELS, "qwen2_moe"])
 @pytest.mark.parametrize("options", [{}, dict(space="embed", vocabulary=range(5, 60)), dict(score="cosine")])
-def test_neurons_equal_slow_loops(tiny, name, options):
+def test_neuron_statistics_equal_slow_loops(tiny, name, options):
     lens = EmbeddingLens(tiny(name), **options)
-    found: Any = neuron_statistics(lens)
+    table: Any = neuron_statistics(lens)
     grain = ["layer", *(["expert"] if lens.weights.has_experts else []), "neuron"]
-    check_tidy(found, grain, in_order([*grain, *NEURON]))
+    check_tidy(table, grain, in_order([*grain, *NEURON]))
     write = EmbeddingLens(tiny(name), **{**options, "score": "centered"}).space.write[:].double()
-    some = found.groupby(grain[:-1]).head(4)
-    for row in some.itertuples():
-        place = (row.layer,) if row.Index is None or not lens.weights.has_experts else (row.layer, row.expert)
-        place = place if len(lens.weights.experts(row.layer)) != 1 else (row.layer,)
-        x = {w: lens.weights.directions(w, *place)[row.neuron].double() for w in ("W_in", "W_out")}
+    for row in table.groupby(grain[:-1]).head(4).itertuples():
+        mlp = (row.layer, row.expert) if lens.weights.has_experts else (row.layer,)
+        x = {w: lens.weights.directions(w, *mlp)[row.neuron].double() for w in ("W_in", "W_out")}
         if lens.weights.is_gated(row.layer):
-            x["W_gate"] = lens.weights.directions("W_gate", *place)[row.neuron].double()
+            x["W_gate"] = lens.weights.directions("W_gate", *mlp)[row.neuron].double()
             assert row.gate_norm == pytest.approx(float(x["W_gate"].norm()), rel=1e-5)
             assert row.gate_out_similarity == pytest.approx(cosine(x["W_gate"], x["W_out"]), abs=1e-6)
             assert row.in_gate_similarity == pytest.approx(cosine(x["W_gate"], x["W_in"]), abs=1e-6)
@@ -61,25 +59,22 @@ def test_neurons_equal_slow_loops(tiny, name, options):
         assert row.vocab_kurtosis == pytest.approx(kurtosis, rel=1e-4)
 
 
-def test_moments_are_scipys_over_many_tiles(monkeypatch):
-    monkeypatch.setattr("embspace_lens.space.embeddings.TILE", 100)
-    monkeypatch.setattr("embspace_lens.circuits.statistics.CHUNK", 3)
-    from embspace_lens.space.embeddings import Embedding
-
+def test_moments_equal_scipys():
     matrix = torch.randn(1234, 16) * torch.rand(1234, 1) ** 3
     embedding, vectors = Embedding(matrix, score="centered"), torch.randn(10, 16)
-    found = vocab_moments(vectors, embedding)
+    with chunk_bytes(4 * 16 * 100):  # several chunks of tokens, and of vectors
+        moments = vocab_moments(vectors, embedding)
     scores = (vectors.double() @ (matrix - matrix.mean(dim=0)).double().T).numpy()
-    np.testing.assert_allclose(found["vocab_mean"], scores.mean(axis=1), atol=1e-6)
-    np.testing.assert_allclose(found["vocab_variance"], scores.var(axis=1), rtol=1e-5)
-    np.testing.assert_allclose(found["vocab_skew"], stats.skew(scores, axis=1), atol=1e-5)
-    np.testing.assert_allclose(found["vocab_kurtosis"], stats.kurtosis(scores, axis=1, fisher=False), rtol=1e-5)
+    np.testing.assert_allclose(moments["vocab_mean"], scores.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(moments["vocab_variance"], scores.var(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(moments["vocab_skew"], stats.skew(scores, axis=1), atol=1e-5)
+    np.testing.assert_allclose(moments["vocab_kurtosis"], stats.kurtosis(scores, axis=1, fisher=False), rtol=1e-5)
     assert np.isnan(vocab_moments(torch.zeros(1, 16), embedding)["vocab_kurtosis"]).all()
 
 
 @pytest.fixture(scope="module")
 def planted():
-    """A Llama whose tokens read 24 of 32 directions, token 5 one of its own, and nobody the last; norm gains are 1."""
+    """A Llama with planted neurons: W_U of token 5 is a direction of its own, and no token has the last dimension."""
     hf: Any = zoo.ZOO["llama"]()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -97,29 +92,35 @@ def planted():
             down[:, 24:] = 0
             down[0], down[1], down[2] = 0, 0, 0
             down[0, 24], down[1, 24], down[2, 31] = 2.0, -2.0, 40.0
-            down[3] = down[2] / 4000  # as quiet, and small
+            down[3] = down[2] / 4000  # the same direction, with a small norm
     return EmbeddingLens(zoo.boot(hf))
 
 
-def test_planted_roles_are_told(planted):
+def test_planted_neurons_have_their_roles(planted):
     table: Any = neuron_statistics(planted)
-    found = table.set_index(["layer", "neuron"])["role"].unstack("layer")
+    roles = table.set_index(["layer", "neuron"])["role"].unstack("layer")
     for layer in (0, 1):
-        assert found[layer].iloc[:4].tolist() == ["prediction", "suppression", "entropy", ""]
-        assert (found[layer].iloc[4:] == "").mean() > 0.9, "random neurons have none"
+        assert roles[layer].iloc[:4].tolist() == ["prediction", "suppression", "entropy", ""]
+        assert (roles[layer].iloc[4:] == "").mean() > 0.9, "random neurons have no role"
 
 
-def test_roles_do_not_depend_on_what_is_asked_for(planted):
+def test_roles_are_independent_of_the_selected_layers(planted):
     whole = neuron_statistics(planted)
     part = neuron_statistics(planted, layer=1)
     assert whole.query("layer == 1").reset_index(drop=True).equals(part)
     assert len(neuron_statistics(planted, layer=[])) == 0
 
 
-def test_entropy_is_looked_for_in_the_last_layers_alone(planted, monkeypatch):
-    monkeypatch.setattr("embspace_lens.circuits.statistics.LAST_LAYERS", 1)
-    found = neuron_statistics(planted).query("role == 'entropy'")
-    assert found["layer"].unique().tolist() == [1]
+def test_entropy_neurons_are_in_the_last_two_layers():
+    """All four blocks have the same MLP, but only the last two can have entropy neurons."""
+    hf: Any = zoo._build("llama", "LlamaConfig", "LlamaForCausalLM", zoo.LLAMA | dict(num_hidden_layers=4))
+    with torch.no_grad():
+        hf.model.norm.weight.fill_(1)
+        hf.lm_head.weight[:, 31] = 0
+        for layer in hf.model.layers:
+            layer.mlp.down_proj.weight[:, 2] = 40 * torch.eye(32)[31]
+    table = neuron_statistics(EmbeddingLens(zoo.boot(hf)))
+    assert table.query("role == 'entropy'")["layer"].unique().tolist() == [2, 3]
 
 
 # -- heads
@@ -136,35 +137,35 @@ def test_entropy_is_looked_for_in_the_last_layers_alone(planted, monkeypatch):
         dict(space="unembed"),
     ],
 )
-def test_heads_equal_slow_loops(tiny, name, options):
+def test_head_statistics_equal_slow_loops(tiny, name, options):
     lens = EmbeddingLens(tiny(name), **options)
-    found: Any = head_statistics(lens)
-    check_tidy(found, ["layer", "head"], in_order(["layer", "head", *HEAD]))
-    assert len(found) == 8
+    table: Any = head_statistics(lens)
+    check_tidy(table, ["layer", "head"], in_order(["layer", "head", *HEAD]))
+    assert len(table) == 8
     read, write = lens.space.read[:].double(), lens.space.write[:].double()
     if options.get("inverse") == "pinv":
         read = torch.linalg.pinv(read).T
-    for row in found.itertuples():
+    for row in table.itertuples():
         q, k, v, o = (getattr(lens.weights, f"W_{x}")(row.layer)[row.head] for x in "QKVO")
-        for name_, left, right, score in (("ov", v, o, row.ov_copying), ("qk", q, k.T, row.qk_matching)):
+        for circuit, left, right, score in (("ov", v, o, row.ov_copying), ("qk", q, k.T, row.qk_matching)):
             product = left.double() @ right.double()
             values = torch.linalg.svdvals(product)[: left.shape[1]].tolist()
             share = [value / sum(values) for value in values]
             rank = np.exp(-sum(p * np.log(p) for p in share if p > 0))
-            assert getattr(row, f"{name_}_norm") == pytest.approx(float(product.norm()), rel=1e-5)
-            assert getattr(row, f"{name_}_effective_rank") == pytest.approx(rank, rel=1e-5)
-            other = write if name_ == "ov" else read
+            assert getattr(row, f"{circuit}_norm") == pytest.approx(float(product.norm()), rel=1e-5)
+            assert getattr(row, f"{circuit}_effective_rank") == pytest.approx(rank, rel=1e-5)
+            other = write if circuit == "ov" else read
             assert score == pytest.approx(brute_positive_share(read, left, right, other), abs=1e-4)
 
 
-def test_planted_copying_and_matching():
+def test_planted_heads_have_their_copying_and_matching_scores():
     hf: Any = zoo.ZOO["llama_bias"]()
     with torch.no_grad():
         for module in hf.modules():
             if "Norm" in type(module).__name__:
                 module.weight.fill_(1)
         attention = hf.model.layers[0].self_attn
-        # Head 0 copies and looks for its like, head 1 suppresses and looks away, head 2 has one direction alone.
+        # Head 0 copies and attends to the same token, head 1 does the opposite, head 2 has rank 1.
         rows = [slice(8 * head, 8 * head + 8) for head in range(3)]
         for head, sign in ((0, 1), (1, -1)):
             attention.o_proj.weight[:, rows[head]] = sign * attention.v_proj.weight[rows[head]].T
@@ -174,10 +175,10 @@ def test_planted_copying_and_matching():
     assert found["ov_copying"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
     assert found["qk_matching"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
     assert found["ov_effective_rank"][2] == pytest.approx(1, abs=1e-3) and found["ov_effective_rank"][0] > 3
-    assert found[["ov_copying", "qk_matching"]].iloc[3].abs().max() < 0.9, "a random head does neither"
+    assert found[["ov_copying", "qk_matching"]].iloc[3].abs().max() < 0.9, "a random head has no clear sign"
 
 
-def test_random_matrices_have_no_sign():
+def test_positive_shares_of_random_matrices_are_around_zero():
     random = torch.randn(400, 16, 16)
     share = positive_share(random)
     assert share.abs().mean() < 0.4 and abs(float(share.mean())) < 0.05
@@ -185,7 +186,7 @@ def test_random_matrices_have_no_sign():
     assert positive_share(random @ random.transpose(1, 2)).tolist() == pytest.approx([1.0] * 400, abs=1e-4)
 
 
-def test_heads_are_selected(lens):
+def test_selected_heads_equal_rows_of_the_whole_table(lens):
     whole = head_statistics(lens)
     part = head_statistics(lens, layer=1, head=[3, 0])
     assert part["head"].tolist() == [0, 3]
@@ -198,21 +199,10 @@ def test_heads_are_selected(lens):
         neuron_statistics(lens, layer=2)
 
 
-def test_a_model_without_mlps_or_heads(models_without):
-    attention_only, no_attention = models_without
+def test_models_without_mlps_or_attention_raise(tiny):
+    attention_only, no_attention = EmbeddingLens(zoo.NATIVE["native_attn_only"]()), EmbeddingLens(tiny("mamba"))
     with pytest.raises(EmbspaceError, match="no MLP"):
         neuron_statistics(attention_only)
     assert len(head_statistics(attention_only)) == 8
     with pytest.raises(EmbspaceError, match="no attention"):
         head_statistics(no_attention)
-
-
-@pytest.fixture
-def models_without(tiny):
-    return EmbeddingLens(zoo.NATIVE["native_attn_only"]()), EmbeddingLens(tiny("mamba"))
-
-
-def test_the_examples_in_docstrings_run(lens):
-    names = {"lens": lens, "neuron_statistics": neuron_statistics, "head_statistics": head_statistics}
-    for test in doctest.DocTestFinder().find(sys.modules["embspace_lens.circuits.statistics"], globs=names):
-        assert doctest.DocTestRunner().run(test).failed == 0, test.name
