@@ -66,7 +66,7 @@ def related_pairs(
         EmbspaceError: If the model has no such layer or pair, or fewer than k tokens are read.
 
     Example:
-        >>> evidence.related_pairs(lens, k=5, layer=0, pairs="W_in-W_out")["sample"].tolist()
+        >>> related_pairs(lens, k=5, layer=0, pairs="W_in-W_out")["sample"].tolist()
         ['paired', 'shuffled']
 
     References:

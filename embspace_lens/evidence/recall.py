@@ -93,7 +93,7 @@ def hidden_state_recall(
         EmbspaceError: If there are no texts or no tokenizer, the model lacks the weight, or fewer than k tokens are read.
 
     Example:
-        >>> df = evidence.hidden_state_recall(lens, ["w2 w3 w4", "w5 w6"], layer=0, weight="W_out", k=5)
+        >>> df = hidden_state_recall(lens, ["a good film", "not so good"], layer=0, weight="W_out", k=5)
         >>> df["target"].tolist()
         ['final', 'final', 'layer', 'layer']
 

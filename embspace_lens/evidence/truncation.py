@@ -56,7 +56,7 @@ def keep_k(
         EmbspaceError: If a k is larger than the vocabulary, an inverse is unknown, or vectors do not fit the model.
 
     Example:
-        >>> evidence.keep_k(lens, ks=[8, 64], n=20, inverses="pinv")["source"].tolist()
+        >>> keep_k(lens, ks=[8, 64], n=20, inverses="pinv")["source"].tolist()
         ['W_out', 'W_out', 'gaussian', 'gaussian']
 
     References:

@@ -12,7 +12,7 @@ from tables import check_tidy
 
 from embspace_lens import EmbspaceError, PooledHead, stitch, stitch_sweep, translate
 from embspace_lens.forward.batches import token_batches
-from embspace_lens.tables.intervals import bootstrap_interval, proportion_interval
+from embspace_lens.tables.intervals import proportion_interval
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison through so few is weak")
 
@@ -40,17 +40,6 @@ def test_rows_are_the_accuracies_of_stitched_models_and_controls(halves):
     assert own["accuracy"] == pytest.approx(np.mean([p == label for p, label in zip(predicted, LABELS)]))
     assert own["keep"] == -1
     assert set(df[df["kernel"] == "chance"]["accuracy"]) == {np.float32(0.6)}
-
-
-@pytest.mark.parametrize(("n_right", "n"), [(0, 7), (7, 7), (3, 7), (60, 83), (500, 1000)])
-def test_interval_of_a_proportion_is_the_limit_of_the_bootstrap(n_right, n):
-    outcomes = np.arange(n) < n_right
-    resampled = bootstrap_interval(outcomes, n_resamples=20_000)
-    assert proportion_interval(n_right, n) == pytest.approx(resampled, abs=1.01 / n)  # one outcome more or less
-
-
-def test_one_outcome_has_no_interval():
-    assert np.isnan(proportion_interval(1, 1)).all()
 
 
 class InterruptedHead(PooledHead):
