@@ -752,6 +752,197 @@ def constant_score(name: str, n_components: int) -> EmbspaceError:
 # -- comparing models and evidence
 
 
+def not_a_lens(value: object) -> EmbspaceError:
+    """A function that compares two lenses was given something else."""
+    return EmbspaceError(f"{type(value).__name__} is not an EmbeddingLens. Wrap the model: EmbeddingLens(model).")
+
+
+def few_shared_tokens(a: str, b: str, n_shared: int, n_a: int, n_b: int, minimum: int) -> EmbspaceError:
+    """Two lenses read too few tokens in common."""
+    return EmbspaceError(
+        f"{a} and {b} share {n_shared:,} of the {n_a:,} and {n_b:,} tokens that their lenses read. A comparison needs "
+        f"{minimum} or more. Read more tokens (vocabulary=None), or compare models of one tokenizer."
+    )
+
+
+def tokens_not_comparable(without: str, n_without: int, other: str, n_other: int, has_tokenizer: bool) -> EmbspaceError:
+    """A model has no tokenizer, so its tokens cannot be compared with those of another model."""
+    tokenizer = "a tokenizer" if has_tokenizer else "no tokenizer either"
+    return EmbspaceError(
+        f"{without} has {n_without:,} tokens and no tokenizer; {other} has {n_other:,} tokens and {tokenizer}. "
+        "Their tokens cannot be matched. Give EmbeddingLens(model, tokenizer=…)."
+    )
+
+
+def different_widths(a: str, d_a: int, b: str, d_b: int) -> EmbspaceError:
+    """Residual streams of different widths are compared coordinate by coordinate."""
+    return EmbspaceError(
+        f"space='residual' compares coordinates, but {a} has d_model={d_a} and {b} has d_model={d_b}. "
+        "Use space='embedding', which takes models of any width."
+    )
+
+
+def no_common_weight(a: str, b: str, reason: object = "") -> EmbspaceError:
+    """There is no weight that can be read in both models."""
+    reason = f" {reason}" if reason else ""
+    return EmbspaceError(f"{a} and {b} have no selected weight that can be read in both.{reason}")
+
+
+def not_single(name: str, value: object, what: str) -> EmbspaceError:
+    """An argument selects several things, or none, where exactly one is needed."""
+    return EmbspaceError(f"{name}={value!r} does not select exactly one {what}. Give one.")
+
+
+def too_many_pairs(n_a: int, n_b: int, maximum: int) -> EmbspaceError:
+    """Two layers have too many neurons for an assignment of one to one."""
+    return EmbspaceError(
+        f"{n_a:,} × {n_b:,} neurons are more than the {maximum:,} pairs that can be matched one to one. "
+        "Give one_to_one=False for nearest partners."
+    )
+
+
+def not_tuned_from(after: str, before: str, reason: str) -> EmbspaceError:
+    """A difference is asked for between models of which one was not fine-tuned from the other."""
+    return EmbspaceError(
+        f"{after} was not fine-tuned from {before}: {reason}. Give the model from which {after} was fine-tuned."
+    )
+
+
+def words_are_string() -> EmbspaceError:
+    """A list of words is one string."""
+    return EmbspaceError("positive and negative are lists of words, but one of them is a string.")
+
+
+def too_few_words(name: str, n_words: int, minimum: int) -> EmbspaceError:
+    """Too few words of a list are tokens of the lens."""
+    return EmbspaceError(
+        f"{n_words} of the {name} words are tokens that this lens reads. Give {minimum} or more, or read more tokens "
+        "(vocabulary=None)."
+    )
+
+
+def not_pooled_head(value: object) -> EmbspaceError:
+    """A classifier's head is of another class."""
+    return EmbspaceError(
+        f"{type(value).__name__} is not a PooledHead, which averages hidden states over tokens and scores classes."
+    )
+
+
+def bad_translation_width(end: str, width: int, model: str, d_model: int, make: str) -> EmbspaceError:
+    """A translation does not fit one of the two models between which it is used."""
+    return EmbspaceError(
+        f"The translation's {end} has width {width}, but {model} has d_model={d_model}. Make it by {make}."
+    )
+
+
+def no_stitched_hook(name: str, others: Sequence[str]) -> EmbspaceError:
+    """A stitched model has no hook point of this name."""
+    return EmbspaceError(
+        f"{name!r} is not a hook point of a stitched model. Its hook points begin with 'recipient.' or 'donor.', or are "
+        f"{_listed(others)}."
+    )
+
+
+def block_not_run(name: str, half: str, blocks: Sequence[int]) -> EmbspaceError:
+    """A hook point is in a block that the stitched model does not run."""
+    listed = ", ".join(map(str, blocks)) or "none"
+    return EmbspaceError(f"{name!r} is in a block that does not run. Blocks of the {half} that run: {listed}.")
+
+
+def folder_not_made(folder: object, reason: object) -> EmbspaceError:
+    """A folder cannot be created."""
+    return EmbspaceError(f"{folder} cannot be made a folder: {reason}. Give another path.")
+
+
+def unreadable_stitched_model(folder: object, reason: object) -> EmbspaceError:
+    """The files of a stitched model are missing or damaged."""
+    return EmbspaceError(f"{folder} has no stitched model that can be read ({reason}). Save it again.")
+
+
+def stitched_with_other(folder: object, saved: str, given: str) -> EmbspaceError:
+    """A saved stitched model is loaded with another model than it was made from."""
+    return EmbspaceError(f"{folder} was stitched with {saved}, not with {given}. Give the lens of {saved}.")
+
+
+def no_donors() -> EmbspaceError:
+    """`donors` is empty or not a mapping."""
+    return EmbspaceError("donors must map at least one name to a pair (lens, head).")
+
+
+def no_labelled_texts() -> EmbspaceError:
+    """There is no text to classify."""
+    return EmbspaceError("texts holds no texts to classify. Give a sequence of texts, and their labels.")
+
+
+def unequal_lengths(n_texts: int, n_labels: int) -> EmbspaceError:
+    """There is not one label per text."""
+    return EmbspaceError(f"There are {n_texts:,} texts and {n_labels:,} labels. Give one label per text.")
+
+
+def one_class(n_texts: int, label: object) -> EmbspaceError:
+    """All texts have the same label."""
+    return EmbspaceError(
+        f"All {n_texts:,} texts have the label {label!r}. Accuracy needs texts of two or more classes."
+    )
+
+
+def unknown_label(label: object, donor: str, labels: Sequence[str]) -> EmbspaceError:
+    """A text's label is not a class of the head."""
+    return EmbspaceError(f"label {label!r} is not a class of {donor}'s head. Its classes: {', '.join(labels)}.")
+
+
+def reserved_kernel(name: str) -> EmbspaceError:
+    """A kernel has the name of a control."""
+    return EmbspaceError(f"kernels holds {name!r}, which is the name of a control. Give the kernel another name.")
+
+
+def other_sweep(path: object) -> EmbspaceError:
+    """A checkpoint belongs to a sweep with other arguments."""
+    return EmbspaceError(
+        f"{path} is the checkpoint of a sweep with other arguments. Give another path, or remove the file."
+    )
+
+
+def nothing_to_measure(model: str, names: Sequence[str]) -> EmbspaceError:
+    """No selected block has a weight that can be measured."""
+    return EmbspaceError(f"No selected block of {model} has {' or '.join(names)}. Select other layers.")
+
+
+def no_expert_activations(model: str, layer: int, weight: str) -> EmbspaceError:
+    """The activations of a mixture's experts have no hook point."""
+    return EmbspaceError(
+        f"{weight} of block {layer} of {model} cannot be measured: the activations of a mixture's experts have no hook "
+        "point. Measure W_V and W_O."
+    )
+
+
+def hooks_not_fired(model: str, hooks: Sequence[str]) -> EmbspaceError:
+    """A hook point exists but no activation passes it."""
+    return EmbspaceError(f"No activation passed {', '.join(hooks)} of {model}. Select other weights.")
+
+
+def bad_activation_width(model: str, hook: str, weight: str, n_weights: int) -> EmbspaceError:
+    """A hook point has more activations than the weight has directions."""
+    return EmbspaceError(
+        f"{hook} of {model} holds more activations than {weight} has directions ({n_weights:,}). Select other weights."
+    )
+
+
+def no_tokens() -> EmbspaceError:
+    """The texts have no tokens."""
+    return EmbspaceError("texts holds no tokens. Give one text or more.")
+
+
+def not_several_vectors(name: str, shape: tuple[int, ...]) -> EmbspaceError:
+    """Vectors are not a list of two directions or more."""
+    return EmbspaceError(f"vectors {name!r} have shape {shape}. Give [n, d_model] with n of 2 or more.")
+
+
+def reserved_source(name: str) -> EmbspaceError:
+    """Vectors have the name of a built-in source."""
+    return EmbspaceError(f"vectors holds the name {name!r}, which is a source of this table already. Use another name.")
+
+
 # -- factors and their site
 
 

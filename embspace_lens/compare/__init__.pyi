@@ -1,11 +1,11 @@
 from .alignment import Alignment as Alignment
 from .alignment import align as align
 from .differences import difference as difference
-from .differences import displacement as displacement
+from .displacements import displacement as displacement
+from .embedding_translation import translate as translate
 from .neuron_matching import match_neurons as match_neurons
 from .state_translation import translate_states as translate_states
 from .stitching import StitchedModel as StitchedModel
 from .stitching import stitch as stitch
 from .stitching_sweep import stitch_sweep as stitch_sweep
 from .translation import Translation as Translation
-from .translation import translate as translate

@@ -1,4 +1,4 @@
-"""Alignment: which layer of one model is which of another."""
+"""Alignment: which layers of two models correspond to each other."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,44 +7,48 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Float64, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import errors
 from ..errors import EmbspaceError
 from ..lens import EmbeddingLens
+from ..search.tiles import chunk_rows, chunks
 from ..tables.frames import tidy
 from ..tables.selection import weight_names
 from ..weights.effective import ATTENTION, MLP, WeightIndex
 from ..weights.indices import weight_indices
-from .correlation_space import Meeting, meet, units_at
+from .correlation_space import CorrelationSpace, SpaceName, Which, shared_space
 
-TILE = 2048  # vectors of either model multiplied at a time
-HELD_BYTES = 2**28  # of the first model's vectors kept while the second's pass by
+LayerVectors = tuple[int, Float[Tensor, "n rank"]]
+"""A layer's number and its unit vectors in the shared space."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Alignment:
-    """How alike the layers of two models are, weight by weight, and which belongs to which.
+    """The similarity of every pair of layers of two models, weight by weight, and the assignment of layers to layers.
 
     Attributes:
-        name_a: The first model.
-        name_b: The second.
-        space: Where they were compared, `"embedding"` or `"residual"`.
-        n_tokens: How many tokens they share; None in residual space, where no token counts.
-        correlation: One row per (weight, layer_a, layer_b), with `correlation`: the mean |Pearson| of all pairs of vectors, one
-            of each layer; NaN where a layer holds no vector that varies.
-        matches: One row per (weight, layer_a), with `layer_b` and `correlation`: the assignment of layers to layers, each taken
-            once, that has the largest sum. Layers that are left over, or that hold nothing but zeros, have no row.
+        name_a: The first model's name.
+        name_b: The second model's name.
+        space: The space in which they were compared, `"embedding"` or `"residual"`.
+        n_tokens: How many tokens they share; None in residual space, which has no tokens.
+        correlation: One row per (weight, layer_a, layer_b), with `correlation`: the mean |Pearson correlation| over all pairs of
+            a vector of one layer and a vector of the other. NaN if a layer has no vector that varies.
+        matches: One row per (weight, layer_a), with `layer_b` and `correlation`: the assignment with the largest sum in which
+            every layer is used at most once. Layers without a partner, and layers of zeros, have no row.
 
     Example:
-        >>> align(lens, other, weights="W_O")
-        Alignment(reviews-small-0 × reviews-small-1: 4 × 4 layers, 7,168 shared tokens; W_O 4 of 4 layers with their own number)
+        >>> alignment = align(lens, other, weights="W_O")
+        >>> alignment.space
+        'embedding'
     """
 
     name_a: str
     name_b: str
-    space: str
+    space: SpaceName
     n_tokens: int | None
     correlation: pd.DataFrame
     matches: pd.DataFrame
@@ -52,17 +56,20 @@ class Alignment:
     def __repr__(self) -> str:
         rows = self.on_diagonal().to_dict("records")
         n_a, n_b = (self.correlation[name].nunique() for name in ("layer_a", "layer_b"))
-        where = "residual space" if self.n_tokens is None else f"{self.n_tokens:,} shared tokens"
-        found = ", ".join(f"{row['weight']} {row['n_matched']} of {row['n_layers']}" for row in rows)
-        return f"Alignment({self.name_a} × {self.name_b}: {n_a} × {n_b} layers, {where}; {found} layers with their own number)"
+        space = "residual space" if self.n_tokens is None else f"{self.n_tokens:,} shared tokens"
+        counts = ", ".join(f"{row['weight']} {row['n_matched']} of {row['n_layers']}" for row in rows)
+        return (
+            f"Alignment({self.name_a} × {self.name_b}: {n_a} × {n_b} layers, {space}; "
+            f"layers matched with the same number: {counts})"
+        )
 
     def on_diagonal(self) -> pd.DataFrame:
-        """Count the layers that are matched with the layer of their own number.
+        """Count the layers that are matched with the layer of the same number.
 
         Returns:
-            One row per (weight), with `n_layers` (those that both models have), `n_matched`, `chance` (how many of them an
-            assignment at random matches on average: 1 where both models are of one depth) and `correlation`, the mean over
-            the whole assignment.
+            One row per (weight), with `n_layers` (the layers that both models have), `n_matched`, `chance` (how many of them a
+            random assignment matches on average: 1 for models of the same depth) and `correlation`, the mean over the whole
+            assignment.
         """
 
         def row(weight: Any) -> dict[str, Any]:
@@ -83,10 +90,10 @@ class Alignment:
         return tidy(columns, map(row, self.correlation["weight"].unique()))
 
     def plot(self, **options: Any) -> Any:
-        """Draw a map of layers and layers for every weight, with the assignment marked.
+        """Draw a map of layer × layer for every weight, with the assignment marked.
 
         Args:
-            **options: As for `show.plot_alignment`.
+            **options: As for `plots.plot_alignment`.
 
         Returns:
             A plotly figure.
@@ -94,56 +101,62 @@ class Alignment:
         Raises:
             EmbspaceError: If plotly is not installed.
         """
-        from ..plots.alignment_maps import plot_alignment
-
-        return plot_alignment(self, **options)
+        return self.correlation.embspace.plot(alignment=self, **options)
 
 
-def align(a: EmbeddingLens, b: EmbeddingLens, *, weights: Any = None, space: str = "embedding") -> Alignment:
-    r"""Compare every layer of one model with every layer of another.
+def align(
+    a: EmbeddingLens,
+    b: EmbeddingLens,
+    *,
+    weights: str | Sequence[str] | None = None,
+    space: SpaceName = "embedding",
+) -> Alignment:
+    r"""Compare every layer of one model with every layer of another, and assign layers to layers.
 
-    Two layers are as alike as their vectors correlate, over all pairs (i, j) of one of each:
+    The similarity of two layers is the mean absolute correlation of their vectors, over all pairs (i, j):
 
     .. math:: s(l, m) = \frac{1}{n_l n_m} \sum_{i, j} |r(x_i E_a, y_j E_b)|
 
-    with r the Pearson correlation over the tokens that the two share, through the d×d kernels of `meeting.InVocabulary`:
-    nothing of the vocabulary's size is made for a vector. Layers are then assigned to each other, every one once, so that the
-    sum is largest (Hungarian algorithm). Each model is read as its lens reads it: space, norms, token mask and score are its
-    own (a correlation makes `"dot"` and `"centered"` the same). Vectors whose scores do not vary have no correlation and are
-    left out, zeros above all. Experts of a mixture count as one layer; query heads that share a key head count it repeatedly,
-    which changes no mean.
+    Here r is the Pearson correlation over the shared tokens. It is computed through d × d kernels (see
+    `correlation_space.VocabularySpace`), so no vector is projected to the vocabulary. The assignment uses every layer at most
+    once and has the largest sum (Hungarian algorithm).
+
+    Each model is read with its lens's space, norms, token mask and score; `"dot"` and `"centered"` give the same correlation.
+    Vectors whose scores do not vary, such as zeros, have no correlation and are left out. The experts of a mixture count as
+    one layer. Query heads that share a key-value head count it repeatedly, which changes no mean.
 
     Args:
-        a: One model's lens.
-        b: The other's. Models may differ in depth, width and tokenizer.
+        a: The first model's lens.
+        b: The second model's lens. The models may differ in depth, width and tokenizer.
         weights: `"W_in"`, `"W_gate"`, `"W_out"`, `"W_Q"`, `"W_K"`, `"W_V"`, `"W_O"`, or several; by default all that can be
-            read in both.
+            read in both models.
         space: `"embedding"`, or `"residual"` for the baseline: correlations over the d_model coordinates of the vectors
-            themselves, which are the same in both models only by chance.
+            themselves, which have no common meaning in two models.
 
     Returns:
         An `Alignment`, with `correlation`, `matches`, `on_diagonal()` and `plot()`.
 
     Raises:
-        EmbspaceError: If a or b is not a lens, the two share fewer than 100 tokens, a weight is missing in one, or the widths
-            differ in residual space.
+        EmbspaceError: If a or b is not a lens, the models share fewer than 100 tokens, one model lacks a weight that was named,
+            or their widths differ in residual space.
 
     Example:
-        >>> align(lens, other, weights="W_V").matches[["layer_a", "layer_b"]].values.tolist()
-        [[0, 0], [1, 1], [2, 2], [3, 3]]
+        >>> matches = align(lens, lens, weights="W_V").matches
+        >>> bool((matches["layer_a"] == matches["layer_b"]).all())
+        True
 
     References:
-        Dar et al. (2023), Analyzing Transformers in Embedding Space, §4.2 and Appendix. https://arxiv.org/abs/2209.02535
+        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5.1. https://arxiv.org/abs/2209.02535
     """
-    meeting = meet(a, b, space)
-    where = _places_of_both(a, b, weights)
+    common = shared_space(a, b, space)
+    indices = _comparable_indices(a, b, weights)
     correlation, matches = [], []
-    total = sum(len(places_a) * len(places_b) for places_a, places_b in where.values())
-    with tqdm(total=total, desc="align", unit="pair of layers", disable=None, leave=False) as bar:
-        for weight, (places_a, places_b) in where.items():
-            layers_a, layers_b = (sorted({layer for layer, _ in some}) for some in (places_a, places_b))
-            table = _mean_correlations(meeting, weight, places_a, places_b, bar)
-            grid = np.array([[table[one, other] for other in layers_b] for one in layers_a])
+    n_pairs = sum(len(indices_a) * len(indices_b) for indices_a, indices_b in indices.values())
+    with tqdm(total=n_pairs, desc="align", unit="pair of layers", disable=None, leave=False) as bar:
+        for weight, (indices_a, indices_b) in indices.items():
+            means = _mean_correlations(common, weight, indices_a, indices_b, bar)
+            layers_a, layers_b = (np.unique([index.layer for index in some]) for some in (indices_a, indices_b))
+            grid = np.array([[means[layer_a, layer_b] for layer_b in layers_b] for layer_a in layers_a])
             correlation.append(
                 {
                     "weight": [weight] * grid.size,
@@ -152,84 +165,97 @@ def align(a: EmbeddingLens, b: EmbeddingLens, *, weights: Any = None, space: str
                     "correlation": grid.flatten(),
                 }
             )
-            row, column = _assigned(grid)
+            row, column = _assignment(grid)
             matches.append(
                 {
                     "weight": [weight] * len(row),
-                    "layer_a": np.asarray(layers_a)[row],
-                    "layer_b": np.asarray(layers_b)[column],
+                    "layer_a": layers_a[row],
+                    "layer_b": layers_b[column],
                     "correlation": grid[row, column],
                 }
             )
     columns = ["weight", "layer_a", "layer_b", "correlation"]
-    return Alignment(a.name, b.name, space, meeting.n_tokens, tidy(columns, correlation), tidy(columns, matches))
+    table = tidy(columns, correlation, kind="alignment")
+    return Alignment(a.name, b.name, space, common.n_tokens, table, tidy(columns, matches))
 
 
-def _places_of_both(
-    a: EmbeddingLens, b: EmbeddingLens, names: Any
+def _comparable_indices(
+    a: EmbeddingLens, b: EmbeddingLens, names: str | Sequence[str] | None
 ) -> dict[str, tuple[list[WeightIndex], list[WeightIndex]]]:
-    """The weights to compare, each with where either model has it."""
-    found, reason = {}, ""
+    """The weights to compare, each with its indices in both models; by default those that can be read in both.
+
+    Raises:
+        EmbspaceError: If a weight that was named cannot be read in one model, or no weight can be read in both.
+    """
+    indices, reason = {}, ""
     for weight in weight_names(names, (*MLP, *ATTENTION)):
         try:
-            found[weight] = weight_indices(a.weights, weight), weight_indices(b.weights, weight)
-            for lens, indices in zip((a, b), found[weight]):
-                lens.weights.stored(weight, *indices[0])
-        except EmbspaceError as lacking:
+            both = weight_indices(a.weights, weight), weight_indices(b.weights, weight)
+            for lens, one in zip((a, b), both):
+                lens.weights.stored(weight, *one[0])  # raises for weights that cannot be read, such as latent attention
+        except EmbspaceError as error:
             if names is not None:
                 raise
-            reason = str(lacking)
-    if not found:
-        said = f" {reason}" if reason else ""
-        raise EmbspaceError(f"{a.name} and {b.name} have no weight to compare that can be read in both.{said}")
-    return found
+            reason = str(error)
+        else:
+            indices[weight] = both
+    if not indices:
+        raise errors.no_common_weight(a.name, b.name, reason)
+    return indices
 
 
 def _mean_correlations(
-    meeting: Meeting, weight: str, places_a: Sequence[WeightIndex], places_b: Sequence[WeightIndex], bar: tqdm
+    common: CorrelationSpace,
+    weight: str,
+    indices_a: Sequence[WeightIndex],
+    indices_b: Sequence[WeightIndex],
+    bar: tqdm,
 ) -> dict[tuple[int, int], float]:
-    """Mean |r| of every pair of layers; NaN where one of them has no vectors."""
-    sums: dict[tuple[int, int], Tensor] = {}
+    """Mean |r| of every pair of layers; NaN if one of them has no vectors."""
+    sums: dict[tuple[int, int], float] = {}
     counts: dict[tuple[int, int], int] = {}
-    for held in _held(_vectors(meeting, 0, weight, places_a)):
-        for layer_b, y in _vectors(meeting, 1, weight, places_b):
-            for layer_a, x in held:
+    # For each batch of a's layers, all layers of b are read again.
+    for batch in _batches(_layer_vectors(common, 0, weight, indices_a)):
+        for layer_b, y in _layer_vectors(common, 1, weight, indices_b):
+            for layer_a, x in batch:
                 pair = (layer_a, layer_b)
-                sums[pair] = sums.get(pair, 0.0) + _sum_of_sizes(x, y)
+                sums[pair] = sums.get(pair, 0.0) + float(_sum_of_absolute_products(x, y))
                 counts[pair] = counts.get(pair, 0) + len(x) * len(y)
                 bar.update()
-    return {pair: float(total) / counts[pair] if counts[pair] else float("nan") for pair, total in sums.items()}
+    return {pair: total / counts[pair] if counts[pair] else float("nan") for pair, total in sums.items()}
 
 
-def _vectors(meeting: Meeting, which: int, weight: str, where: Sequence[WeightIndex]) -> Iterator[tuple[int, Tensor]]:
-    return ((place[0], units_at(meeting, which, weight, place)[0]) for place in where)
+def _layer_vectors(
+    common: CorrelationSpace, which: Which, weight: str, indices: Sequence[WeightIndex]
+) -> Iterator[LayerVectors]:
+    return ((index.layer, common.weight_vectors(which, weight, index)[0]) for index in indices)
 
 
-def _held(vectors: Iterable[tuple[int, Tensor]]) -> Iterator[list[tuple[int, Tensor]]]:
-    """As many of them at a time as memory is meant to hold, one at least."""
-    held, size = [], 0
+def _batches(vectors: Iterable[LayerVectors]) -> Iterator[list[LayerVectors]]:
+    """Layers whose vectors are held in memory together; one at least."""
+    # 256 MiB by default: one weight of all layers of a small model, so that the other model is read once.
+    max_bytes = chunk_rows(1, scale=16)
+    batch, n_bytes = [], 0
     for layer, x in vectors:
-        more = x.numel() * x.element_size()
-        if held and size + more > HELD_BYTES:
-            yield held
-            held, size = [], 0
-        held, size = [*held, (layer, x)], size + more
-    if held:
-        yield held
+        if batch and n_bytes + x.nbytes > max_bytes:
+            yield batch
+            batch, n_bytes = [], 0
+        batch, n_bytes = [*batch, (layer, x)], n_bytes + x.nbytes
+    if batch:
+        yield batch
 
 
-def _sum_of_sizes(x: Tensor, y: Tensor) -> Tensor:
-    """The sum of |r| over all pairs, by the tile."""
+def _sum_of_absolute_products(x: Float[Tensor, "n_a rank"], y: Float[Tensor, "n_b rank"]) -> Float64[Tensor, ""]:
+    """Σ |x_i · y_j| over all pairs, chunk by chunk."""
     total = torch.zeros((), dtype=torch.float64)
-    for some in x.split(TILE):
-        tiles = [(some @ others.T).abs_().sum() for others in y.split(TILE)]
-        total = total + (torch.stack(tiles).cpu().double().sum() if tiles else 0.0)
+    for rows in chunks(len(x), x.element_size() * max(len(y), 1)):
+        total += (x[rows] @ y.T).abs_().sum().cpu().double()
     return total
 
 
-def _assigned(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the assignment with the largest sum, without those that hold no number."""
-    number = np.isfinite(grid)
-    rows, columns = np.flatnonzero(number.any(axis=1)), np.flatnonzero(number.any(axis=0))
+def _assignment(grid: Float64[np.ndarray, "n_a n_b"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Rows and columns of the assignment with the largest sum; rows and columns of NaN are left out."""
+    is_number = np.isfinite(grid)
+    rows, columns = np.flatnonzero(is_number.any(axis=1)), np.flatnonzero(is_number.any(axis=0))
     row, column = linear_sum_assignment(grid[np.ix_(rows, columns)], maximize=True)
     return rows[row], columns[column]

@@ -1,142 +1,131 @@
-"""Tokens that two models share: what makes their embedding spaces one."""
+"""The tokens that two models share: the coordinates in which their embedding spaces are compared."""
 
 import re
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..errors import EmbspaceError
+from .. import errors
 from ..lens import EmbeddingLens
 from ..search.tiles import Subset
 from ..space.vocabulary import SPACE_PIECE, Vocabulary
 from ..weights.effective import Side
 
-FEWEST = 100  # shared tokens under which two models are not compared
-FEW, FEW_SHARE = 1000, 0.1  # and under which the user is warned
-MARKS = (
-    "Ġ",
-    SPACE_PIECE,
-    "##",
-)  # how byte-level BPE, SentencePiece and WordPiece tell a word's beginning from its rest
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+MIN_SHARED = 100  # models that share fewer tokens are not compared
+WEAK_COUNT, WEAK_SHARE = 1000, 0.1  # a comparison over fewer tokens, or a smaller share of a lens's tokens, is weak
+# How byte-level BPE and SentencePiece mark the beginning of a word, and WordPiece its continuation.
+MARKERS = ("Ġ", SPACE_PIECE, "##")
+BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-def require_lenses(a: Any, b: Any) -> None:
-    """Refuse what is not an `EmbeddingLens`.
+def check_lens(value: Any) -> EmbeddingLens:
+    """The value, which must be an `EmbeddingLens`.
 
     Raises:
-        EmbspaceError: If one of the two is something else.
+        EmbspaceError: If it is not.
     """
-    for value in (a, b):
-        if not isinstance(value, EmbeddingLens):
-            raise EmbspaceError(
-                f"{type(value).__name__} is not an EmbeddingLens. Wrap the model: EmbeddingLens(model), for each of the two."
-            )
+    if not isinstance(value, EmbeddingLens):
+        raise errors.not_a_lens(value)
+    return value
 
 
 def shared_tokens(a: EmbeddingLens, b: EmbeddingLens) -> tuple[Int[Tensor, " n_shared"], Int[Tensor, " n_shared"]]:
-    """Find the tokens that both models know and both lenses read.
+    """Find the tokens that both models have and both lenses read.
 
-    Two tokens are the same if the tokenizers write them alike: as the same piece, where both mark words in one manner (␣film
-    is `Ġfilm` for byte-level BPE, `▁film` for SentencePiece), and else as the same exact text, where only one token of each
-    has it. Without tokenizers, ids are the same if there are equally many. Ids past a tokenizer's end are nobody's.
+    If both tokenizers mark words in the same way (`Ġfilm` in byte-level BPE, `▁film` in SentencePiece), two tokens are the
+    same if their pieces are equal. Otherwise they are the same if their exact texts are equal, and no other token of either
+    model has this text. Without tokenizers, ids are compared; both models must then have equally many tokens. Ids beyond a
+    tokenizer's vocabulary are ignored.
 
     Args:
-        a: One model's lens.
-        b: The other's.
+        a: The first model's lens.
+        b: The second model's lens.
 
     Returns:
-        The ids in a's vocabulary, ascending, and in the same order those in b's.
+        The ids in a's vocabulary, ascending, and the ids of the same tokens in b's vocabulary.
 
     Raises:
         EmbspaceError: If fewer than 100 tokens are shared, or only one model has a tokenizer.
 
     Warns:
-        UserWarning: If fewer than 1,000 are, or fewer than a tenth of the tokens that one of the lenses reads.
+        UserWarning: If fewer than 1,000 tokens are shared, or fewer than a tenth of the tokens that one lens reads.
 
     Example:
         >>> ids, ids_of_other = shared_tokens(lens, other)
-        >>> len(ids), bool((ids == ids_of_other).all())
-        (7168, True)
+        >>> len(ids) == len(ids_of_other)
+        True
     """
-    require_lenses(a, b)
-    ids_a, ids_b = _same(a.vocabulary, b.vocabulary)
-    both = _reads(a)[ids_a] & _reads(b)[ids_b]
-    ids_a, ids_b = ids_a[both], ids_b[both]
+    a, b = check_lens(a), check_lens(b)
+    ids_a, ids_b = _equal_tokens(a.vocabulary, b.vocabulary)
+    is_shared = _is_read(a)[ids_a] & _is_read(b)[ids_b]
+    ids_a, ids_b = ids_a[is_shared], ids_b[is_shared]
     n, n_a, n_b = len(ids_a), a.space.n_tokens, b.space.n_tokens
-    said = f"{a.name} and {b.name} share {n:,} of the {n_a:,} and {n_b:,} tokens that their lenses read"
-    if n < FEWEST:
-        raise EmbspaceError(
-            f"{said}, fewer than {FEWEST}: too few to compare them by. Read more tokens (vocabulary=None), or models of one tokenizer."
-        )
-    if n < FEW or n < FEW_SHARE * max(n_a, n_b):
-        warnings.warn(f"{said}; a comparison through so few is weak.", UserWarning, stacklevel=3)
+    if n < MIN_SHARED:
+        raise errors.few_shared_tokens(a.name, b.name, n, n_a, n_b, MIN_SHARED)
+    if n < WEAK_COUNT or n < WEAK_SHARE * max(n_a, n_b):
+        message = f"{a.name} and {b.name} share {n:,} of the {n_a:,} and {n_b:,} tokens that their lenses read"
+        warnings.warn(f"{message}; a comparison through so few is weak.", UserWarning, stacklevel=3)
     return ids_a, ids_b
 
 
 def shared_rows(lens: EmbeddingLens, side: Side, ids: Int[Tensor, " n_shared"]) -> Subset:
-    """A lens's embeddings of these tokens, which it reads, made by the tile as the lens scores them."""
+    """A lens's embeddings of tokens that it reads, made chunk by chunk, and centred or normalised as the lens scores them."""
     return Subset(lens.space.rows(side), torch.searchsorted(lens.space.token_ids, ids))
 
 
-def _reads(lens: EmbeddingLens) -> Tensor:
-    """Which tokens a lens reads, `bool [d_vocab]`."""
-    reads = torch.zeros(len(lens.vocabulary), dtype=torch.bool)
-    reads[lens.space.token_ids] = True
-    return reads
+def _is_read(lens: EmbeddingLens) -> Bool[Tensor, " d_vocab"]:
+    """Which tokens a lens reads."""
+    mask = torch.zeros(len(lens.vocabulary), dtype=torch.bool)
+    mask[lens.space.token_ids] = True
+    return mask
 
 
-def _same(a: Vocabulary, b: Vocabulary) -> tuple[Tensor, Tensor]:
+def _equal_tokens(a: Vocabulary, b: Vocabulary) -> tuple[Int[Tensor, " n_equal"], Int[Tensor, " n_equal"]]:
     """The ids of equal tokens, ascending in a."""
     if a.tokenizer is None and b.tokenizer is None and len(a) == len(b):
         return torch.arange(len(a)), torch.arange(len(a))
     for one, other in ((a, b), (b, a)):
         if one.tokenizer is None:
-            why = (
-                f"{other.model} has {len(other):,} tokens and no tokenizer either"
-                if other.tokenizer is None
-                else f"{other.model} has one"
-            )
-            raise EmbspaceError(
-                f"{one.model} has {len(one):,} tokens and no tokenizer, and {why}: nothing says which tokens are the same. "
-                "Give EmbeddingLens(model, tokenizer=…)."
-            )
-    pieces = [_pieces(a), _pieces(b)]
-    if pieces[0] == pieces[1]:
-        ids = torch.tensor([i for i, piece in enumerate(pieces[0]) if piece is not None], dtype=torch.long)
+            has_tokenizer = other.tokenizer is not None
+            raise errors.tokens_not_comparable(one.model, len(one), other.model, len(other), has_tokenizer)
+    pieces_a, pieces_b = _pieces(a), _pieces(b)
+    if pieces_a == pieces_b:
+        ids = torch.tensor([i for i, piece in enumerate(pieces_a) if piece is not None], dtype=torch.long)
         return ids, ids
-    keys = pieces if _mark(pieces[0]) == _mark(pieces[1]) else [_texts(a, pieces[0]), _texts(b, pieces[1])]
-    one, other = map(_once, keys)
-    pairs = torch.tensor([(i, other[key]) for key, i in one.items() if key in other], dtype=torch.long).reshape(-1, 2)
+    if _marker(pieces_a) == _marker(pieces_b):
+        id_a, id_b = _unique_ids(pieces_a), _unique_ids(pieces_b)
+    else:
+        id_a, id_b = _unique_ids(_exact_texts(a, pieces_a)), _unique_ids(_exact_texts(b, pieces_b))
+    pairs = torch.tensor([(i, id_b[key]) for key, i in id_a.items() if key in id_b], dtype=torch.long).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
 def _pieces(vocabulary: Vocabulary) -> list[str | None]:
-    """The tokenizer's own name of every token; undecodable bytes would share one text."""
+    """The tokenizer's own string of every token. Pieces also tell apart bytes that do not decode by themselves."""
     return vocabulary.tokenizer.convert_ids_to_tokens(list(range(min(len(vocabulary), len(vocabulary.tokenizer)))))
 
 
-def _mark(pieces: Sequence[str | None]) -> str:
-    """The mark that most pieces bear; empty where none does."""
-    counts = {mark: sum(piece is not None and piece.startswith(mark) for piece in pieces) for mark in MARKS}
-    best = max(MARKS, key=counts.__getitem__)
+def _marker(pieces: Sequence[str | None]) -> str:
+    """The marker with which most pieces begin; empty if no piece has one."""
+    counts = {marker: sum(piece is not None and piece.startswith(marker) for piece in pieces) for marker in MARKERS}
+    best = max(MARKERS, key=counts.__getitem__)
     return best if counts[best] else ""
 
 
-def _texts(vocabulary: Vocabulary, pieces: Sequence[str | None]) -> list[str | None]:
-    """The exact text of every token that has one by itself; SentencePiece's bytes double its letters, and are left out."""
+def _exact_texts(vocabulary: Vocabulary, pieces: Sequence[str | None]) -> list[str | None]:
+    """The text of every token that decodes by itself; None for others, and for SentencePiece's bytes, which duplicate letters."""
     return [
-        str(text) if whole and piece is not None and not BYTE.fullmatch(piece) else None
-        for text, whole, piece in zip(vocabulary.strings, vocabulary.whole, pieces)
+        str(text) if decodes and piece is not None and not BYTE_PIECE.fullmatch(piece) else None
+        for text, decodes, piece in zip(vocabulary.strings, vocabulary.whole, pieces)
     ]
 
 
-def _once(keys: Sequence[Hashable | None]) -> dict[Hashable, int]:
-    """From key to id, of keys that one token alone has, in the order of ids."""
+def _unique_ids(keys: Sequence[str | None]) -> dict[str, int]:
+    """From key to id, for keys that exactly one token has, in the order of ids."""
     counts = Counter(keys)
     return {key: i for i, key in enumerate(keys) if key is not None and counts[key] == 1}

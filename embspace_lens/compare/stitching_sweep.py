@@ -1,4 +1,4 @@
-"""Stitching, measured: every number of kept blocks, every donor, with its controls, as one table."""
+"""The accuracy of stitched models: every number of kept blocks, every donor, with controls, in one table."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -8,28 +8,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import EmbspaceError
+from .. import errors
 from ..files import read_json, write_json
 from ..forward.batches import TokenBatch, token_batches
 from ..forward.pooling import PooledHead
 from ..forward.runs import collect_activations, resume
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
+from ..tables.intervals import proportion_interval
 from ..weights.configuration import device_of
 from ..weights.hook_points import state_hook
-from .state_translation import translations_of_states
-from .stitching import check_stitch
-from .translation import Translation, identity, random_translation, translate
+from .common_tokens import check_lens
+from .embedding_translation import translate
+from .state_translation import translate_layers
+from .stitch_inputs import check_depth, check_head, clamp_tokens, longest_row
+from .translation import Translation, random_translation, untranslated
 
 KERNELS = ("pinv", "least_squares", "states", "transpose", "random", "untranslated")
+CONTROLS = ("chance", "donor")
 COLUMNS = ["recipient", "donor", "kernel", "keep", "accuracy", "low", "high", "n"]
 
 Donors = Mapping[str, tuple[EmbeddingLens, PooledHead]]
 Kernel = str | Callable[[EmbeddingLens, EmbeddingLens, int, int], Translation]
+Cell = tuple[str, str, int]
+"""The donor, the kernel and the number of kept blocks (−1 for controls) of one row of the table."""
 
 
 def stitch_sweep(
@@ -46,178 +52,211 @@ def stitch_sweep(
     seed: int = 0,
     checkpoint: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Measure how well classifiers do on a model they were not made for, for every number of kept blocks.
+    """Measure the accuracy of classifiers that are stitched to another model, for every number of kept blocks.
 
-    Controls stand in the same table: each donor's own accuracy (kernel donor), the share of the commonest class (chance), a
-    Gaussian map of the least-squares map's norm (random), the transpose, and states carried over as they are (untranslated;
-    cut or filled with zeros where widths differ).
+    The table includes controls: each donor's own accuracy (kernel donor), the share of the most frequent class (chance), a
+    Gaussian map with the norm of the least-squares map (random), the transpose, and unchanged states (untranslated; cut or
+    filled with zeros if the widths differ).
 
     Args:
         recipient: The pretrained model's lens.
-        donors: By name, tuned models' lenses and their heads; several seeds of one tuning show how steady it is.
-        texts: Texts to classify, that neither model was trained on.
-        labels: Their classes, in the words of the heads.
+        donors: From name to a fine-tuned model's lens and its head. Several seeds of one fine-tuning show how stable it is.
+        texts: Texts to classify, on which neither model was trained.
+        labels: Their classes, as the heads name them.
         graft: How many of the donors' last blocks run.
-        keep: How many of the recipient's first blocks; each number from 0 to all by default.
-        kernels: Names out of `"pinv"` (the paper's), `"least_squares"`, `"ridge"`, `"procrustes"`, `"states"`
-            (`translate_states`: no data, but forward passes), `"transpose"`, `"random"`, `"untranslated"`; or by name, functions of
-            (recipient, donor, layer_source, layer_target) that return a `Translation`.
+        keep: How many of the recipient's first blocks run; every number from 0 to all by default.
+        kernels: Names among `"pinv"` (the paper's), `"least_squares"`, `"ridge"`, `"procrustes"`, `"states"`
+            (`translate_states`: no data, but forward passes), `"transpose"`, `"random"`, `"untranslated"`. Or a mapping from a
+            name to one of these or to a function of (recipient, donor, layer_source, layer_target) that returns a
+            `Translation`.
         batch_tokens: About how many tokens run at once.
-        max_tokens: The longest text, in tokens; the rest is cut off.
-        seed: Of the random map and of made-up text.
-        checkpoint: A JSON file that is kept up to date; the same call goes on from it.
+        max_tokens: The longest text in tokens; the rest is cut off.
+        seed: Seed of the random map and of the sampled text.
+        checkpoint: A JSON file with the counts so far. The same call resumes from it.
 
     Returns:
-        One row per (recipient, donor, kernel, keep), with `accuracy`, its 95 % interval `low`, `high` (Wilson) and `n`, the
-        texts; `keep` is −1 for donor and chance.
+        One row per (recipient, donor, kernel, keep), with `accuracy`, its 95 % bootstrap interval `low`, `high`, and `n`, the
+        number of texts; `keep` is −1 for donor and chance.
 
     Raises:
-        EmbspaceError: If there are no texts, one class only, a class that a head does not know, or the models do not fit.
+        EmbspaceError: If there are no texts, all have one class, a label is not a class of a head, or the models do not fit.
+
+    Example:
+        >>> head = PooledHead(tuned.weights.d_model, ["negative", "positive"])
+        >>> texts, labels = ["good", "bad", "fine"], ["positive", "negative", "positive"]
+        >>> df = stitch_sweep(lens, {"tuned": (tuned, head)}, texts, labels, graft=1, keep=[1], kernels=["pinv"])
+        >>> df["kernel"].tolist()
+        ['chance', 'donor', 'pinv']
 
     References:
-        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5. https://arxiv.org/abs/2209.02535
+        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5.2. https://arxiv.org/abs/2209.02535
     """
+    recipient = check_lens(recipient)
     keeps = list(range(recipient.weights.n_layers + 1)) if keep is None else sorted(set(keep))
-    _check(recipient, donors, texts, labels, graft, keeps)
-    chosen = {name: name for name in kernels} if not isinstance(kernels, Mapping) else dict(kernels)
-    if clash := sorted(set(chosen) & {"donor", "chance"}):
-        raise EmbspaceError(f"kernels holds {clash[0]!r}, which is a control's own name.")
-    tally = _Tally(
-        checkpoint, [recipient.name, sorted(donors), graft, keeps, list(chosen), max_tokens, seed, texts, labels]
-    )
+    keeps = [check_depth("keep", value, recipient) for value in keeps]
+    majority = _majority_share(texts, labels)
+    donors = _check_donors(donors, graft, labels)
+    named = dict(kernels) if isinstance(kernels, Mapping) else {name: name for name in kernels}
+    for name in CONTROLS:
+        if name in named:
+            raise errors.reserved_kernel(name)
+    arguments = [recipient.name, sorted(donors), graft, keeps, list(named), max_tokens, seed, texts, labels]
+    counts = _Counts(checkpoint, arguments)
     translations = {
-        (donor, name, number): made
+        (donor, name, n_kept): translation
         for donor, (lens, _) in donors.items()
-        for name, kernel in chosen.items()
-        for number, made in _translations(recipient, lens, kernel, keeps, graft, seed)
+        for name, kernel in named.items()
+        for n_kept, translation in _translations(recipient, lens, kernel, keeps, graft, seed)
     }
+    longest = longest_row([recipient.model, *(lens.model for lens, _ in donors.values())], max_tokens)
+    batches = token_batches(recipient.model, texts, batch_tokens=batch_tokens, max_tokens=longest)
     with tqdm(total=len(texts), desc="stitch", unit="text", disable=None, leave=False) as bar, torch.no_grad():
-        for number, batch in enumerate(_batches(recipient, donors, texts, batch_tokens, max_tokens)):
+        for batch_index, batch in enumerate(batches):
             bar.update(len(batch))
-            if number < tally.batches:
+            if batch_index < counts.n_batches:
                 continue
-            truth = [str(labels[int(i)]) for i in batch.example]
-            right = {}
-            for name, (lens, head) in donors.items():
-                right[name, "donor", -1] = _right(head, _own(lens, batch), batch, truth)
+            batch_labels = [str(labels[int(i)]) for i in batch.example]
+            n_right: dict[Cell, int] = {}
+            for donor, (lens, head) in donors.items():
+                n_right[donor, "donor", -1] = _count_right(head, _last_state(lens, batch), batch, batch_labels)
             states = _recipient_states(recipient, batch, keeps)
-            for (name, kernel, k), translation in translations.items():
-                lens, head = donors[name]
-                end = _grafted(lens, batch, translation.state(states[k]), graft)
-                right[name, kernel, k] = _right(head, end, batch, truth)
-            tally.add(right, len(batch))
-    return _table(recipient.name, donors, list(chosen), keeps, tally, labels)
+            for cell, translation in translations.items():
+                donor, _, n_kept = cell
+                lens, head = donors[donor]
+                state = _run_grafted(lens, batch, translation.state(states[n_kept]), graft)
+                n_right[cell] = _count_right(head, state, batch, batch_labels)
+            counts.add(n_right, len(batch))
+    if not counts.n_texts:
+        raise errors.no_tokens()
+    return _table(recipient.name, donors, list(named), keeps, counts, majority)
 
 
-def _check(
-    recipient: Any, donors: Donors, texts: Sequence[str], labels: Sequence[str], graft: int, keeps: list[int]
-) -> None:
-    if not isinstance(donors, Mapping) or not donors:
-        raise EmbspaceError("donors is a mapping from a name to (lens, head), of one donor at least.")
+def _majority_share(texts: Sequence[str], labels: Sequence[str]) -> float:
+    """The share of the most frequent label.
+
+    Raises:
+        EmbspaceError: If there is not one label per text, or fewer than two classes.
+    """
     if isinstance(texts, str) or not len(texts):
-        raise EmbspaceError("There are no texts to evaluate on; give a sequence of them, and their labels.")
+        raise errors.no_labelled_texts()
     if len(texts) != len(labels):
-        raise EmbspaceError(f"There are {len(texts)} texts and {len(labels)} labels; each text needs its own.")
-    if len(set(labels)) < 2:
-        raise EmbspaceError(
-            f"All {len(texts)} texts are {labels[0]!r}: accuracy on one class says nothing. Give texts of each."
-        )
+        raise errors.unequal_lengths(len(texts), len(labels))
+    _, n_texts = np.unique(np.asarray(labels, dtype=object), return_counts=True)
+    if len(n_texts) < 2:
+        raise errors.one_class(len(texts), labels[0])
+    return max(n_texts) / len(labels)
+
+
+def _check_donors(donors: Donors, graft: int, labels: Sequence[str]) -> Donors:
+    """The donors, each with a head that knows all labels."""
+    if not isinstance(donors, Mapping) or not donors:
+        raise errors.no_donors()
     for name, (lens, head) in donors.items():
-        unknown = sorted(set(labels) - set(head.labels))
+        check_depth("graft", graft, check_lens(lens))
+        unknown = sorted(set(labels) - set(check_head(head, lens).labels))
         if unknown:
-            raise EmbspaceError(f"label {unknown[0]!r} is not among those of {name}'s head: {', '.join(head.labels)}.")
-        for number in keeps:
-            check_stitch(recipient, lens, number, graft, head)
+            raise errors.unknown_label(unknown[0], name, head.labels)
+    return donors
 
 
-class _Tally:
-    """Right answers by (donor, kernel, keep), kept in a file if one is named."""
+class _Counts:
+    """How many answers are right, by cell; kept in a checkpoint if a path is given.
 
-    def __init__(self, path: str | Path | None, run: list[Any]) -> None:
+    Args:
+        path: The checkpoint's file.
+        arguments: The sweep's arguments, which a checkpoint must have been made with.
+
+    Raises:
+        EmbspaceError: If the checkpoint cannot be read, or is of a sweep with other arguments.
+    """
+
+    def __init__(self, path: str | Path | None, arguments: list[Any]) -> None:
         self.path = None if path is None else Path(path).expanduser()
-        self.run = sha256(repr(run).encode()).hexdigest()
-        self.batches, self.n = 0, 0
-        self.right: dict[tuple[str, str, int], int] = {}
+        self.key = sha256(repr(arguments).encode()).hexdigest()
+        self.n_batches, self.n_texts = 0, 0
+        self.n_right: dict[Cell, int] = {}
         if self.path is not None and self.path.exists():
-            held = read_json(self.path)
-            if held.get("run") != self.run:
-                raise EmbspaceError(f"{self.path} holds another sweep. Name another file, or remove it.")
-            self.batches, self.n = held["batches"], held["n"]
-            self.right = {(donor, kernel, keep): count for donor, kernel, keep, count in held["right"]}
+            saved = read_json(self.path)
+            if saved.get("run") != self.key:
+                raise errors.other_sweep(self.path)
+            self.n_batches, self.n_texts = saved["batches"], saved["n"]
+            self.n_right = {(donor, kernel, keep): count for donor, kernel, keep, count in saved["right"]}
 
-    def add(self, right: Mapping[tuple[str, str, int], int], n: int) -> None:
-        for cell, count in right.items():
-            self.right[cell] = self.right.get(cell, 0) + count
-        self.batches, self.n = self.batches + 1, self.n + n
+    def add(self, n_right: Mapping[Cell, int], n_texts: int) -> None:
+        """Add the counts of one batch, and write the checkpoint."""
+        for cell, count in n_right.items():
+            self.n_right[cell] = self.n_right.get(cell, 0) + count
+        self.n_batches, self.n_texts = self.n_batches + 1, self.n_texts + n_texts
         if self.path is not None:
-            held = [[*cell, count] for cell, count in self.right.items()]
-            write_json(self.path, {"run": self.run, "batches": self.batches, "n": self.n, "right": held})
+            counts = [[*cell, count] for cell, count in self.n_right.items()]
+            write_json(self.path, {"run": self.key, "batches": self.n_batches, "n": self.n_texts, "right": counts})
 
 
 def _translations(
     recipient: EmbeddingLens, donor: EmbeddingLens, kernel: Kernel, keeps: list[int], graft: int, seed: int
 ) -> Iterator[tuple[int, Translation]]:
-    """One translation for every number of kept blocks; most are the same for all of them."""
-    end = donor.weights.n_layers - graft - 1
+    """One translation for every number of kept blocks; most kernels give the same one for all."""
+    layer_target = donor.weights.n_layers - graft - 1
     if kernel == "states":
-        found = translations_of_states(recipient, donor, [keep - 1 for keep in keeps], end, seed=seed)
-        yield from ((layer + 1, made) for layer, made in found.items())
+        translations = translate_layers(recipient, donor, [n_kept - 1 for n_kept in keeps], layer_target, seed=seed)
+        yield from ((layer + 1, translation) for layer, translation in translations.items())
     elif callable(kernel):
-        yield from ((keep, kernel(recipient, donor, keep - 1, end)) for keep in keeps)
+        yield from ((n_kept, kernel(recipient, donor, n_kept - 1, layer_target)) for n_kept in keeps)
     else:
         if kernel == "random":
-            made = random_translation(translate(recipient, donor, inverse="least_squares"), seed)
+            translation = random_translation(translate(recipient, donor, inverse="least_squares"), seed)
         elif kernel == "untranslated":
-            made = identity(recipient, donor)
+            translation = untranslated(recipient, donor)
         else:
-            made = translate(recipient, donor, inverse=kernel)
-        yield from ((keep, made) for keep in keeps)
+            options: Any = {"inverse": kernel}  # `translate` checks the name
+            translation = translate(recipient, donor, **options)
+        yield from ((n_kept, translation) for n_kept in keeps)
 
 
-def _batches(
-    recipient: EmbeddingLens, donors: Donors, texts: Sequence[str], batch_tokens: int, max_tokens: int | None
-) -> Iterator[TokenBatch]:
-    models = [recipient.model, *(lens.model for lens, _ in donors.values())]
-    longest = min(
-        (n for n in (max_tokens, *(getattr(model.cfg, "n_ctx", None) for model in models)) if n), default=None
-    )
-    return token_batches(models[0], texts, batch_tokens=batch_tokens, max_tokens=longest)
+def _recipient_states(
+    recipient: EmbeddingLens, batch: TokenBatch, keeps: list[int]
+) -> dict[int, Float[Tensor, "batch pos d_recipient"]]:
+    """The recipient's states after each number of kept blocks."""
+    hooks = {n_kept: state_hook(recipient.model, n_kept - 1) for n_kept in keeps}
+    activations = collect_activations(recipient.model, batch, list(hooks.values()))
+    return {n_kept: activations[hook] for n_kept, hook in hooks.items()}
 
 
-def _recipient_states(recipient: EmbeddingLens, batch: TokenBatch, keeps: list[int]) -> dict[int, Tensor]:
-    model = recipient.model
-    names = {keep: state_hook(model, keep - 1) for keep in keeps}
-    found = collect_activations(model, batch, list(names.values()))
-    return {keep: found[name] for keep, name in names.items()}
+def _last_state(donor: EmbeddingLens, batch: TokenBatch) -> Float[Tensor, "batch pos d_donor"]:
+    """The donor's own states after its last block."""
+    hook = state_hook(donor.model, donor.weights.n_layers - 1)
+    return collect_activations(donor.model, batch, [hook])[hook]
 
 
-def _own(donor: EmbeddingLens, batch: TokenBatch) -> Tensor:
-    model = donor.model
-    last = state_hook(model, donor.weights.n_layers - 1)
-    return collect_activations(model, batch, [last])[last]
+def _run_grafted(
+    donor: EmbeddingLens, batch: TokenBatch, state: Float[Tensor, "batch pos d_donor"], graft: int
+) -> Float[Tensor, "batch pos d_donor"]:
+    """Run the donor's last blocks on translated states."""
+    if not graft:
+        return state.to(device_of(donor.model))
+    clamped = clamp_tokens(batch, donor.model)
+    return resume(donor.model, clamped, state, donor.weights.n_layers - graft)[0]
 
 
-def _grafted(donor: EmbeddingLens, batch: TokenBatch, state: Tensor, graft: int) -> Tensor:
-    model = donor.model
-    return resume(model, batch, state, donor.weights.n_layers - graft)[0] if graft else state.to(device_of(model))
-
-
-def _right(head: PooledHead, state: Tensor, batch: TokenBatch, truth: Sequence[str]) -> int:
+def _count_right(
+    head: PooledHead, state: Float[Tensor, "batch pos d_donor"], batch: TokenBatch, labels: Sequence[str]
+) -> int:
     best = head(state, batch.mask).argmax(dim=1).tolist()
-    return sum(head.labels[i] == label for i, label in zip(best, truth))
+    return sum(head.labels[i] == label for i, label in zip(best, labels))
 
 
 def _table(
-    recipient: str, donors: Donors, kernels: list[str], keeps: list[int], tally: _Tally, labels: Sequence[str]
+    recipient: str, donors: Donors, kernels: list[str], keeps: list[int], counts: _Counts, majority: float
 ) -> pd.DataFrame:
-    commonest = max(np.unique(np.asarray(labels, dtype=object), return_counts=True)[1]) / len(labels)
+    n = counts.n_texts
 
-    def row(donor: str, kernel: str, keep: int) -> dict[str, Any]:
-        right = round(commonest * tally.n) if kernel == "chance" else tally.right[donor, kernel, keep]
-        interval = binomtest(right, tally.n).proportion_ci(method="wilson")
-        keys = {"recipient": recipient, "donor": donor, "kernel": kernel, "keep": keep}
-        return keys | {"accuracy": right / tally.n, "low": interval.low, "high": interval.high, "n": tally.n}
+    def row(cell: Cell) -> dict[str, Any]:
+        donor, kernel, n_kept = cell
+        n_right = round(majority * n) if kernel == "chance" else counts.n_right[cell]
+        low, high = proportion_interval(n_right, n)
+        keys = {"recipient": recipient, "donor": donor, "kernel": kernel, "keep": n_kept}
+        return keys | {"accuracy": n_right / n, "low": low, "high": high, "n": n}
 
-    cells = [(donor, kernel, -1) for donor in donors for kernel in ("chance", "donor")]
-    cells += [(donor, kernel, keep) for donor in donors for kernel in kernels for keep in keeps]
-    return tidy(COLUMNS, (row(*cell) for cell in sorted(cells)))
+    cells: list[Cell] = [(donor, kernel, -1) for donor in donors for kernel in CONTROLS]
+    cells += [(donor, kernel, n_kept) for donor in donors for kernel in kernels for n_kept in keeps]
+    return tidy(COLUMNS, map(row, sorted(cells)), kind="stitch")

@@ -1,4 +1,4 @@
-"""The measurements of Dar et al. (2023), each beside its control.
+"""The measurements of Dar et al. (2023), each with its control.
 
 Source: Analyzing Transformers in Embedding Space, https://arxiv.org/abs/2209.02535
 """

@@ -1,26 +1,25 @@
-"""Which units there are to measure: the blocks that have a weight, and its directions there."""
+"""The layers that have a weight, and the weight's directions in one layer."""
 
 from collections.abc import Iterator
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ..lens import EmbeddingLens
 from ..tables.selection import Select
 from ..weights.effective import Weights
 from ..weights.indices import weight_indices
 
 
-def layers_with(lens: EmbeddingLens, weight: str, layer: Select, asked: bool) -> list[int]:
-    """The selected blocks that have this weight.
+def layers_of(weights: Weights, weight: str, layer: Select, *, required: bool) -> list[int]:
+    """The selected layers that have a weight.
 
     Raises:
-        EmbspaceError: If it was asked for by name and the model, or a block that was named, lacks it.
+        EmbspaceError: If, when required, the model or a layer that was named lacks it.
     """
-    return list(dict.fromkeys(index.layer for index in weight_indices(lens.weights, weight, layer, required=asked)))
+    return list(dict.fromkeys(index.layer for index in weight_indices(weights, weight, layer, required=required)))
 
 
-def directions(weights: Weights, weight: str, layer: int) -> Iterator[Float[Tensor, "n d_model"]]:
-    """The directions of a weight in one block: of all heads together, or expert by expert."""
+def directions_of(weights: Weights, weight: str, layer: int) -> Iterator[Float[Tensor, "_ d_model"]]:
+    """The directions of a weight in one layer: of all heads together, or expert by expert."""
     for index in weight_indices(weights, weight, [layer]):
         yield weights.directions(weight, *index).reshape(-1, weights.d_model)

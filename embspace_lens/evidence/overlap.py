@@ -1,4 +1,4 @@
-"""Related pairs: do the two parameters of one unit share their tokens?"""
+"""Related pairs: the overlap of the top tokens of the two weights of a neuron or sub-head."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,12 +12,13 @@ from tqdm import tqdm
 
 from .. import errors
 from ..lens import EmbeddingLens
-from ..tables.checks import check_k
+from ..tables.checks import check_choice, check_integer, check_k
 from ..tables.frames import tidy
+from ..tables.intervals import bootstrap_interval, central_interval
 from ..tables.selection import Select
 from ..weights.effective import side_of
-from .layer_directions import directions, layers_with
-from .token_lists import bootstrap_interval, check_seeds, jaccard, middle, partners, strongest_tokens
+from .layer_directions import directions_of, layers_of
+from .token_lists import cyclic_permutation, jaccard, strongest_tokens
 
 PAIRS = {
     "W_Q-W_K": ("W_Q", "W_K"),
@@ -25,7 +26,7 @@ PAIRS = {
     "W_gate-W_out": ("W_gate", "W_out"),
     "W_in-W_out": ("W_in", "W_out"),
 }
-"""Weights whose units meet one to one: sub-head i with sub-head i of its head, neuron with itself."""
+"""Weights whose directions are paired one to one: sub-head i with sub-head i of the same head, neuron i with neuron i."""
 
 
 def related_pairs(
@@ -36,83 +37,89 @@ def related_pairs(
     pairs: str | Sequence[str] | None = None,
     seeds: int = 20,
 ) -> pd.DataFrame:
-    r"""Measure how many top tokens the two parameters of one unit share, against partners shuffled within the layer.
+    r"""Measure how many top tokens the two weights of a neuron or sub-head share, against shuffled pairs.
 
-    A neuron's key and value, and a sub-head's two sides, are read as their k tokens of largest absolute score:
+    Each weight is read as the k tokens with the largest absolute score. The measure is the mean Jaccard index of the n pairs:
 
     .. math:: J = \frac{1}{n} \sum_{i=1}^{n} \frac{|A_i \cap B_i|}{|A_i \cup B_i|}, \qquad
               A_i = \operatorname{top}_k |w_i E'|, \quad B_i = \operatorname{top}_k |v_i E|
 
-    The control gives every $A_i$ the $B_j$ of another unit of the whole layer, of any head and any expert. Embeddings share
-    directions, so two lists overlap by more than chance whoever they belong to: only what exceeds the control is evidence.
+    The shuffled control pairs every $A_i$ with the $B_j$ of another neuron or sub-head of the same layer, of any head and any
+    expert. Embeddings share directions, so any two lists overlap by more than chance. Only overlap above the control is
+    evidence.
 
     Args:
-        lens: The model; its space, token mask and score are those that count.
+        lens: The model's lens; its space, token mask and score are used.
         k: How many tokens make a list.
         layer: Which blocks; all of them by default.
-        pairs: `"W_in-W_out"` (key and value), `"W_gate-W_out"`, `"W_V-W_O"`, `"W_Q-W_K"`, or several; all that the model has
-            by default. With grouped queries the heads of a group share their W_K and W_V. Rotary positions mix the sub-heads
-            of W_Q and W_K two by two, so that there the pairing is only nearly one to one.
+        pairs: `"W_in-W_out"` (key and value), `"W_gate-W_out"`, `"W_V-W_O"`, `"W_Q-W_K"`, or several; by default all that the
+            model has. With grouped queries, the heads of a group share their W_K and W_V. Rotary positions mix the sub-heads
+            of W_Q and W_K two by two, so there the pairs are only approximately one to one.
         seeds: How many shuffles make the control.
 
     Returns:
-        One row per (layer, pair, sample) with `jaccard`, `low`, `high` and `n`, the number of units. For `sample` `"paired"`
-        the interval is a bootstrap over the units; for `"shuffled"` it holds the middle 95 % of the shuffles.
+        One row per (layer, pair, sample), with `jaccard`, `low`, `high` and `n`, the number of neurons or sub-heads. For
+        `sample` `"paired"` the interval is a 95 % bootstrap interval over them; for `"shuffled"` it holds the middle 95 % of
+        the shuffles.
 
     Raises:
         EmbspaceError: If the model has no such layer or pair, or fewer than k tokens are read.
 
     Example:
-        >>> evidence.related_pairs(lens, k=5, layer=0, pairs="W_in-W_out")["sample"].tolist()
+        >>> related_pairs(lens, k=5, layer=0, pairs="W_in-W_out")["sample"].tolist()
         ['paired', 'shuffled']
 
     References:
-        Dar et al. (2023), Analyzing Transformers in Embedding Space, §4.1. https://arxiv.org/abs/2209.02535
+        Dar et al. (2023), Analyzing Transformers in Embedding Space. https://arxiv.org/abs/2209.02535
     """
-    k, seeds = check_k(k, lens.space.n_tokens), check_seeds(seeds)
-    plan = _plan(lens, layer, pairs)
+    k, seeds = check_k(k, lens.space.n_tokens), check_integer("seeds", seeds, minimum=2)
+    pairs_of_layer = _select_pairs(lens, layer, pairs)
 
     def blocks() -> Iterator[dict[str, Any]]:
-        needed = {number: sorted({w for name in names for w in PAIRS[name]}) for number, names in plan.items()}
-        total = sum(map(len, needed.values()))
-        with tqdm(total=total, desc="related pairs", unit="weight", disable=None, leave=False) as progress:
-            for number, names in plan.items():
+        weights_of = {
+            index: sorted({w for name in names for w in PAIRS[name]}) for index, names in pairs_of_layer.items()
+        }
+        n_weights = sum(map(len, weights_of.values()))
+        with tqdm(total=n_weights, desc="related pairs", unit="weight", disable=None, leave=False) as bar:
+            for index, names in pairs_of_layer.items():
                 lists = {}
-                for weight in needed[number]:
-                    lists[weight] = _lists(lens, weight, number, k)
-                    progress.update()
+                for weight in weights_of[index]:
+                    lists[weight] = _token_lists(lens, weight, index, k)
+                    bar.update()
                 for name in names:
                     a, b = (lists[weight] for weight in PAIRS[name])
-                    yield _paired_and_shuffled(a, b, seeds) | {"layer": number, "pair": name}
+                    yield _paired_and_shuffled(a, b, seeds) | {"layer": index, "pair": name}
 
-    return tidy(["layer", "pair", "sample", "jaccard", "low", "high", "n"], blocks())
-
-
-def _plan(lens: EmbeddingLens, layer: Select, pairs: str | Sequence[str] | None) -> dict[int, list[str]]:
-    """Which pairs to measure in which block; what the model lacks is left out unless it was asked for by name."""
-    asked = [pairs] if isinstance(pairs, str) else pairs
-    for name in asked or ():
-        if name not in PAIRS:
-            raise errors.choice("pairs", name, PAIRS)
-    plan: dict[int, list[str]] = {}
-    for name in [name for name in PAIRS if asked is None or name in asked]:
-        for number in layers_with(lens, PAIRS[name][0], layer, asked is not None):
-            plan.setdefault(number, []).append(name)
-    if not plan:
-        layers_with(lens, "W_in", layer, True)  # says what the model, or this layer of it, is without
-    return dict(sorted(plan.items()))
+    columns = ["layer", "pair", "sample", "jaccard", "low", "high", "n"]
+    return tidy(columns, blocks(), kind="related_pairs")
 
 
-def _lists(lens: EmbeddingLens, name: str, layer: int, k: int) -> Int[Tensor, "n k"]:
-    side = side_of(name)
-    return torch.cat([strongest_tokens(lens.space, x, side, k) for x in directions(lens.weights, name, layer)])
+def _select_pairs(lens: EmbeddingLens, layer: Select, pairs: str | Sequence[str] | None) -> dict[int, list[str]]:
+    """The pairs to measure, by layer. Pairs that the model lacks are left out, or are an error if they were named."""
+    named = [pairs] if isinstance(pairs, str) else list(PAIRS if pairs is None else pairs)
+    for name in named:
+        check_choice("pairs", name, PAIRS)
+    selected: dict[int, list[str]] = {}
+    for name in [name for name in PAIRS if name in named]:
+        for index in layers_of(lens.weights, PAIRS[name][0], layer, required=pairs is not None):
+            selected.setdefault(index, []).append(name)
+    if not selected:
+        raise errors.nothing_to_measure(lens.name, named)
+    return dict(sorted(selected.items()))
+
+
+def _token_lists(lens: EmbeddingLens, weight: str, layer: int, k: int) -> Int[Tensor, "n k"]:
+    """The top tokens of each direction of a weight in one layer."""
+    side = side_of(weight)
+    directions = directions_of(lens.weights, weight, layer)
+    return torch.cat([strongest_tokens(lens.space, x, side, k) for x in directions])
 
 
 def _paired_and_shuffled(a: Int[Tensor, "n k"], b: Int[Tensor, "n k"], seeds: int) -> dict[str, Any]:
-    """Both samples of one pair as two rows."""
+    """The two rows of one layer and pair: paired, and shuffled."""
     paired = jaccard(a, b)
-    shuffled = [jaccard(a, b[partners(len(b), seed)]).mean().item() for seed in range(seeds)]
-    intervals = np.array([bootstrap_interval(paired), middle(shuffled)])
+    shuffled = [jaccard(a, b[cyclic_permutation(len(b), seed)]).mean().item() for seed in range(seeds)]
+    intervals = np.array([bootstrap_interval(paired), central_interval(shuffled)])
     return {
         "sample": ["paired", "shuffled"],
         "jaccard": [paired.mean().item(), np.mean(shuffled)],

@@ -1,13 +1,13 @@
-"""Recall of hidden states: are the tokens of a state those of the parameters that were active?"""
+"""Recall of hidden states: the top tokens of a state that are top tokens of the most active weights."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,33 +16,40 @@ from ..forward.batches import token_batches
 from ..forward.runs import collect_activations
 from ..lens import EmbeddingLens
 from ..search.tiles import chunks
-from ..tables.checks import check_k
+from ..tables.checks import check_choice, check_integer, check_k
 from ..tables.frames import tidy
+from ..tables.intervals import bootstrap_interval, central_interval
 from ..tables.selection import Select, weight_names
 from ..weights.configuration import device_of
 from ..weights.effective import MLP, side_of
-from ..weights.hook_points import state_hook
-from .layer_directions import directions, layers_with
-from .token_lists import bootstrap_interval, check_seeds, middle, partners
+from ..weights.experts import NO_EXPERT
+from ..weights.hook_points import head_hook, neuron_hook, state_hook
+from .layer_directions import directions_of, layers_of
+from .token_lists import cyclic_permutation
 
 WEIGHTS = ("W_in", "W_gate", "W_out", "W_V", "W_O")
-TARGETS = ("final", "layer")
-HOOKS = {"mlp": "mlp.hook_post", "attn": "attn.hook_z"}
+Target = Literal["final", "layer"]
+TARGETS: tuple[Target, ...] = ("final", "layer")
 
 
 @dataclass
-class _Seen:
-    """What the forward passes leave, token by token: texts, and for hook points the ids that were on top there."""
+class _TopIndices:
+    """What is kept of the forward passes, one row per token.
 
-    example: list[Tensor] = field(default_factory=list)
-    top: dict[str, list[Tensor]] = field(default_factory=dict)
+    Attributes:
+        example: The text that each token is in, batch by batch.
+        top: By hook point, batch by batch: the most active neurons or sub-heads, or the top tokens of a state.
+    """
+
+    example: list[Int[Tensor, " n"]] = field(default_factory=list)
+    top: dict[str, list[Int[Tensor, "n n_top"]]] = field(default_factory=dict)
 
 
 def hidden_state_recall(
     lens: EmbeddingLens,
     texts: Iterable[str],
     *,
-    weight: Any = None,
+    weight: str | Sequence[str] | None = None,
     layer: Select = None,
     target: str | Sequence[str] | None = None,
     k: int = 50,
@@ -51,193 +58,187 @@ def hidden_state_recall(
     batch_tokens: int = 8192,
     max_tokens: int | None = None,
 ) -> pd.DataFrame:
-    r"""Measure how many of a hidden state's top tokens are top tokens of the parameters that were most active there.
+    r"""Measure how many top tokens of a hidden state are top tokens of the weights that were most active.
 
-    At every token of the texts, the n_active units of largest activation in a block stand for what it did:
+    At every token of the texts, the n_active neurons (or sub-heads) with the largest activation represent a block:
 
     .. math:: R = \frac{1}{k} \left| \operatorname{top}_k(xE) \cap \bigcup_{i \in \mathrm{active}} \operatorname{top}_k(w_i) \right|
 
-    averaged over tokens. x is the output of that block (`"layer"`) or of the last one (`"final"`), read as this lens reads
-    what is written: behind the final norm's gain and centring; its bias, the same for every token, is left out. A neuron's
-    activation is what W_out's row is multiplied by (`mlp.hook_post`), a sub-head's its entry of z (`attn.hook_z`), for
-    W_in and W_V as for W_out and W_O. The control compares each state with the parameters of another token of the texts.
+    The recall is the mean over tokens. x is the output of the same block (`"layer"`) or of the last block (`"final"`), scored
+    as the lens scores writing weights: with the final norm's gain and centring, without its bias. A neuron's activation is
+    the factor of its W_out row (`mlp.hook_post`), a sub-head's activation is its entry of z (`attn.hook_z`), also for W_in
+    and W_V. The permuted control compares each state with the weights that were most active at another token.
 
-    This runs the model; all else in the package only reads it. What is kept in memory grows with the texts, by some
-    (2 n_active + k) numbers a token and layer.
+    This function runs the model. It keeps about 2 n_active + k integers per token and layer in memory.
 
     Args:
-        lens: The model, which must have a tokenizer.
-        texts: Any texts; longer ones are cut at the model's context.
-        weight: `"W_in"`, `"W_gate"`, `"W_out"`, `"W_V"`, `"W_O"`, or several; all that can be had by default. Activations of
-            the experts of a mixture cannot.
+        lens: The model's lens; the model must have a tokenizer.
+        texts: Any texts; longer ones are cut at the context window.
+        weight: `"W_in"`, `"W_gate"`, `"W_out"`, `"W_V"`, `"W_O"`, or several; by default all that can be measured. The
+            activations of a mixture's experts cannot be measured.
         layer: Which blocks; all of them by default.
-        target: `"layer"`, `"final"`, or both.
-        k: How many tokens of each parameter, and of the state.
-        n_active: How many units stand for a block.
+        target: `"layer"`, `"final"`, or several; both by default.
+        k: How many tokens of each weight's direction, and of the state.
+        n_active: How many neurons or sub-heads represent a block.
         seeds: How many permutations make the control.
         batch_tokens: About how many tokens run at once.
-        max_tokens: The longest text in tokens; the model's context by default.
+        max_tokens: The longest text in tokens; the model's context window by default.
 
     Returns:
-        One row per (target, layer, weight, sample) with `recall`, `low`, `high` and `n`, the number of tokens. For `sample`
-        `"aligned"` the interval is a bootstrap over the texts, missing if there is one alone; for `"permuted"` it holds the
+        One row per (target, layer, weight, sample), with `recall`, `low`, `high` and `n`, the number of tokens. For `sample`
+        `"aligned"` the interval is a 95 % bootstrap interval over texts, NaN for one text; for `"permuted"` it holds the
         middle 95 % of the permutations.
 
     Raises:
         EmbspaceError: If there are no texts or no tokenizer, the model lacks the weight, or fewer than k tokens are read.
 
     Example:
-        >>> found = evidence.hidden_state_recall(lens, ["w2 w3 w4", "w5 w6"], layer=0, weight="W_out", k=5)
-        >>> found["target"].tolist()
+        >>> df = hidden_state_recall(lens, ["a good film", "not so good"], layer=0, weight="W_out", k=5)
+        >>> df["target"].tolist()
         ['final', 'final', 'layer', 'layer']
 
     References:
-        Dar et al. (2023), Analyzing Transformers in Embedding Space, §4.1. https://arxiv.org/abs/2209.02535
+        Dar et al. (2023), Analyzing Transformers in Embedding Space, §4.2. https://arxiv.org/abs/2209.02535
     """
-    k, seeds = check_k(k, lens.space.n_tokens), check_seeds(seeds)
-    targets = TARGETS if target is None else [target] if isinstance(target, str) else list(target)
-    for name in targets:
-        if name not in TARGETS:
-            raise errors.choice("target", name, TARGETS)
-    plan = _plan(lens, layer, weight, n_active)
+    k, seeds = check_k(k, lens.space.n_tokens), check_integer("seeds", seeds, minimum=2)
+    names = TARGETS if target is None else [target] if isinstance(target, str) else list(target)
+    targets = sorted({check_choice("target", name, TARGETS) for name in names})
+    hooks = _select_hooks(lens, layer, weight, n_active)
     last = lens.weights.n_layers - 1
-    state_of = {number: state_hook(lens.model, number) for number in {*plan, last}}
-    states = {state_of[number] for number in plan if "layer" in targets}
+    layers = {index for index, _ in hooks}
+    state_of = {index: state_hook(lens.model, index) for index in {*layers, last}}
+    states = {state_of[index] for index in layers} if "layer" in targets else set()
     states |= {state_of[last]} if "final" in targets else set()
-    seen = _run(lens, texts, plan, states, k, n_active, batch_tokens, max_tokens)
+    end = state_of[last if "final" in targets else max(layers)]  # the forward pass stops there
+    tops = _run(lens, texts, set(hooks.values()), states, end, k, n_active, batch_tokens, max_tokens)
 
-    example = torch.cat(seen.example)
-    orders = [torch.arange(len(example)), *(partners(len(example), seed) for seed in range(seeds))]
+    example = torch.cat(tops.example)
+    orders = [torch.arange(len(example)), *(cyclic_permutation(len(example), seed) for seed in range(seeds))]
 
     def blocks() -> Iterator[dict[str, Any]]:
-        sites = [(number, name) for number, names in plan.items() for name in names]
-        for number, name in tqdm(sites, desc="recall", unit="weight", disable=None, leave=False):
-            top, place = _top_of_active(lens, name, number, torch.cat(seen.top[_hook(number, name)]), k)
-            for which in sorted(set(targets)):
-                states = torch.cat(seen.top[state_of[last if which == "final" else number]])
-                recalls = _recalls(top, place, states, orders, lens.space.d_vocab)
-                keys = {"target": which, "layer": number, "weight": [name] * 2}
-                yield _aligned_and_permuted(recalls, example) | keys
+        for (index, name), hook in tqdm(hooks.items(), desc="recall", unit="weight", disable=None, leave=False):
+            active = torch.cat(tops.top[hook])
+            lists, list_index = _lists_of_active(lens, name, index, hook, active, k)
+            for one in targets:
+                state_tokens = torch.cat(tops.top[state_of[last if one == "final" else index]])
+                recalls = _recalls(lists, list_index, state_tokens, orders, lens.space.d_vocab)
+                yield _aligned_and_permuted(recalls, example) | {"target": one, "layer": index, "weight": [name] * 2}
 
-    frame = tidy(["target", "layer", "weight", "sample", "recall", "low", "high", "n"], blocks())
+    columns = ["target", "layer", "weight", "sample", "recall", "low", "high", "n"]
+    frame = tidy(columns, blocks(), kind="recall")
     return frame.sort_values(["target", "layer", "weight", "sample"], kind="stable", ignore_index=True)
 
 
-def _hook(layer: int, weight: str) -> str:
-    return f"blocks.{layer}.{HOOKS['mlp' if weight in MLP else 'attn']}"
+def _select_hooks(
+    lens: EmbeddingLens, layer: Select, weight: str | Sequence[str] | None, n_active: Any
+) -> dict[tuple[int, str], str]:
+    """The hook point of the activations of each (layer, weight) to measure, in the order of layers.
 
-
-def _plan(lens: EmbeddingLens, layer: Select, weight: Any, n_active: Any) -> dict[int, list[str]]:
-    """Which weights to measure in which block; what the model lacks is left out unless it was asked for by name."""
+    Weights that the model lacks are left out, or are an error if they were named.
+    """
     weights = lens.weights
-    plan: dict[int, list[str]] = {}
-    for name in weight_names(weight, WEIGHTS):
-        for number in layers_with(lens, name, layer, weight is not None):
-            if name not in MLP or len(weights.experts(number)) < 2:
-                plan.setdefault(number, []).append(name)
+    names = weight_names(weight, WEIGHTS)
+    hooks: dict[tuple[int, str], str] = {}
+    for name in names:
+        for index in layers_of(weights, name, layer, required=weight is not None):
+            if name not in MLP:
+                hooks[index, name] = head_hook(weights, index)
+            elif weights.experts(index) == [NO_EXPERT]:
+                hooks[index, name] = neuron_hook(weights, index)
             elif weight is not None:
-                raise errors.unsupported(
-                    f"{name} of block {number} of {lens.name}",
-                    "the activations of a mixture's experts have no hook point; W_V and W_O can be measured",
-                )
-    if not plan:
-        layers_with(lens, "W_O", layer, True)  # says what the model, or this layer of it, is without
-    for number, names in plan.items():
-        for name in names:
-            n_units = weights.d_mlp(number) if name in MLP else weights.W_O(number).shape[:2].numel()
-            if isinstance(n_active, bool) or not isinstance(n_active, int | np.integer) or not 1 <= n_active <= n_units:
-                raise errors.EmbspaceError(
-                    f"n_active={n_active!r} is not between 1 and {n_units:,}, the units of {name} in block {number}."
-                )
-    return dict(sorted(plan.items()))
+                raise errors.no_expert_activations(lens.name, index, name)
+    if not hooks:
+        raise errors.nothing_to_measure(lens.name, names)
+    for index, name in hooks:
+        kind = "neurons" if name in MLP else "sub-heads"
+        n_units = weights.d_mlp(index) if name in MLP else weights.stored("W_O", index).shape[:2].numel()
+        count_of = f"{kind} of {name} in block {index}"
+        check_integer("n_active", n_active, minimum=1, maximum=n_units, count_of=count_of)
+    return dict(sorted(hooks.items(), key=lambda item: (item[0][0], names.index(item[0][1]))))
 
 
 @torch.no_grad()
 def _run(
     lens: EmbeddingLens,
     texts: Iterable[str],
-    plan: dict[int, list[str]],
-    states: set[str],
+    active_hooks: set[str],
+    state_hooks: set[str],
+    end: str,
     k: int,
     n_active: int,
     batch_tokens: int,
     max_tokens: int | None,
-) -> _Seen:
-    """Run the texts once, and keep of every hook point only what was on top: units, or tokens of a state."""
-    model = lens.model
-    seen = _Seen()
-    units = {_hook(number, name) for number, names in plan.items() for name in names}
-    # Behind the last state nothing need run: it is fetched, and all else is reduced on its way there.
-    layers = [layer for layer in range(lens.weights.n_layers) if state_hook(model, layer) in states]
-    end = state_hook(model, max([*layers, *plan]))
+) -> _TopIndices:
+    """Run the texts once; at every hook point, keep only the indices of the most active units, or of a state's top tokens."""
+    names = sorted(active_hooks | state_hooks)
+    tops = _TopIndices()
 
-    def reduce(name: str, own: Tensor) -> Callable[..., None]:
+    def keep_top(name: str, mask: Bool[Tensor, "batch pos"], batch_top: dict[str, Tensor]) -> Callable[..., None]:
         def hook(value: Tensor, hook: Any) -> None:
-            x = value[own.to(value.device)]
-            if name in states:
+            x = value[mask.to(value.device)]
+            if name in state_hooks:
                 top = lens.space.top(x, "write", k)[1]
             else:
                 top = x.flatten(1).topk(n_active, dim=1).indices
-            found[name] = top.cpu().int()
+            batch_top[name] = top.cpu().int()
 
         return hook
 
-    with tqdm(desc="texts", unit="token", unit_scale=True, disable=None, leave=False) as progress:
-        for batch in token_batches(model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens):
-            own = batch.mask.to(device_of(model))
-            found: dict[str, Tensor] = {}
-            hooks = [(name, reduce(name, own)) for name in sorted(units | states)]
-            collect_activations(model, batch, [end], hooks=hooks)
-            missing = sorted((units | states) - set(found))
+    with tqdm(desc="texts", unit="token", unit_scale=True, disable=None, leave=False) as bar:
+        for batch in token_batches(lens.model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens):
+            mask = batch.mask.to(device_of(lens.model))
+            batch_top: dict[str, Tensor] = {}
+            hooks = [(name, keep_top(name, mask, batch_top)) for name in names]
+            collect_activations(lens.model, batch, [end], hooks=hooks)
+            missing = [name for name in names if name not in batch_top]
             if missing:
-                raise errors.EmbspaceError(
-                    f"Nothing passed {', '.join(missing)}: {lens.name} does not use that hook point. Choose other weights."
-                )
-            seen.example.append(batch.example[batch.mask.nonzero()[:, 0]])
-            for name, top in found.items():
-                seen.top.setdefault(name, []).append(top)
-            progress.update(int(own.sum()))
-    if not seen.example:
-        raise errors.EmbspaceError("texts holds no token: there is nothing to run the model on.")
-    return seen
+                raise errors.hooks_not_fired(lens.name, missing)
+            tops.example.append(batch.example[batch.mask.nonzero()[:, 0]])
+            for name, top in batch_top.items():
+                tops.top.setdefault(name, []).append(top)
+            bar.update(int(mask.sum()))
+    if not tops.example:
+        raise errors.no_tokens()
+    return tops
 
 
-def _top_of_active(
-    lens: EmbeddingLens, name: str, layer: int, active: Int[Tensor, "n n_active"], k: int
-) -> tuple[Int[Tensor, "used k"], Int[Tensor, "n n_active"]]:
-    """The top tokens of each unit that was ever among the active ones, and which of these were, token by token."""
-    x = next(directions(lens.weights, name, layer))
-    used, place = active.unique(return_inverse=True)
+def _lists_of_active(
+    lens: EmbeddingLens, name: str, layer: int, hook: str, active: Int[Tensor, "n n_active"], k: int
+) -> tuple[Int[Tensor, "n_used k"], Int[Tensor, "n n_active"]]:
+    """The top tokens of each direction that is among the most active ones anywhere, and their indices token by token."""
+    x = next(directions_of(lens.weights, name, layer))
+    used, list_index = active.unique(return_inverse=True)
     if int(used[-1]) >= len(x):
-        raise errors.unsupported(
-            f"{name} of block {layer} of {lens.name}", f"{_hook(layer, name)} is not {len(x)} wide, as the weight is"
-        )
-    return lens.space.top(x[used.long().to(x.device)], side_of(name), k)[1], place
+        raise errors.bad_activation_width(lens.name, hook, name, len(x))
+    return lens.space.top(x[used.long().to(x.device)], side_of(name), k)[1], list_index
 
 
 def _recalls(
-    top: Int[Tensor, "used k"],
-    place: Int[Tensor, "n n_active"],
-    states: Int[Tensor, "n k"],
+    lists: Int[Tensor, "n_used k"],
+    list_index: Int[Tensor, "n n_active"],
+    state_tokens: Int[Tensor, "n k"],
     orders: Sequence[Int[Tensor, " n"]],
     d_vocab: int,
-) -> Float[Tensor, "orders n"]:
-    """The recall of each token's state, and of other tokens' states in its stead: in several orders, for lists are dear."""
-    found = torch.empty(len(orders), len(states), dtype=torch.float64)
-    for rows in chunks(len(states), d_vocab):
-        tokens = top[place[rows]].flatten(1)
-        listed = torch.zeros(len(tokens), d_vocab, dtype=torch.bool).scatter_(1, tokens, True)
+) -> Float64[Tensor, "n_orders n"]:
+    """The recall of the state of each token, and of the states of other tokens under several permutations.
+
+    All permutations share one token mask, which is the expensive part.
+    """
+    recalls = torch.empty(len(orders), len(state_tokens), dtype=torch.float64)
+    for rows in chunks(len(state_tokens), d_vocab):
+        tokens = lists[list_index[rows]].flatten(1)
+        mask = torch.zeros(len(tokens), d_vocab, dtype=torch.bool).scatter_(1, tokens, True)
         for i, order in enumerate(orders):
-            found[i, rows] = listed.gather(1, states[order[rows]].long()).sum(1).double()
-    return found / states.shape[1]
+            recalls[i, rows] = mask.gather(1, state_tokens[order[rows]].long()).sum(1).double()
+    return recalls / state_tokens.shape[1]
 
 
-def _aligned_and_permuted(recalls: Float[Tensor, "orders n"], example: Int[Tensor, " n"]) -> dict[str, Any]:
-    """Both samples as two rows: tokens as they are, which come first, and permuted."""
+def _aligned_and_permuted(recalls: Float[Tensor, "n_orders n"], example: Int[Tensor, " n"]) -> dict[str, Any]:
+    """The two rows of one target, layer and weight: tokens in their own order, which is the first, and permuted."""
     aligned, permuted = recalls[0], recalls[1:].mean(dim=1).tolist()
     _, text = example.unique(return_inverse=True)
     totals = torch.zeros(int(text.max()) + 1, dtype=torch.float64).index_add_(0, text, aligned)
-    intervals = np.array([bootstrap_interval(totals, text.bincount()), middle(permuted)])
+    intervals = np.array([bootstrap_interval(totals, text.bincount()), central_interval(permuted)])
     return {
         "sample": ["aligned", "permuted"],
         "recall": [aligned.mean().item(), np.mean(permuted)],

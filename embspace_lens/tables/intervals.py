@@ -50,6 +50,27 @@ def bootstrap_interval(
     return float(interval.low), float(interval.high)
 
 
+def proportion_interval(n_successes: int, n: int) -> tuple[float, float]:
+    r"""95 % percentile bootstrap interval of a proportion, exact and without resampling.
+
+    A bootstrap sample of n outcomes, of which the share p are successes, has Binomial(n, p) successes. The quantiles of this
+    distribution are the limit of `bootstrap_interval` for many resamples.
+
+    Args:
+        n_successes: How many outcomes are successes.
+        n: How many outcomes there are.
+
+    Returns:
+        The lower and the upper end; NaN for fewer than two outcomes.
+    """
+    from scipy.stats import binom  # imported late: scipy.stats takes a second to import
+
+    if n < 2:
+        return float("nan"), float("nan")
+    low, high = binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, n_successes / n) / n
+    return float(low), float(high)
+
+
 def central_interval(values: Any) -> tuple[float, float]:
     """The interval that holds the middle 95 % of the values, such as the means of shuffled controls."""
     low, high = np.nanquantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

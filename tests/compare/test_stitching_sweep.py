@@ -1,0 +1,126 @@
+"""The sweep over stitched models: against every stitched model, its controls, its checkpoint and its errors."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from classifiers import LABELS, TEXTS, classify, pooled_head
+from tables import check_tidy
+
+from embspace_lens import EmbspaceError, PooledHead, stitch, stitch_sweep, translate
+from embspace_lens.forward.batches import token_batches
+from embspace_lens.tables.intervals import proportion_interval
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison through so few is weak")
+
+
+def test_rows_are_the_accuracies_of_stitched_models_and_controls(halves):
+    recipient, donor = halves
+    donors = {"a": (donor, pooled_head(seed=1)), "b": (donor, pooled_head(seed=2))}
+    kernels = ["pinv", "transpose", "untranslated"]
+    df = stitch_sweep(recipient, donors, TEXTS, LABELS, graft=1, kernels=kernels, batch_tokens=16)
+    grain = ["recipient", "donor", "kernel", "keep"]
+    check_tidy(df, grain, [*grain, "accuracy", "low", "high", "n"])
+    assert len(df) == 2 * (2 + 3 * 3) and df.attrs["embspace_kind"] == "stitch"
+    for (name, (lens, head)), kernel in zip(donors.items(), ("pinv", "transpose")):
+        for keep in range(3):
+            translation = translate(recipient, lens, inverse=kernel)
+            model = stitch(recipient, lens, keep=keep, graft=1, translation=translation, head=head)
+            predicted = [head.labels[i] for i in model.logits(TEXTS).argmax(1).tolist()]
+            row = df[(df["donor"] == name) & (df["kernel"] == kernel) & (df["keep"] == keep)].iloc[0]
+            assert row["accuracy"] == pytest.approx(np.mean([p == label for p, label in zip(predicted, LABELS)]))
+            interval = proportion_interval(round(row["accuracy"] * 5), 5)
+            assert (row["low"], row["high"]) == pytest.approx(interval) and row["n"] == 5
+    own = df[(df["kernel"] == "donor") & (df["donor"] == "b")].iloc[0]
+    with torch.no_grad():  # the donor reads the recipient's tokens; both have one tokenizer here
+        predicted = [("neg", "pos")[int(classify(donor, text, donors["b"][1]).argmax())] for text in TEXTS]
+    assert own["accuracy"] == pytest.approx(np.mean([p == label for p, label in zip(predicted, LABELS)]))
+    assert own["keep"] == -1
+    assert set(df[df["kernel"] == "chance"]["accuracy"]) == {np.float32(0.6)}
+
+
+class InterruptedHead(PooledHead):
+    """A head that counts its calls, and fails at one of them."""
+
+    n_calls, fails_at = 0, -1
+
+    def forward(self, *arguments):
+        self.n_calls += 1
+        if self.n_calls == self.fails_at:
+            raise KeyboardInterrupt
+        return super().forward(*arguments)
+
+
+def test_interrupted_sweep_resumes_to_the_same_table(halves, tmp_path):
+    recipient, donor = halves
+    head = InterruptedHead(32, ["neg", "pos"])
+    donors = {"a": (donor, head)}
+    options: dict[str, Any] = {"graft": 1, "kernels": ["least_squares", "random"], "batch_tokens": 10}
+    whole = stitch_sweep(recipient, donors, TEXTS, LABELS, **options)
+    path = tmp_path / "sweep.json"
+    head.n_calls, head.fails_at = 0, 12
+    with pytest.raises(KeyboardInterrupt):
+        stitch_sweep(recipient, donors, TEXTS, LABELS, checkpoint=path, **options)
+    assert 0 < json.loads(path.read_text())["n"] < len(TEXTS)
+    head.n_calls, head.fails_at = 0, -1
+    resumed = stitch_sweep(recipient, donors, TEXTS, LABELS, checkpoint=path, **options)
+    pd.testing.assert_frame_equal(resumed, whole)
+    n_batches = len(list(token_batches(recipient.model, TEXTS, batch_tokens=10)))
+    assert head.n_calls < 7 * n_batches, "finished batches are not computed again"
+    pd.testing.assert_frame_equal(stitch_sweep(recipient, donors, TEXTS, LABELS, checkpoint=path, **options), whole)
+    with pytest.raises(EmbspaceError, match="is the checkpoint of a sweep with other arguments"):
+        stitch_sweep(recipient, donors, TEXTS, LABELS, checkpoint=path, **options | {"graft": 2})
+
+
+def test_kernel_can_be_a_function(halves):
+    layers = []
+
+    def procrustes(recipient, donor, layer_source, layer_target):
+        layers.append((layer_source, layer_target))
+        return translate(recipient, donor, inverse="procrustes")
+
+    donors = {"a": (halves[1], pooled_head(seed=1))}
+    kernels = {"function": procrustes, "name": "procrustes"}
+    df = stitch_sweep(halves[0], donors, TEXTS, LABELS, graft=1, kernels=kernels)
+    assert layers == [(-1, 0), (0, 0), (1, 0)]
+    a, b = (df[df["kernel"] == kernel]["accuracy"].tolist() for kernel in kernels)
+    assert a == b
+
+
+def test_kernel_of_states_and_no_grafted_block(halves):
+    donors = {"a": (halves[1], pooled_head(seed=1))}
+    df = stitch_sweep(halves[0], donors, TEXTS, LABELS, graft=0, keep=[0, 2], kernels=["states"])
+    assert df["keep"].tolist() == [-1, -1, 0, 2] and df["accuracy"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"texts": []}, "texts holds no texts to classify"),
+        ({"texts": "w1 w2"}, "texts holds no texts to classify"),
+        ({"texts": [""] * 5}, "texts holds no tokens"),
+        ({"labels": ["pos"] * 5}, "All 5 texts have the label 'pos'. Accuracy needs texts of two or more classes."),
+        ({"labels": LABELS[:4]}, "There are 5 texts and 4 labels. Give one label per text."),
+        ({"labels": [*LABELS[:4], "meh"]}, "label 'meh' is not a class of a's head. Its classes: neg, pos"),
+        ({"donors": {}}, "donors must map at least one name"),
+        ({"graft": 3}, "graft=3 is not an integer from 0 to 2"),
+        ({"keep": [0, 3]}, "keep=3 is not an integer from 0 to 2"),
+        ({"kernels": ["best"]}, "inverse='best' is not one of"),
+        ({"kernels": {"chance": "pinv"}}, "kernels holds 'chance', which is the name of a control"),
+        ({"head": pooled_head(7)}, "head's directions have width 7"),
+    ],
+)
+def test_errors_state_what_is_allowed(change, message, halves, unchecked_types):
+    arguments: dict[str, Any] = {
+        "donors": {"a": (halves[1], change.get("head", pooled_head()))},
+        "texts": TEXTS,
+        "labels": LABELS,
+        "graft": 1,
+        "kernels": ["pinv"],
+    }
+    arguments |= {name: value for name, value in change.items() if name != "head"}
+    with pytest.raises(EmbspaceError, match=message):
+        stitch_sweep(halves[0], **arguments)
