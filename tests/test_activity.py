@@ -247,7 +247,5 @@ def test_curves_of_importance_are_drawn():
 
 def test_a_threshold_does_not_part_equal_codes():
     truth = np.array([True, False, False])
-    score, factor, threshold = _threshold(
-        np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]), truth
-    )
+    score, factor, threshold = _threshold(np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]), truth)
     assert (score, factor, threshold) == (pytest.approx(2 / 3), 1, 0.5)

@@ -215,7 +215,5 @@ def test_texts_as_users_have_them(tiny, factors):
 
 def test_tokens_that_hold_a_code_down_are_among_the_strongest():
     weights = np.array([0.5, -3.0, 1.0, 0.1])
-    found = _lime(
-        lambda kept: kept @ torch.tensor(weights, dtype=torch.float32), 4, 300, 2, [0]
-    )
+    found = _lime(lambda kept: kept @ torch.tensor(weights, dtype=torch.float32), 4, 300, 2, [0])
     assert (found != 0).tolist() == [False, True, True, False] and found[1] < -2.5

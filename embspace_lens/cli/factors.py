@@ -245,10 +245,10 @@ def explore(
     chosen = _read(texts, column, where, n_texts) if texts is not None else None
     dictionary = _dictionary(factors, model)
     lens = open_lens(model, "words", "cosine")
-    from ..factors.pretrained import own_texts
+    from ..factors.pretrained import sample_texts
     from ..site import explore as write
 
-    read = own_texts(lens.model) if chosen is None else chosen
+    read = sample_texts(lens.model) if chosen is None else chosen
     if demo and layers is None:
         layers = list(range(lens.weights.n_layers))  # the dictionary was not fitted to the embedding
     source = "made up by the model itself" if texts is None else texts.name

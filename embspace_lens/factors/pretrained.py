@@ -1,4 +1,4 @@
-"""The dictionary that comes with a demo model, and texts to see it at work that need no corpus."""
+"""The dictionary of a demo model, and texts sampled from a model for use without a corpus."""
 
 from itertools import takewhile
 from pathlib import Path
@@ -12,18 +12,19 @@ from .dictionary import WEIGHTS, Factors
 
 
 def demo_factors(name: str = "reviews-small-0") -> Factors:
-    """Load the factors that come with a demo model, offline.
+    """Load the factors of a demo model, offline.
 
-    They were fitted with `fit_factors` to 4.5 million hidden states, of all blocks but not of the embedding, on training reviews.
+    They were fitted with `fit_factors` to 4.5 million hidden states after all blocks, without the embedding, on training
+    reviews.
 
     Args:
-        name: The demo model.
+        name: The name of the demo model.
 
     Returns:
         The `Factors`.
 
     Raises:
-        EmbspaceError: If no factors come with it.
+        EmbspaceError: If the package contains no factors of this model.
 
     Example:
         >>> demo_factors()
@@ -36,28 +37,28 @@ def demo_factors(name: str = "reviews-small-0") -> Factors:
 
 
 @torch.no_grad()
-def own_texts(model: Any, *, n: int = 160, n_tokens: int = 48, seed: int = 0) -> list[str]:
-    """Texts that a model makes up, token by token: something to read where there is no corpus.
+def sample_texts(model: Any, *, n: int = 160, n_tokens: int = 48, seed: int = 0) -> list[str]:
+    """Sample texts from a causal model, as examples for use without a corpus.
 
     Args:
         model: A causal TransformerLens model with a tokenizer.
-        n: How many texts, at most: one that ends before it begins is left out.
-        n_tokens: How long each is, at most.
-        seed: Of the sampling, among the 50 likeliest tokens each time.
+        n: The maximum number of texts; empty texts are left out.
+        n_tokens: The maximum length of each text.
+        seed: Seed of the sampling from the 50 most probable tokens.
 
     Returns:
         The texts.
 
     Raises:
-        EmbspaceError: If the model looks both ways.
+        EmbspaceError: If the model is bidirectional.
 
     Example:
-        >>> texts = own_texts(model, n=2, n_tokens=4)
+        >>> texts = sample_texts(model, n=2, n_tokens=4)
         >>> len(texts) <= 2
         True
     """
     if not is_causal(model):
-        raise errors.EmbspaceError("A model that looks both ways does not write text; give texts instead.")
+        raise errors.EmbspaceError("Sampling needs a causal model; this one is bidirectional. Pass texts instead.")
     first = torch.full((n, 1), model.tokenizer.bos_token_id or 0, device=device_of(model))
     with torch.random.fork_rng():
         torch.manual_seed(seed)

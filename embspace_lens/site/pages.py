@@ -18,7 +18,7 @@ from ..display.tokens import visible
 from ..errors import EmbspaceError
 from ..factors.contexts import Activity, activity
 from ..factors.dictionary import Factors
-from ..factors.lime import reach_of
+from ..factors.levels import reach_of
 from ..factors.lime import saliency as explain
 from .site_data import BUCKETS, NEAREST, Book, bucket
 
