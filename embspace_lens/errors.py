@@ -946,6 +946,195 @@ def reserved_source(name: str) -> EmbspaceError:
 # -- factors and their site
 
 
+def factor_input_shape(name: str, shape: tuple[int, ...], expected: str) -> EmbspaceError:
+    """Hidden states, directions, warm-start codes or their weights have the wrong shape."""
+    return EmbspaceError(f"{name} has shape {shape}. Expected {expected}.")
+
+
+def wrong_code_count(shape: tuple[int, ...], n_factors: int) -> EmbspaceError:
+    """There is not one code per factor."""
+    return EmbspaceError(
+        f"codes has shape {shape}, but the dictionary has {n_factors} factors. Expected [..., {n_factors}]."
+    )
+
+
+def too_large_for_float32(name: str, largest: float, limit: float) -> EmbspaceError:
+    """Values are so large that their squares overflow in float32."""
+    return EmbspaceError(
+        f"The largest absolute value of {name} is {largest:.2g}; the limit is {limit:.0e}, because larger values overflow "
+        "when they are squared in float32. Rescale them."
+    )
+
+
+def negative_weights() -> EmbspaceError:
+    """Weights of hidden states are negative or not finite."""
+    return EmbspaceError("weight contains negative, NaN or infinite values. Pass finite weights of 0 or more.")
+
+
+def texts_without_tokens() -> EmbspaceError:
+    """No text contains a token."""
+    return EmbspaceError("texts contain no tokens. Pass at least one text with a token in it.")
+
+
+def texts_read_once(epochs: int) -> EmbspaceError:
+    """Several epochs were requested of an iterator."""
+    return EmbspaceError(
+        f"epochs={epochs}, but texts is an iterator, which can be read only once. Pass a list, a dataset or a file, or epochs=1."
+    )
+
+
+def folder_not_made(path: object, reason: object) -> EmbspaceError:
+    """A folder cannot be created."""
+    return EmbspaceError(f"The folder {path} cannot be created: {reason}.")
+
+
+def no_factors_file(path: object) -> EmbspaceError:
+    """A file of factors does not exist."""
+    return EmbspaceError(f"{path} does not exist. Pass the folder to which the factors were saved.")
+
+
+def other_kind_of_file(path: object, expected: str, actual: object) -> EmbspaceError:
+    """A safetensors file holds something else."""
+    return EmbspaceError(f"{path} has architecture {actual!r}. Expected {expected!r}.")
+
+
+def damaged_factors_file(path: object, reason: object) -> EmbspaceError:
+    """A file of factors cannot be read."""
+    return EmbspaceError(f"{path} cannot be read: {reason}. It is damaged or not a safetensors file.")
+
+
+def incomplete_dictionary(folder: object) -> EmbspaceError:
+    """Saved factors lack their directions or their l1."""
+    return EmbspaceError(f"{folder} does not contain a complete dictionary. Save it again with Factors.save.")
+
+
+def incomplete_fit(path: object, reason: object) -> EmbspaceError:
+    """A saved FactorFitter lacks a part."""
+    return EmbspaceError(f"{path} does not contain a complete fit ({reason}). Start a new fit.")
+
+
+def not_a_checkpoint(path: object) -> EmbspaceError:
+    """A file has the name of a checkpoint, but other contents."""
+    return EmbspaceError(f"{path} is not a checkpoint of fit_factors. Pass another folder, or delete this file.")
+
+
+def checkpoint_of_other_fit(folder: object, options: Sequence[str]) -> EmbspaceError:
+    """A checkpoint was made with other options, or with another model."""
+    return EmbspaceError(
+        f"{folder} contains the checkpoint of another fit; these options differ: {', '.join(options)}. "
+        "Pass another folder, or delete this one."
+    )
+
+
+def checkpoint_of_other_texts(folder: object) -> EmbspaceError:
+    """A checkpoint was made from other texts."""
+    return EmbspaceError(
+        f"{folder} contains the checkpoint of a fit to other texts. Pass another folder, or delete this one."
+    )
+
+
+def unreadable_checkpoint(folder: object, reason: object) -> EmbspaceError:
+    """A checkpoint is damaged."""
+    return EmbspaceError(
+        f"The checkpoint in {folder} cannot be read: {reason}. Pass another folder, or delete this one."
+    )
+
+
+def table_lacks_column(name: str, column: str, source: str) -> EmbspaceError:
+    """A table lacks a column that the function needs."""
+    return EmbspaceError(f"{name} has no column {column!r}. Pass a table of {source}.")
+
+
+def one_layer_importance() -> EmbspaceError:
+    """The importance table has a single layer, so factors have no level."""
+    return EmbspaceError("importance has only one layer. Levels need two layers or more.")
+
+
+def factor_not_in_dictionary(name: str, factor: int, n_factors: int) -> EmbspaceError:
+    """A table has rows of a factor that the dictionary does not have."""
+    return EmbspaceError(
+        f"{name} has rows of factor {factor}, but the dictionary has {n_factors} factors. Was the table made from another one?"
+    )
+
+
+def example_not_in_texts(example: int, n_texts: int) -> EmbspaceError:
+    """A context refers to a text that was not passed."""
+    return EmbspaceError(
+        f"contexts refers to text {example}, but there are {n_texts} texts. Pass the texts from which contexts was made."
+    )
+
+
+def pos_not_in_text(example: int, pos: int, n_tokens: int) -> EmbspaceError:
+    """A context refers to a token beyond the end of its text."""
+    return EmbspaceError(
+        f"contexts refers to token {pos} of text {example}, which has {n_tokens} tokens. "
+        "Pass the texts from which contexts was made."
+    )
+
+
+def other_target_token(example: int, pos: int) -> EmbspaceError:
+    """The target of a context is another token in the text that was passed."""
+    return EmbspaceError(
+        f"Token {pos} of text {example} is not the target token in contexts. Pass the texts from which contexts was made."
+    )
+
+
+def no_replacement_token() -> EmbspaceError:
+    """The tokenizer has no special token with which saliency could replace tokens."""
+    return EmbspaceError(
+        "The tokenizer has no mask, unknown, end-of-text or padding token. Pass a token, such as replacement=' the'."
+    )
+
+
+def word_not_in_sentences(word: str) -> EmbspaceError:
+    """A word does not occur in the tagged sentences."""
+    return EmbspaceError(f"The word {word!r} does not occur in sentences. Words are compared in lower case.")
+
+
+def no_word_with_two_tags(at_least: int) -> EmbspaceError:
+    """No word occurs often enough with two tags."""
+    return EmbspaceError(
+        f"No word has two tags with {at_least} occurrences each. Lower at_least, or pass more sentences."
+    )
+
+
+def too_few_occurrences() -> EmbspaceError:
+    """No word has both senses in the training half and in the held-out half."""
+    return EmbspaceError(
+        "No word has at least two occurrences of both senses in the training half and in the held-out half. "
+        "Pass more sentences."
+    )
+
+
+def texts_without_model() -> EmbspaceError:
+    """The site needs a model to read texts."""
+    return EmbspaceError(
+        "texts needs a model that reads them. Pass model=, or pass seen= with the result of activity()."
+    )
+
+
+def site_path_is_file(path: object) -> EmbspaceError:
+    """The site's folder is a file."""
+    return EmbspaceError(f"{path} is a file. Pass a folder for the site.")
+
+
+def not_a_site(path: object) -> EmbspaceError:
+    """The site's folder contains other files."""
+    return EmbspaceError(
+        f"{path} contains files that are not a site of factors. Pass a new folder; nothing was changed."
+    )
+
+
+def no_parent_folder(path: object, parent: object) -> EmbspaceError:
+    """The site's folder would lie in a folder that does not exist."""
+    return EmbspaceError(f"{path} cannot be created, because {parent} is not a folder. Create it first.")
+
+
+def site_not_written(path: object, reason: object) -> EmbspaceError:
+    """Writing the site failed."""
+    return EmbspaceError(f"{path} cannot be written: {reason}. Nothing was changed.")
+
+
 # -- display, plots and reports
 
 

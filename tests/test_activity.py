@@ -1,7 +1,5 @@
 """Where factors are active: against every code counted one by one; levels and senses on planted cases."""
 
-from importlib import import_module
-
 import numpy as np
 import pytest
 import torch
@@ -9,9 +7,8 @@ import zoo
 from tables import check_tidy
 
 from embspace_lens import EmbspaceError
-from embspace_lens.factors import Activity, Factors, importance, level, top_contexts
-from embspace_lens.factors import contexts as activity
-from embspace_lens.factors import word_senses as senses
+from embspace_lens.factors import Activity, Factors, activity, importance, level, senses, top_contexts
+from embspace_lens.factors.word_senses import _threshold
 from embspace_lens.forward.states import hidden_states
 from embspace_lens.tables.columns import GLOSSARY
 from embspace_lens.tables.frames import tidy
@@ -223,7 +220,7 @@ def test_every_column_is_in_the_glossary():
 
 def test_curves_of_importance_are_drawn():
     pytest.importorskip("plotly", reason="plots need plotly")
-    from embspace_lens.show import plot_importance
+    from embspace_lens.plots import plot_importance
 
     curve = {
         "factor": np.repeat([3, 7], 3),
@@ -250,7 +247,5 @@ def test_curves_of_importance_are_drawn():
 
 def test_a_threshold_does_not_part_equal_codes():
     truth = np.array([True, False, False])
-    score, factor, threshold = import_module("embspace_lens.factors.word_senses")._threshold(
-        np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]), truth
-    )
+    score, factor, threshold = _threshold(np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]), truth)
     assert (score, factor, threshold) == (pytest.approx(2 / 3), 1, 0.5)

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,8 @@ import torch
 import zoo
 
 from embspace_lens import EmbeddingLens, EmbspaceError
-from embspace_lens.factors import Activity, Factors
-from embspace_lens.factors import contexts as activity
-from embspace_lens.site import pages as explore
+from embspace_lens.factors import Activity, Factors, activity
+from embspace_lens.site import explore, pages
 from embspace_lens.site.pages import script_json
 from embspace_lens.site.site_data import Book, bucket
 from embspace_lens.tables.frames import tidy
@@ -402,7 +400,7 @@ def test_a_site_is_replaced_and_nothing_else_is(factors, seen, tmp_path):
 def test_a_full_disk_leaves_the_old_site(factors, seen, tmp_path, monkeypatch):
     folder = explore(factors, tmp_path / "pages", seen=seen)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    module = import_module("embspace_lens.site.pages")
+    module = pages
     given_before = module._give
     calls = []
 

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 from embspace_lens import EmbspaceError, demo
 from embspace_lens.cli import app
-from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit_factors, top_contexts
-from embspace_lens.factors import lime as saliency
+from embspace_lens.factors import FactorFitter, Factors, demo_factors, fit_factors, saliency, top_contexts
 from embspace_lens.factors import training as fit
 from embspace_lens.forward.states import hidden_states
 from embspace_lens.forward.texts import read_texts, texts_of
@@ -286,7 +285,7 @@ def test_a_condition_that_is_none_is_refused_in_a_sentence(where, tmp_path):
 
 
 def test_epochs_read_kept_states(model, tmp_path, monkeypatch):
-    module = import_module("embspace_lens.forward")
+    module = import_module("embspace_lens.forward.states")
     ran, compute = [], module.states_of
     monkeypatch.setattr(module, "states_of", lambda *arguments: ran.append(1) or compute(*arguments))
     kept = fit_factors(model, TEXTS, **OPTIONS | {"epochs": 3}, shards=tmp_path / "kept")

@@ -1,7 +1,5 @@
 """Which tokens decide a code: planted linear codes, variants run by hand, and models that look one way or both."""
 
-from importlib import import_module
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +8,8 @@ import zoo
 from tables import check_tidy
 
 from embspace_lens import EmbspaceError
-from embspace_lens.factors import Factors, level, reach_of, top_contexts
-from embspace_lens.factors import lime as saliency
+from embspace_lens.factors import Factors, activity, level, reach_of, saliency, top_contexts
+from embspace_lens.factors.lime import _lime
 from embspace_lens.forward.states import hidden_states
 from embspace_lens.tables.frames import tidy
 
@@ -38,8 +36,6 @@ def explain(factors, model, contexts, **options):
 
 
 def test_a_linear_code_is_recovered():
-    from embspace_lens.factors.lime import _lime
-
     weights = torch.tensor([3.0, 0.0, -1.5, 0.25, 0.0, 8.0])
     found = _lime(lambda kept: kept @ weights + 7, 6, 400, 30, [0])
     np.testing.assert_allclose(found, weights.numpy(), atol=2e-3)
@@ -49,8 +45,6 @@ def test_a_linear_code_is_recovered():
 
 def test_nearer_variants_count_more():
     """Where the code is a product of two tokens, the fit is that of weighted least squares, found here in loops."""
-    from embspace_lens.factors.lime import _lime
-
     seen = []
 
     def code(kept):
@@ -146,8 +140,6 @@ def test_reach_by_hand():
 
 
 def test_level_takes_it(tiny, factors):
-    from embspace_lens.factors import contexts as activity
-
     model = tiny("gpt2")
     seen = activity(factors, model, TEXTS, n=2, n_contexts=1)
     reach = reach_of(explain(factors, model, seen.contexts, n_samples=20))
@@ -223,7 +215,5 @@ def test_texts_as_users_have_them(tiny, factors):
 
 def test_tokens_that_hold_a_code_down_are_among_the_strongest():
     weights = np.array([0.5, -3.0, 1.0, 0.1])
-    found = import_module("embspace_lens.factors.lime")._lime(
-        lambda kept: kept @ torch.tensor(weights, dtype=torch.float32), 4, 300, 2, [0]
-    )
+    found = _lime(lambda kept: kept @ torch.tensor(weights, dtype=torch.float32), 4, 300, 2, [0])
     assert (found != 0).tolist() == [False, True, True, False] and found[1] < -2.5

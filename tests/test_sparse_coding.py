@@ -8,6 +8,7 @@ from reference import codes_by_subsets, fista, sparse_code_objective
 
 from embspace_lens.errors import EmbspaceError
 from embspace_lens.factors import sparse_codes, sparse_coding
+from embspace_lens.search.tiles import chunk_bytes
 
 
 def unit(x):
@@ -119,9 +120,9 @@ def test_batches_cannot_be_seen(monkeypatch):
     order = torch.randperm(len(x))
     shuffled = torch.empty_like(together)
     shuffled[order] = sparse_codes(x[order], directions, 0.3, gap=1e-5).codes
-    monkeypatch.setattr(sparse_coding, "SCORE_BYTES", 4 * 200 * 7)
     monkeypatch.setattr(sparse_coding, "GRAM_BYTES", {"cpu": 5000})
-    tiled, tiled_gap = sparse_codes(x, directions, 0.3, gap=1e-5)
+    with chunk_bytes(4 * 200 * 7):
+        tiled, tiled_gap = sparse_codes(x, directions, 0.3, gap=1e-5)
     best = torch.tensor(sparse_code_objective(x, directions, together, 0.3))
     for other in (alone, shuffled, tiled):
         torch.testing.assert_close(other, together, atol=2e-3, rtol=1e-3)

@@ -5,7 +5,7 @@ from .contexts import top_contexts as top_contexts
 from .dictionary import Factors as Factors
 from .fitter import FactorFitter as FactorFitter
 from .levels import level as level
-from .lime import reach_of as reach_of
+from .levels import reach_of as reach_of
 from .lime import saliency as saliency
 from .pretrained import demo_factors as demo_factors
 from .sparse_coding import SparseCodes as SparseCodes

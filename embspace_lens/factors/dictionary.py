@@ -1,4 +1,4 @@
-"""Factors: a fitted dictionary, its codes, and its files."""
+"""Factors: a fitted dictionary, the codes that it gives, and its files."""
 
 import json
 import math
@@ -17,28 +17,29 @@ from torch import Tensor
 from .. import errors
 from ..files import write_json, write_whole
 from ..space.embeddings import as_tensor
-from .sparse_coding import positive, sparse_codes
+from ..tables.checks import check_number
+from .sparse_coding import sparse_codes
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # SAELens's names
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # SAELens's file names
 ARCHITECTURE = "transformer_factors"
 APPROXIMATE = (
-    "Approximate: one ReLU layer instead of the sparse codes that the factors were fitted with, which are a minimum over "
-    "all factors together. Its codes are larger and more of them are above zero."
+    "Approximate: one ReLU layer instead of the sparse codes with which the factors were fitted. Sparse codes minimise one "
+    "objective over all factors together; the codes of this SAE are larger, and more of them are above zero."
 )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Factors:
-    r"""Transformer factors: directions of which hidden states are sparse non-negative sums.
+    r"""Transformer factors: directions whose sparse non-negative sums approximate hidden states.
 
     .. math:: x \approx \Phi^\top \alpha, \qquad \alpha = \arg\min_{\alpha \ge 0} \tfrac12 \|x - \Phi^\top \alpha\|^2 + \lambda \|\alpha\|_1
 
     Args:
-        directions: Φ, one factor a row, each of length 1.
-        l1: The price λ of a code, above 0, in units of the hidden states.
+        directions: Φ, `[n_factors, d_model]`: one factor per row, of length 1.
+        l1: The L1 penalty λ, above 0, in units of the hidden states.
 
     Raises:
-        EmbspaceError: If the directions are no finite matrix, or l1 is not above 0.
+        EmbspaceError: If the directions are not a matrix of finite values, or l1 is not above 0.
 
     Example:
         >>> factors = Factors(torch.eye(2), l1=1.0)
@@ -58,10 +59,10 @@ class Factors:
     def __post_init__(self) -> None:
         directions = as_tensor(self.directions, "directions")
         if directions.ndim != 2 or not directions.numel():
-            raise errors.EmbspaceError(f"directions have shape {tuple(directions.shape)}; give [n_factors, d_model].")
+            raise errors.factor_input_shape("directions", tuple(directions.shape), "[n_factors, d_model]")
         if not directions.isfinite().all():
             raise errors.not_finite("directions")
-        positive("l1", self.l1)
+        check_number("l1", self.l1, above=0)
         object.__setattr__(self, "directions", directions)
 
     @property
@@ -76,18 +77,14 @@ class Factors:
         return f"Factors({self.n_factors} factors, d_model {self.d_model}, l1 {self.l1:g})"
 
     def encode(
-        self,
-        x: Float[Tensor, "*batch d_model"],
-        *,
-        gap: float = 1e-4,
-        progress: Callable[[int, int], None] | None = None,
+        self, x: Any, *, gap: float = 1e-4, progress: Callable[[int, int], None] | None = None
     ) -> Float[Tensor, "*batch n_factors"]:
-        """Find the sparse codes of hidden states.
+        """Compute the sparse codes of hidden states.
 
         Args:
-            x: Hidden states, in any precision.
-            gap: The relative duality gap to reach; see `sparse_codes`, which also returns what was reached.
-            progress: Called with (vectors done, vectors in all) as the work goes on.
+            x: Hidden states `[..., d_model]`, in any precision.
+            gap: The relative duality gap to reach; see `sparse_codes`, which also returns the gap that was reached.
+            progress: Called with (vectors done, all vectors) after each chunk.
 
         Returns:
             One code per (hidden state, factor), `[..., n_factors]`, 0 or above.
@@ -103,37 +100,35 @@ class Factors:
         codes = sparse_codes(flat, self.directions, self.l1, gap=gap, progress=progress).codes
         return codes.view(*x.shape[:-1], self.n_factors)
 
-    def decode(self, codes: Float[Tensor, "*batch n_factors"]) -> Float[Tensor, "*batch d_model"]:
-        """Sum the directions that codes stand for.
+    def decode(self, codes: Any) -> Float[Tensor, "*batch d_model"]:
+        """Sum the directions, weighted by their codes.
 
         Args:
-            codes: One code per factor.
+            codes: Codes `[..., n_factors]`.
 
         Returns:
             One vector per row of codes, `[..., d_model]`.
 
         Raises:
-            EmbspaceError: If there are not as many codes as factors.
+            EmbspaceError: If there is not one code per factor.
         """
         codes = as_tensor(codes, "codes")
         if not codes.ndim or codes.shape[-1] != self.n_factors:
-            raise errors.EmbspaceError(
-                f"codes have shape {tuple(codes.shape)}; the last size is {self.n_factors} factors."
-            )
+            raise errors.wrong_code_count(tuple(codes.shape), self.n_factors)
         precision = torch.promote_types(codes.dtype, self.directions.dtype)
         return codes.to(precision) @ self.directions.to(precision)
 
     def save(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
-        """Write `cfg.json` and `sae_weights.safetensors` into a folder, which is made if need be.
+        """Write `cfg.json` and `sae_weights.safetensors` to a folder.
 
         Args:
-            folder: Where to; files of an earlier save are replaced whole or not at all.
-            dtype: Precision on disk; `torch.float16` halves the size and changes directions by about 5e-4 of their length.
+            folder: The folder to write to; created if needed. Files of an earlier save are replaced atomically.
+            dtype: The precision of the file. `torch.float16` halves its size and changes directions by about 5e-4 of their length.
 
         Raises:
-            EmbspaceError: If it cannot be written; what was there is then as it was.
+            EmbspaceError: If the files cannot be written. Files of an earlier save are then unchanged.
         """
-        # λ is stored beside the directions, in the one file that counts: two files cannot be replaced at one moment.
+        # λ is stored in the same file as the directions, because two files cannot be replaced in one atomic step.
         tensors = {"W_dec": self.directions.to("cpu", dtype).contiguous()}
         metadata = {"architecture": ARCHITECTURE, "l1": repr(float(self.l1))}
         config = {
@@ -150,11 +145,11 @@ class Factors:
         """Read what `save` wrote.
 
         Args:
-            folder: Where from.
-            device: Where to put the directions, in float32 (in float64 if they were saved so).
+            folder: The folder of the saved factors.
+            device: The device of the directions. They are in float64 if they were saved so, and in float32 otherwise.
 
         Raises:
-            EmbspaceError: If files are missing, damaged, or something else's.
+            EmbspaceError: If files are missing or damaged, or contain something else.
         """
         tensors, metadata = read_tensors(Path(folder).expanduser() / WEIGHTS, ARCHITECTURE)
         directions = tensors.get("W_dec")
@@ -163,24 +158,24 @@ class Factors:
         except (KeyError, ValueError):
             l1 = math.nan
         if directions is None or directions.ndim != 2 or not l1 > 0:
-            raise errors.EmbspaceError(f"{folder} holds no complete dictionary. Save it again with Factors.save.")
-        double = directions.dtype is torch.float64
-        return cls(directions.to(device, torch.float64 if double else torch.float32), l1)
+            raise errors.incomplete_dictionary(folder)
+        is_double = directions.dtype is torch.float64
+        return cls(directions.to(device, torch.float64 if is_double else torch.float32), l1)
 
     def to_saelens(self, folder: str | os.PathLike[str]) -> Path:
         r"""Export a SAELens SAE of the standard architecture that approximates these factors in one layer.
 
         .. math:: \hat\alpha = \mathrm{ReLU}(\Phi x - \lambda), \qquad \hat x = \Phi^\top \hat\alpha
 
-        That is the exact code only where active factors are at right angles; elsewhere codes come out too large, since no
-        factor knows what the others explain. The metadata of `cfg.json` says so. Use the SAE to look at which factors
-        respond; to measure, use `encode`.
+        This is the exact code only if the active factors are orthogonal. Otherwise codes are too large, because each factor
+        is computed without the others. The metadata of `cfg.json` states this. Use the SAE to see which factors are active;
+        use `encode` to measure.
 
         Args:
-            folder: Where to; made if need be.
+            folder: The folder to write to; created if needed.
 
         Raises:
-            EmbspaceError: If it cannot be written.
+            EmbspaceError: If the files cannot be written.
         """
         directions = self.directions.float().cpu().contiguous()
         tensors = {
@@ -204,20 +199,22 @@ class Factors:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made if need be.
+    """The path of a folder, which is created if needed.
 
     Raises:
-        EmbspaceError: If it cannot be.
+        EmbspaceError: If it cannot be created.
     """
     path = Path(folder).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
-        raise errors.EmbspaceError(f"{path} cannot be made a folder: {reason.strerror or reason}.") from reason
+        raise errors.folder_not_made(path, reason.strerror or reason) from reason
     return path
 
 
-def _write(folder: Any, tensors: dict[str, Tensor], metadata: dict[str, str], config: dict[str, Any]) -> Path:
+def _write(
+    folder: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str], config: dict[str, Any]
+) -> Path:
     path = make_folder(folder)
     write_whole(path / WEIGHTS, save(tensors, metadata=metadata))
     write_json(path / CONFIG, config)
@@ -225,22 +222,18 @@ def _write(folder: Any, tensors: dict[str, Tensor], metadata: dict[str, str], co
 
 
 def read_tensors(path: Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file of ours, in memory of their own.
+    """The tensors (copied to memory) and the metadata of a safetensors file of this architecture.
 
     Raises:
-        EmbspaceError: If there is none, it is damaged, or something else wrote it.
+        EmbspaceError: If the file does not exist, is damaged, or has another architecture.
     """
     if not path.is_file():
-        raise errors.EmbspaceError(f"{path} does not exist. Is this the folder that was saved to?")
+        raise errors.no_factors_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("architecture") != architecture:
-                raise errors.EmbspaceError(
-                    f"{path} is not of the kind {architecture!r} (it says {metadata.get('architecture')!r})."
-                )
+                raise errors.other_kind_of_file(path, architecture, metadata.get("architecture"))
             return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata
     except (SafetensorError, OSError, json.JSONDecodeError) as reason:
-        raise errors.EmbspaceError(
-            f"{path} cannot be read ({reason}). It is damaged or not a safetensors file."
-        ) from reason
+        raise errors.damaged_factors_file(path, reason) from reason

@@ -1,8 +1,8 @@
-"""Which tokens of a context decide a factor's code there: LIME, over tokens that are replaced."""
+"""Saliency: which tokens of a context decide a factor's code, by LIME over tokens that are replaced."""
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,19 +12,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..errors import EmbspaceError
 from ..forward.batches import TokenBatch, token_batches
 from ..forward.runs import collect_activations
 from ..forward.texts import texts_of
 from ..space.vocabulary import Vocabulary
+from ..tables.checks import check_integer
 from ..tables.frames import tidy
-from ..weights.configuration import device_of, is_causal
+from ..weights.configuration import d_vocab, device_of, is_causal
 from ..weights.hook_points import state_hook
 from .dictionary import Factors
 
-FAINT = 0.1  # of the strongest token's saliency
 KERNEL_WIDTH = 0.25  # in cosine distance
-PER_PASS = 128  # variants of a text that run at once
+RIDGE = 1e-3  # the penalty of the linear models
+VARIANTS_PER_PASS = 128  # variants of a text in one forward pass
+GAP = 1e-3  # the duality gap of the codes
 COLUMNS = ["factor", "layer", "rank", "offset", "token_index", "token_string", "saliency"]
 NEEDED = ("factor", "layer", "rank", "example", "pos")
 
@@ -42,40 +43,42 @@ def saliency(
     seed: int = 0,
     column: str = "text",
 ) -> pd.DataFrame:
-    r"""Explain factors' codes by the tokens around their targets.
+    r"""Explain the codes of factors by the tokens around their targets.
 
-    Variants of a text are made with random tokens replaced; a linear model of which tokens were kept (z) is fitted to the code at the
-    target's place, variants that keep more counting more:
+    Variants of a text have random tokens replaced. A linear model predicts the code at the target from the tokens that
+    were kept (z). Variants with more kept tokens have more weight:
 
     .. math:: \min_w \sum_z \pi(z) (\alpha_c(z) - w_0 - w^\top z)^2, \qquad \pi(z) = \exp(-d(z, 1)^2 / 0.25^2), \quad d = 1 - \cos
 
-    A token's saliency is its w: how much the code loses without it. First all tokens are fitted, then the `n_features` strongest alone.
+    The saliency of a token is its coefficient w: how much the code decreases when the token is replaced. A first fit with
+    all tokens selects the `n_features` tokens with the largest absolute coefficients; a second fit uses only these.
 
     Args:
         factors: The dictionary.
-        model: The model that it was fitted to.
-        texts: The texts that `contexts` was made from, as `top_contexts` was given them.
-        contexts: Rows of `top_contexts` or `activity(…).contexts`: what is to be explained.
-        n_samples: How many variants; 2,001 in the original.
-        n_features: How many tokens may be salient; the others' saliency is 0.
-        max_tokens: How many tokens up to the target (around it, for models that look both ways) may be replaced.
-        replacement: The token put in their place, as its text or id. By default the tokenizer's mask, unknown or end-of-text token.
-        seed: Of the variants.
-        column: The column of texts, of a table or dataset.
+        model: The model to whose hidden states the dictionary was fitted.
+        texts: The texts from which `contexts` was made.
+        contexts: The contexts to explain: rows of `top_contexts` or `activity(…).contexts`.
+        n_samples: The number of variants; 2,001 in Yun et al.
+        n_features: How many tokens may have a saliency; that of the others is 0.
+        max_tokens: How many tokens may be replaced: up to the target in causal models, around it in bidirectional models.
+        replacement: The token that replaces others, as text or id. By default the tokenizer's mask, unknown, end-of-text or
+            padding token.
+        seed: Seed of the variants.
+        column: The column of texts in a table or dataset.
 
     Returns:
-        One row per (factor, layer, rank, offset): the token `offset` places from the target, as `token_index` and `token_string`, and its
-        `saliency`, in units of the hidden states.
+        One row per (factor, layer, rank, offset): the token at this offset from the target, as `token_index` and
+        `token_string`, and its `saliency`, in units of the hidden states.
 
     Raises:
-        EmbspaceError: If the table or the texts are others, a number makes no sense, or captum is not installed.
+        EmbspaceError: If the table and the texts do not match, a number is out of bounds, or captum is not installed.
 
     Example:
         >>> from embspace_lens.factors import top_contexts
         >>> factors, texts = Factors(torch.eye(32), l1=0.01), ["w2 w3 w4"]
-        >>> where = top_contexts(factors, model, texts, layers=[0], n=1).head(1)
-        >>> found = saliency(factors, model, texts, where, n_samples=20, replacement="w9")
-        >>> int(found["offset"].max())
+        >>> contexts = top_contexts(factors, model, texts, layers=[0], n=1).head(1)
+        >>> result = saliency(factors, model, texts, contexts, n_samples=20, replacement="w9")
+        >>> int(result["offset"].max())
         0
 
     References:
@@ -84,110 +87,80 @@ def saliency(
     """
     missing = [name for name in NEEDED if name not in contexts.columns]
     if missing:
-        raise EmbspaceError(f"contexts is another table: it has no {missing[0]!r}.")
-    for name, value in (("n_samples", n_samples), ("n_features", n_features), ("max_tokens", max_tokens)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise EmbspaceError(f"{name}={value!r} is not a positive number.")
+        raise errors.table_lacks_column("contexts", missing[0], "top_contexts or activity(…).contexts")
+    n_samples = check_integer("n_samples", n_samples, minimum=1)
+    n_features = check_integer("n_features", n_features, minimum=1)
+    max_tokens = check_integer("max_tokens", max_tokens, minimum=1)
     largest = max(contexts["factor"].tolist(), default=0)
     if largest >= factors.n_factors:
-        raise EmbspaceError(
-            f"contexts speaks of factor {largest}, and there are {factors.n_factors} factors. Is it of another dictionary?"
-        )
+        raise errors.factor_not_in_dictionary("contexts", largest, factors.n_factors)
     if not isinstance(texts, list | tuple):
         texts = list(texts_of(texts, column=column))
-    vocabulary = Vocabulary(model.tokenizer, int(model.cfg.d_vocab))
-    instead = _replacement(model, vocabulary, replacement)
+    vocabulary = Vocabulary(model.tokenizer, d_vocab(model))
+    replacement_id = _replacement_id(model, vocabulary, replacement)
     blocks = []
     rows: Any = contexts[[name for name in (*NEEDED, "token_index") if name in contexts.columns]]
     for row in tqdm(rows.to_dict("records"), desc="saliency", unit="context", disable=None, leave=False):
-        tokens, place, first, last = _context(model, texts, row, max_tokens)
-        code = _Code(factors, model, tokens, place, first, instead, int(row["layer"]), int(row["factor"]))
-        weights = _lime(code, last - first, n_samples, n_features, [seed, *(int(row[name]) for name in NEEDED)])
-        found = tokens[first:last]
+        context = _context(model, texts, row, max_tokens)
+        code = _Code(factors, model, context, replacement_id, int(row["layer"]), int(row["factor"]))
+        replaceable = context.tokens[context.first : context.last]
+        row_seed = [seed, *(int(row[name]) for name in NEEDED)]
         blocks.append(
-            {name: np.full(len(found), row[name]) for name in ("factor", "layer", "rank")}
-            | {"offset": np.arange(first, last) - place, "token_index": found, "saliency": weights}
+            {name: np.full(len(replaceable), row[name]) for name in ("factor", "layer", "rank")}
+            | {
+                "offset": np.arange(context.first, context.last) - context.target,
+                "token_index": replaceable,
+                "saliency": _lime(code, len(replaceable), n_samples, n_features, row_seed),
+            }
         )
-    frame = tidy(COLUMNS, blocks, strings=vocabulary.array)
+    frame = tidy(COLUMNS, blocks, strings=vocabulary.array, kind="saliency")
     return frame.sort_values(["factor", "layer", "rank", "offset"], kind="stable", ignore_index=True)
 
 
-def reach_of(saliency: pd.DataFrame) -> pd.DataFrame:
-    r"""How far from their targets the tokens lie that decide factors' codes, for `level`.
+class _Context(NamedTuple):
+    """A context to explain: its tokens, the position of the target, and the range of positions that may be replaced."""
 
-    .. math:: \mathrm{reach} = \sum_i w_i |i| / \sum_i w_i \quad \text{over tokens with } w_i \ge \tfrac{1}{10} \max_j w_j
-
-    with i a token's offset and w its saliency; the median over a factor's contexts. Weaker tokens are left out: a fit to samples gives
-    every token a little, and many of them are far.
-
-    Args:
-        saliency: A table of `saliency`.
-
-    Returns:
-        One row per (factor), with `reach`, in tokens; missing where nothing is salient.
-
-    Raises:
-        EmbspaceError: If it is another table.
-
-    Example:
-        >>> from embspace_lens.frames import tidy
-        >>> row = {"factor": [7, 7], "layer": [0, 0], "rank": [0, 0], "offset": [-2, 0], "saliency": [1.0, 3.0]}
-        >>> reach_of(tidy(list(row), [row]))["reach"].tolist()
-        [0.5]
-    """
-    missing = [name for name in ("factor", "layer", "rank", "offset", "saliency") if name not in saliency.columns]
-    if missing:
-        raise EmbspaceError(f"saliency is another table: it has no {missing[0]!r}.")
-    value = saliency["saliency"].astype("float64")
-    most: Any = value.groupby([saliency[name] for name in ("factor", "layer", "rank")]).transform("max")
-    strong = value.where(value >= FAINT * most, 0.0).clip(lower=0)
-    parts = saliency.assign(far=strong * saliency["offset"].abs(), strong=strong)
-    sums: Any = parts.groupby(["factor", "layer", "rank"])[["far", "strong"]].sum()
-    each: Any = (sums["far"] / sums["strong"].where(sums["strong"] > 0)).groupby(level="factor").median()
-    return tidy(["factor", "reach"], [{"factor": each.index.to_numpy(), "reach": each.to_numpy()}])
+    tokens: Int[Tensor, " pos"]
+    target: int
+    first: int
+    last: int
 
 
 class _Code:
-    """A factor's code at one place of a text, as a function of which tokens are kept."""
+    """A factor's code at the target of a context, as a function of which tokens are kept."""
 
     def __init__(
-        self,
-        factors: Factors,
-        model: Any,
-        tokens: Int[Tensor, " pos"],
-        place: int,
-        first: int,
-        instead: int,
-        layer: int,
-        factor: int,
+        self, factors: Factors, model: Any, context: _Context, replacement_id: int, layer: int, factor: int
     ) -> None:
-        self.factors, self.model, self.tokens = factors, model, tokens
-        self.place, self.first, self.instead, self.factor = place, first, instead, factor
+        self.factors, self.model, self.context = factors, model, context
+        self.replacement_id, self.factor = replacement_id, factor
         self.hook = state_hook(model, layer)
 
     @torch.no_grad()
     def __call__(self, kept: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:
-        rows = self.tokens.expand(len(kept), -1).clone()
-        part = rows[:, self.first : self.first + kept.shape[1]]
-        part[kept == 0] = self.instead
-        # The model sees a few variants at a time, to bound memory; codes are found for all at once, which is quicker.
+        first, target = self.context.first, self.context.target
+        variants = self.context.tokens.expand(len(kept), -1).clone()
+        replaceable = variants[:, first : first + kept.shape[1]]
+        replaceable[kept == 0] = self.replacement_id
+        # Small batches bound the memory of the forward pass; computing all codes at once is quicker.
         states = [
-            collect_activations(self.model, _batch(part), [self.hook])[self.hook][:, self.place].float().cpu()
-            for part in rows.split(PER_PASS)
+            collect_activations(self.model, _token_batch(batch), [self.hook])[self.hook][:, target].float().cpu()
+            for batch in variants.split(VARIANTS_PER_PASS)
         ]
-        return self.factors.encode(torch.cat(states), gap=1e-3)[:, self.factor].float()
+        return self.factors.encode(torch.cat(states), gap=GAP)[:, self.factor].float()
 
 
-def _batch(rows: Int[Tensor, "n pos"]) -> TokenBatch:
+def _token_batch(rows: Int[Tensor, "n pos"]) -> TokenBatch:
     n, length = rows.shape
-    numbers = torch.arange(n)
-    return TokenBatch(
-        numbers, torch.zeros_like(numbers), rows, torch.ones_like(rows, dtype=torch.bool), numbers * 0 + length
-    )
+    example = torch.arange(n)
+    mask = torch.ones_like(rows, dtype=torch.bool)
+    return TokenBatch(example, torch.zeros_like(example), rows, mask, torch.full_like(example, length))
 
 
-def _lime(code: _Code, n_tokens: int, n_samples: int, n_features: int, seed: list[int]) -> np.ndarray:
-    """The weight of every token: a first fit chooses the strongest, a second fits these alone."""
+def _lime(
+    code: Callable[[Tensor], Tensor], n_tokens: int, n_samples: int, n_features: int, seed: list[int]
+) -> np.ndarray:
+    """The saliency of every token: a first fit selects the tokens with the largest coefficients, a second uses only these."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -196,75 +169,71 @@ def _lime(code: _Code, n_tokens: int, n_samples: int, n_features: int, seed: lis
     except ImportError as reason:
         raise errors.missing_extra("captum", "factors") from reason
     rng = np.random.default_rng(np.abs(seed))
-    whole = iter([True])
+    is_first = iter([True])
 
     def perturb(original: Tensor, **_: Any) -> Tensor:
         kept = np.ones((1, n_tokens), dtype=np.float32)
-        if not next(whole, False):  # the first variant is the text itself
+        if not next(is_first, False):  # the first variant is the text itself
             kept[0, rng.choice(n_tokens, size=rng.integers(1, n_tokens + 1), replace=False)] = 0
         return torch.from_numpy(kept)
 
-    def near(original: Tensor, variant: Tensor, kept: Tensor, **_: Any) -> Tensor:
-        distance = 1 - (kept.sum() / n_tokens).sqrt()  # from all tokens kept, by the cosine
+    def weight(original: Tensor, variant: Tensor, kept: Tensor, **_: Any) -> Tensor:
+        distance = 1 - (kept.sum() / n_tokens).sqrt()  # 1 − cosine of `kept` and the vector of ones
         return torch.exp(-(distance**2) / KERNEL_WIDTH**2)
 
-    class Fit:
-        """What LIME asks of a surrogate, with scikit-learn's ridge regression."""
+    class LinearModel:
+        """The two ridge regressions, with the interface that captum requires."""
 
         def fit(self, train_data: Any, **_: Any) -> None:
             x, y, w = (torch.cat(parts).double().numpy() for parts in zip(*train_data))
-            first = Ridge(alpha=1e-3).fit(x, y.ravel(), sample_weight=w)
-            chosen = np.sort(np.argsort(-np.abs(first.coef_), kind="stable")[:n_features])
-            second = Ridge(alpha=1e-3).fit(x[:, chosen], y.ravel(), sample_weight=w)
+            first = Ridge(alpha=RIDGE).fit(x, y.ravel(), sample_weight=w)
+            selected = np.sort(np.argsort(-np.abs(first.coef_), kind="stable")[:n_features])
+            second = Ridge(alpha=RIDGE).fit(x[:, selected], y.ravel(), sample_weight=w)
             self.coefficients = torch.zeros(1, n_tokens, dtype=torch.float64)
-            self.coefficients[0, chosen] = torch.from_numpy(second.coef_)
+            self.coefficients[0, selected] = torch.from_numpy(second.coef_)
 
         def representation(self) -> Tensor:
             return self.coefficients
 
     lime = LimeBase(
         code,
-        interpretable_model=Fit(),  # pyright: ignore[reportArgumentType]
-        similarity_func=near,
+        interpretable_model=LinearModel(),  # pyright: ignore[reportArgumentType]
+        similarity_func=weight,
         perturb_func=perturb,
         perturb_interpretable_space=True,
         from_interp_rep_transform=lambda kept, original, **_: kept,
         to_interp_rep_transform=None,
     )
-    found = lime.attribute(torch.ones(1, n_tokens), n_samples=n_samples, perturbations_per_eval=n_samples)
-    return found[0].numpy()
+    return lime.attribute(torch.ones(1, n_tokens), n_samples=n_samples, perturbations_per_eval=n_samples)[0].numpy()
 
 
-def _context(model: Any, texts: Sequence[str], row: Any, max_tokens: int) -> tuple[Int[Tensor, " pos"], int, int, int]:
-    """A context's tokens, its target's place in them, and the first and last place that may be replaced."""
+def _context(model: Any, texts: Sequence[str], row: dict[str, Any], max_tokens: int) -> _Context:
+    """The context of a row, found in its text again.
+
+    Raises:
+        EmbspaceError: If the text does not exist or does not have the target at this position.
+    """
     example, pos = int(row["example"]), int(row["pos"])
     if not 0 <= example < len(texts):
-        raise EmbspaceError(
-            f"contexts speaks of text {example}, and there are {len(texts)}; give the texts it was made from."
-        )
-    batch = next(token_batches(model, [texts[example]]), None)  # none of a text without a token
-    own = batch.mask[0].nonzero()[:, 0] if batch is not None else torch.zeros(0)
+        raise errors.example_not_in_texts(example, len(texts))
+    batch = next(token_batches(model, [texts[example]]), None)  # a text without tokens has no batch
+    own = batch.mask[0].nonzero()[:, 0] if batch is not None else torch.zeros(0, dtype=torch.int64)
     if batch is None or not 0 <= pos < len(own):
-        raise EmbspaceError(
-            f"Text {example} has {len(own)} tokens and no token {pos}; give the texts that contexts was made from."
-        )
-    place = int(own[pos])
-    if int(batch.tokens[0, place]) != row.get("token_index", int(batch.tokens[0, place])):
-        raise EmbspaceError(
-            f"Token {pos} of text {example} is not the one that contexts names; give the texts that it was made from."
-        )
+        raise errors.pos_not_in_text(example, pos, len(own))
+    tokens, target = batch.tokens[0], int(own[pos])
+    if int(tokens[target]) != row.get("token_index", int(tokens[target])):
+        raise errors.other_target_token(example, pos)
     causal = is_causal(model)
-    last = place + 1 if causal else min(int(own[-1]) + 1, place + 1 + max_tokens // 2)
+    last = target + 1 if causal else min(int(own[-1]) + 1, target + 1 + max_tokens // 2)
     first = max(int(own[0]), last - max_tokens)
-    # What comes behind the target changes nothing in a model that looks back.
-    return (batch.tokens[0, :last] if causal else batch.tokens[0]).to(device_of(model)), place, first, last
+    # In a causal model, tokens after the target have no effect on it.
+    return _Context((tokens[:last] if causal else tokens).to(device_of(model)), target, first, last)
 
 
-def _replacement(model: Any, vocabulary: Vocabulary, token: str | int | None) -> int:
+def _replacement_id(model: Any, vocabulary: Vocabulary, token: str | int | None) -> int:
     if token is not None:
         return vocabulary.index(token, "saliency()")
-    names = ("mask_token_id", "unk_token_id", "eos_token_id", "pad_token_id")
-    found = next((i for name in names if (i := getattr(model.tokenizer, name, None)) is not None), None)
-    if found is None:
-        raise EmbspaceError("The tokenizer has no mask, unknown or end-of-text token. Name one: replacement=' the'.")
-    return int(found)
+    for name in ("mask_token_id", "unk_token_id", "eos_token_id", "pad_token_id"):
+        if (token_id := getattr(model.tokenizer, name, None)) is not None:
+            return int(token_id)
+    raise errors.no_replacement_token()

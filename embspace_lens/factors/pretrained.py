@@ -7,18 +7,19 @@ from .dictionary import WEIGHTS, Factors
 
 
 def demo_factors(name: str = "reviews-small-0") -> Factors:
-    """Load the factors that come with a demo model, offline.
+    """Load the factors of a demo model, offline.
 
-    They were fitted with `fit_factors` to 4.5 million hidden states, of all blocks but not of the embedding, on training reviews.
+    They were fitted with `fit_factors` to 4.5 million hidden states after all blocks, without the embedding, on training
+    reviews.
 
     Args:
-        name: The demo model.
+        name: The name of the demo model.
 
     Returns:
         The `Factors`.
 
     Raises:
-        EmbspaceError: If no factors come with it.
+        EmbspaceError: If the package contains no factors of this model.
 
     Example:
         >>> demo_factors()

@@ -1,4 +1,4 @@
-"""A static site of transformer factors: pages that open from disk."""
+"""A static site about transformer factors, with pages that open from disk."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What the site says of each factor, as plain data: numbers, and text that is visible and harmless."""
+"""The data of the site, factor by factor: numbers, and text in which every character is visible and safe to show."""
 
 import re
 from collections import Counter
@@ -11,250 +11,250 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..display.tokens import ELLIPSIS, SPACE, display, visible
-from ..factors import Activity, Factors
-from ..factors import level as level_of
+from ..factors.contexts import Activity
+from ..factors.dictionary import Factors
+from ..factors.levels import level
+from ..search.tiles import chunks
 
-NEAREST, NEIGHBOURS, WORDS = 10, 8, 12
-WINDOW = 10  # places either side of a target at which saliency is shown
-LONGEST = 80  # characters of a token
-ROOM = 240  # characters of text on either side of a target
-BUCKETS = 251
-SPARK = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-TARGET, NEAR, AROUND = 0, 1, 2  # why a search finds a factor
-LEAST = {TARGET: 0.01, AROUND: 0.05}  # shares of contexts under which a word is not indexed
+N_NEAREST, N_SIMILAR, N_TARGETS = 10, 8, 12
+WINDOW = 10  # tokens before and after a target for which saliency is shown
+MAX_TOKEN = 80  # characters of a token
+MAX_TEXT = 240  # characters of text on either side of a target
+N_BUCKETS = 251
+CURVE_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+TARGET, NEAREST, AROUND = 0, 1, 2  # why a search finds a factor
+MIN_SHARE = {TARGET: 0.01, AROUND: 0.05}  # words in a smaller share of the contexts are not indexed
+CONTEXT_COLUMNS = ("factor", "layer", "code", "before", "token_string", "token_index", "after", "example", "pos")
 _WORD = re.compile(r"\w+")
 
 
-class Book:
-    """All that is known of a dictionary's factors, asked for factor by factor.
+class SiteData:
+    """What the site shows of each factor.
 
     Args:
         factors: The dictionary.
-        seen: Importance and contexts, if texts were read.
-        nearest: `lens.directions` of the factors, highest and lowest scores, if a lens was given.
+        activity_result: Importance and contexts; None for a site without texts.
+        nearest: Tables of `lens.directions` for the factors, with the highest and with the lowest scores; None without a lens.
         saliency: A table of `saliency`.
         reach: A table of `reach_of`, for the levels.
+
+    Attributes:
+        n_factors: The number of factors.
+        layers: The layers, in ascending order; −1 is the embedding.
+        curves: Importance, `[n_factors, n_layers]`.
+        levels: The table of `level` by factor; None with fewer than two layers.
     """
 
     def __init__(
         self,
         factors: Factors,
-        seen: Activity | None,
+        activity_result: Activity | None,
         nearest: tuple[pd.DataFrame, pd.DataFrame] | None,
         saliency: pd.DataFrame | None,
         reach: pd.DataFrame | None,
     ) -> None:
         self.n_factors = factors.n_factors
-        self.layers: list[int] = sorted(set(seen.importance["layer"])) if seen is not None else []
-        self.curves = np.zeros((self.n_factors, len(self.layers)))
+        self.layers: list[int] = []
         self.levels: Any = None
         self._contexts: Any = None
-        if seen is not None:
-            found = seen.importance.pivot(index="factor", columns="layer", values="importance")
-            self.curves = found.reindex(range(self.n_factors), fill_value=0.0).to_numpy(dtype=float)
+        if activity_result is not None:
+            importance, contexts = activity_result.importance, activity_result.contexts
+            self.layers = sorted(set(importance["layer"]))
+            curves = importance.pivot(index="factor", columns="layer", values="importance")
+            self.curves = curves.reindex(range(self.n_factors), fill_value=0.0).to_numpy(dtype=float)
             if len(self.layers) > 1:
-                self.levels = level_of(seen.importance, seen.contexts, reach).set_index("factor")
-                known = self.levels.reindex(range(self.n_factors))  # of factors that were left out nothing is said
-                self.levels = known.assign(level=known["level"].fillna(""))
-            self._contexts = {
-                name: seen.contexts[name].to_numpy()
-                for name in (
-                    "factor",
-                    "layer",
-                    "code",
-                    "before",
-                    "token_string",
-                    "token_index",
-                    "after",
-                    "example",
-                    "pos",
-                )
-            }
-            self._first = np.searchsorted(self._contexts["factor"], np.arange(self.n_factors + 1))
-        self.nearest = [_by_factor(df, self.n_factors) for df in nearest] if nearest is not None else []
-        self.neighbours = _neighbours(factors.directions)
-        self._salient = _salient(saliency)
-        self._counts: dict[tuple[int, int], Counter[tuple[str, int]]] = {}
+                levels = level(importance, contexts, reach).set_index("factor")
+                levels = levels.reindex(range(self.n_factors))  # the tables may lack some factors
+                self.levels = levels.assign(level=levels["level"].fillna(""))
+            self._contexts = {name: contexts[name].to_numpy() for name in CONTEXT_COLUMNS}
+            self._first_row = np.searchsorted(self._contexts["factor"], np.arange(self.n_factors + 1))
+        else:
+            self.curves = np.zeros((self.n_factors, 0))
+        self.nearest = [_nearest_by_factor(df, self.n_factors) for df in nearest] if nearest is not None else []
+        self.similar = _similar_factors(factors.directions)
+        self._saliency = _saliency_by_context(saliency)
+        self._counts: tuple[tuple[int, int], Counter[tuple[str, int]]] | None = None
 
-    def places(self, factor: int, layer: int) -> range:
-        """The rows of the contexts of a factor in a layer."""
+    @property
+    def has_saliency(self) -> bool:
+        """Whether the saliency of any context was computed."""
+        return bool(self._saliency)
+
+    def context_rows(self, factor: int, layer: int) -> range:
+        """The rows of a factor's contexts in a layer."""
         if self._contexts is None:
             return range(0)
-        first, last = self._first[factor : factor + 2]
+        first, last = self._first_row[factor : factor + 2]
         return range(*(first + np.searchsorted(self._contexts["layer"][first:last], [layer, layer + 1])).tolist())
 
-    def targets(self, factor: int, layer: int) -> "Counter[tuple[str, int]]":
-        """How often each token is the target, commonest first."""
+    def target_counts(self, factor: int, layer: int) -> "Counter[tuple[str, int]]":
+        """How often each token (text, id) is the target of a context."""
         key = (factor, layer)
-        if key not in self._counts:
-            rows = self.places(factor, layer)
-            tokens = (self._contexts[name][rows.start : rows.stop].tolist() for name in ("token_string", "token_index")) if len(rows) else ((), ())  # fmt: skip
-            self._counts = {key: Counter(zip(*tokens))}  # the last one alone is asked for again
-        return self._counts[key]
+        if (
+            self._counts is None or self._counts[0] != key
+        ):  # pages are written in an order that repeats only the last key
+            rows = self.context_rows(factor, layer)
+            columns = ("token_string", "token_index") if len(rows) else ()
+            tokens = (self._contexts[name][rows.start : rows.stop].tolist() for name in columns)
+            self._counts = (key, Counter(zip(*tokens)))
+        return self._counts[1]
 
     def peak(self, factor: int) -> int:
-        """The place among the layers where a factor is strongest."""
+        """The index, in `layers`, of the layer with the largest importance; −1 without layers."""
         return int(self.curves[factor].argmax()) if self.layers else -1
 
     def head(self, factor: int) -> dict[str, Any]:
-        """What a factor's page shows first."""
+        """What the page of a factor shows above its contexts."""
         peak = self.peak(factor)
-        words, n = [], []
+        words, n_contexts = [], []
         for layer in self.layers:
-            found = self.targets(factor, layer)
-            n.append(sum(found.values()))
-            words.append([[shown(token), count] for (token, _), count in found.most_common(WORDS)])
-        top = words[peak][0][0] if self.layers and words[peak] else ""
-        found = {
-            "curve": [_short(value) for value in self.curves[factor]],
+            counts = self.target_counts(factor, layer)
+            n_contexts.append(sum(counts.values()))
+            words.append([[token_label(token), count] for (token, _), count in counts.most_common(N_TARGETS)])
+        head = {
+            "curve": [_rounded(value) for value in self.curves[factor]],
             "peak": peak,
-            "top": top,
+            "top": words[peak][0][0] if self.layers and words[peak] else "",
             "words": words,
-            "n": n,
+            "n": n_contexts,
             "nearest": [side[factor] for side in self.nearest],
-            "neighbours": self.neighbours[factor],
+            "neighbours": self.similar[factor],
             "level": "",
         }
         if self.levels is not None:
             row = self.levels.loc[factor]
-            found |= {"level": row["level"], "reach": None if np.isnan(row["reach"]) else _short(row["reach"])}
-        return found
+            head |= {"level": row["level"], "reach": None if np.isnan(row["reach"]) else _rounded(row["reach"])}
+        return head
 
     def contexts(self, factor: int, layer: int) -> list[list[Any]]:
-        """Contexts, strongest first: code, text before, target, text after, and where; saliency where it was computed."""
-        rows, table = self.places(factor, layer), self._contexts
-        found = []
+        """Contexts by descending code: code, text before, target, text after, example, pos; and saliency if computed."""
+        rows, columns = self.context_rows(factor, layer), self._contexts
+        contexts = []
         for rank, i in enumerate(rows):
-            before, after = visible(table["before"][i])[-ROOM:], visible(table["after"][i])[:ROOM]
-            row = [_short(table["code"][i]), before, shown(table["token_string"][i]), after, int(table["example"][i]), int(table["pos"][i])]  # fmt: skip
-            salient = self._salient.get((factor, layer, rank))
-            found.append([*row, _spaced(salient, before, after)] if salient else row)
-        return found
+            before, after = visible(columns["before"][i])[-MAX_TEXT:], visible(columns["after"][i])[:MAX_TEXT]
+            target, example, pos = token_label(columns["token_string"][i]), columns["example"][i], columns["pos"][i]
+            context = [_rounded(columns["code"][i]), before, target, after, int(example), int(pos)]
+            tokens = self._saliency.get((factor, layer, rank))
+            contexts.append([*context, _with_spaces(tokens, before, after)] if tokens else context)
+        return contexts
 
     def overview(self) -> dict[str, Any]:
-        """One row a factor: level, sharpness, peak, importance, its curve in characters, and tokens by number."""
-        numbers: dict[str, int] = {}
+        """One row per factor: level, purity, peak, importance, curve as characters, and indices into a list of tokens."""
+        token_indices: dict[str, int] = {}
 
-        def number(token: str) -> int:
-            return numbers.setdefault(token, len(numbers))
+        def index_of(token: str) -> int:
+            return token_indices.setdefault(token, len(token_indices))
 
         rows = []
         for factor in range(self.n_factors):
             peak = self.peak(factor)
-            counts = self.targets(factor, self.layers[peak]) if self.layers else Counter()
-            common = [number(shown(token)) for (token, _), _ in counts.most_common(3)]
-            near = [number(chip[0]) for chip in self.nearest[0][factor][:3]] if self.nearest else []
+            counts = self.target_counts(factor, self.layers[peak]) if self.layers else Counter()
+            targets = [index_of(token_label(token)) for (token, _), _ in counts.most_common(3)]
+            nearest = [index_of(label) for label, _, _ in self.nearest[0][factor][:3]] if self.nearest else []
             curve = self.curves[factor]
-            strongest = float(curve.max(initial=0.0))
-            spark = "".join(SPARK[round(max(0.0, value) / (strongest or 1.0) * (len(SPARK) - 1))] for value in curve)
-            sharp = round(100 * counts.most_common(1)[0][1] / sum(counts.values())) if counts else -1
-            level = self.levels.loc[factor, "level"] if self.levels is not None else ""
-            rows.append([level[:1], sharp, peak, _short(strongest), spark, near, common])
-        return {"tokens": list(numbers), "rows": rows}
+            largest = float(curve.max(initial=0.0))
+            digits = (round(max(0.0, value) / (largest or 1.0) * (len(CURVE_DIGITS) - 1)) for value in curve)
+            purity = round(100 * counts.most_common(1)[0][1] / sum(counts.values())) if counts else -1
+            name = self.levels.loc[factor, "level"] if self.levels is not None else ""
+            curve_code = "".join(CURVE_DIGITS[digit] for digit in digits)
+            rows.append([name[:1], purity, peak, _rounded(largest), curve_code, nearest, targets])
+        return {"tokens": list(token_indices), "rows": rows}
 
-    def words(self, factor: int) -> dict[str, tuple[int, int]]:
-        """The words that a search finds the factor by: each with a share of contexts in percent, and why."""
-        found: dict[str, tuple[int, int]] = {}
-
-        def note(word: str, share: float, why: int) -> None:
-            percent = max(1, round(100 * share))
-            if word and (word not in found or found[word][0] < percent):
-                found[word] = (percent, why)
-
+    def search_words(self, factor: int) -> dict[str, tuple[int, int]]:
+        """The words by which a search finds the factor: for each, a share of its contexts in percent, and the reason."""
+        words: dict[str, tuple[int, int]] = {}
         for layer in self.layers:
-            counts = self.targets(factor, layer)
+            counts = self.target_counts(factor, layer)
             n = sum(counts.values())
             for (token, _), count in counts.items():
-                if count >= LEAST[TARGET] * n:
-                    note(searched(token), count / n, TARGET)
+                word, percent = search_form(token), max(1, round(100 * count / n))
+                if count >= MIN_SHARE[TARGET] * n and percent > words.get(word, (0, TARGET))[0]:
+                    words[word] = (percent, TARGET)
         if self.layers:
-            rows = self.places(factor, self.layers[self.peak(factor)])
-            around = Counter(
-                word
-                for i in rows
-                for word in set(_WORD.findall((self._contexts["before"][i] + " " + self._contexts["after"][i]).lower()))
-            )
+            rows = self.context_rows(factor, self.layers[self.peak(factor)])
+            texts = ((self._contexts["before"][i] + " " + self._contexts["after"][i]).lower() for i in rows)
+            around = Counter(word for text in texts for word in sorted(set(_WORD.findall(text))))
             for word, count in around.items():
-                if count >= max(2, LEAST[AROUND] * len(rows)) and word not in found:
-                    found[word] = (max(1, round(100 * count / len(rows))), AROUND)
+                if count >= max(2, MIN_SHARE[AROUND] * len(rows)) and word not in words:
+                    words[word] = (max(1, round(100 * count / len(rows))), AROUND)
         for side in self.nearest[:1]:
-            for chip in side[factor]:
-                found.setdefault(searched(chip[0].replace("␣", " ")), (1, NEAR))
-        found.pop("", None)
-        return found
+            for label, _, _ in side[factor]:
+                words.setdefault(search_form(label.replace(SPACE, " ")), (1, NEAREST))
+        words.pop("", None)
+        return words
 
 
-def shown(token: str) -> str:
-    """A token as the pages have it: visible, and no longer than a line."""
+def token_label(token: str) -> str:
+    """A token as the pages show it: every character visible, and at most `MAX_TOKEN` characters."""
     text = display(token)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + ELLIPSIS
+    return text if len(text) <= MAX_TOKEN else text[: MAX_TOKEN - 1] + ELLIPSIS
 
 
-def searched(token: str) -> str:
-    """A token as a search looks for it: no spaces around it, in lower case, visible."""
-    return visible(token.strip().lower())[:LONGEST]
+def search_form(token: str) -> str:
+    """A token as the search index has it: in lower case, without spaces around it, every character visible."""
+    return visible(token.strip().lower())[:MAX_TOKEN]
 
 
 def bucket(word: str) -> int:
-    """In which file of the index a word stands; words with the same two first characters stand together."""
-    first, second = (ord(word[place]) if len(word) > place else 0 for place in (0, 1))
-    return (31 * first + second) % BUCKETS
+    """Which file of the search index contains a word; words with the same first two characters are in the same file."""
+    first, second = (ord(word[i]) if len(word) > i else 0 for i in (0, 1))
+    return (31 * first + second) % N_BUCKETS
 
 
-def _short(value: float) -> float:
-    """Three significant figures."""
+def _rounded(value: float) -> float:
+    """The value to three significant figures."""
     return float(f"{float(value):.3g}")
 
 
-def _by_factor(df: pd.DataFrame, n_factors: int) -> list[list[list[Any]]]:
-    """Tokens of `lens.directions`, by the number that names the direction: visible text, id, score."""
-    found: list[list[list[Any]]] = [[] for _ in range(n_factors)]
+def _nearest_by_factor(df: pd.DataFrame, n_factors: int) -> list[list[list[Any]]]:
+    """By factor, the tokens of `lens.directions` (label, id, score); directions are named by factor."""
+    nearest: list[list[list[Any]]] = [[] for _ in range(n_factors)]
     columns = (df[name].tolist() for name in ("direction", "token_string", "token_index", "score"))
     for direction, token, token_id, score in zip(*columns):
-        found[int(direction)].append([shown(token), token_id, _short(score)])
-    return found
+        nearest[int(direction)].append([token_label(token), token_id, _rounded(score)])
+    return nearest
 
 
-def _neighbours(directions: Float[Tensor, "n_factors d_model"]) -> list[list[list[Any]]]:
-    """The factors at the smallest angles, each with its cosine."""
+def _similar_factors(directions: Float[Tensor, "n_factors d_model"]) -> list[list[list[Any]]]:
+    """By factor, the other factors with the largest cosine, and the cosine."""
     unit = torch.nn.functional.normalize(directions.float().cpu(), dim=1)
-    k = min(NEIGHBOURS + 1, len(unit))
-    found = []
-    for first in range(0, len(unit), 1024):
-        rows = unit[first : first + 1024]
-        cosine = rows @ unit.T
-        cosine[torch.arange(len(rows)), first + torch.arange(len(rows))] = -2.0  # not itself
+    k = min(N_SIMILAR + 1, len(unit))
+    similar = []
+    for chunk in chunks(len(unit), 4 * len(unit)):
+        cosine = unit[chunk] @ unit.T
+        own = torch.arange(chunk.start, chunk.stop)
+        cosine[own - chunk.start, own] = -2.0  # below every cosine: a factor is not similar to itself
         best = cosine.topk(k)
-        for values, places in zip(best.values.tolist(), best.indices.tolist()):
-            found.append([[place, round(value, 3)] for value, place in zip(values, places) if value > -2][:NEIGHBOURS])
-    return found
+        for values, indices in zip(best.values.tolist(), best.indices.tolist()):
+            similar.append([[i, round(value, 3)] for value, i in zip(values, indices) if value > -2][:N_SIMILAR])
+    return similar
 
 
-def _spaced(tokens: list[list[Any]], before: str, after: str) -> list[list[Any]]:
-    """Tokens of a tokenizer whose pieces carry no spaces, such as WordPiece, with those that the text has between them."""
-    found = [*tokens]
+def _with_spaces(tokens: list[list[Any]], before: str, after: str) -> list[list[Any]]:
+    """Tokens of a context with the spaces that the text has between them; WordPiece tokens do not contain spaces."""
+    result = [*tokens]
     for side in (-1, 1):
-        places = [i for i, token in enumerate(tokens) if token[0] * side > 0]
-        pieces = [tokens[i][1] for i in places]
-        parted = [piece.removeprefix("##") if piece.startswith("##") else SPACE + piece for piece in pieces]
-        joined, spaced = ("".join(some).replace(SPACE, " ") for some in (pieces, parted))
+        indices = [i for i, token in enumerate(tokens) if token[0] * side > 0]
+        pieces = [tokens[i][1] for i in indices]
+        spaced = [piece.removeprefix("##") if piece.startswith("##") else SPACE + piece for piece in pieces]
+        plain_text, spaced_text = ("".join(parts).replace(SPACE, " ") for parts in (pieces, spaced))
         if side < 0:
-            parts = not before.endswith(joined.lstrip()) and before.endswith(spaced.lstrip())
+            needs_spaces = not before.endswith(plain_text.lstrip()) and before.endswith(spaced_text.lstrip())
         else:
-            parts = not after.startswith(joined) and after.startswith(spaced)
-        if parts:
-            for i, piece in zip(places, parted):
-                found[i] = [tokens[i][0], piece, tokens[i][2]]
-    return found
+            needs_spaces = not after.startswith(plain_text) and after.startswith(spaced_text)
+        if needs_spaces:
+            for i, piece in zip(indices, spaced):
+                result[i] = [tokens[i][0], piece, tokens[i][2]]
+    return result
 
 
-def _salient(df: pd.DataFrame | None) -> dict[tuple[int, int, int], list[list[Any]]]:
-    """By context: what stands around a target, token by token, each with its offset and saliency."""
-    found: dict[tuple[int, int, int], list[list[Any]]] = {}
+def _saliency_by_context(df: pd.DataFrame | None) -> dict[tuple[int, int, int], list[list[Any]]]:
+    """By (factor, layer, rank), the tokens around the target: offset, label, saliency."""
+    by_context: dict[tuple[int, int, int], list[list[Any]]] = {}
     if df is not None:
-        near: Any = df[df["offset"].abs() <= WINDOW]
-        near = near.drop_duplicates(["factor", "layer", "rank", "offset"])
-        columns = (near[name].tolist() for name in ("factor", "layer", "rank", "offset", "token_string", "saliency"))
+        rows: Any = df[df["offset"].abs() <= WINDOW]
+        rows = rows.drop_duplicates(["factor", "layer", "rank", "offset"])
+        columns = (rows[name].tolist() for name in ("factor", "layer", "rank", "offset", "token_string", "saliency"))
         for factor, layer, rank, offset, token, value in zip(*columns):
-            found.setdefault((factor, layer, rank), []).append([offset, shown(token), _short(value)])
-    return found
+            by_context.setdefault((factor, layer, rank), []).append([offset, token_label(token), _rounded(value)])
+    return by_context

@@ -1,41 +1,41 @@
 "use strict";
-// What all pages share. Text is only ever set as text; data comes as script files of this folder.
-const esl = { held: new Map() };
+// Shared by all pages. Text is always inserted as text nodes, never as HTML. Data files are scripts in this folder.
+const esl = { loaded: new Map() };
 
 esl.load = function (name) {
-  if (!esl.held.has(name)) {
+  if (!esl.loaded.has(name)) {
     const entry = {};
     entry.promise = new Promise((resolve, reject) => { entry.resolve = resolve; entry.reject = reject; });
-    esl.held.set(name, entry);
+    esl.loaded.set(name, entry);
     const script = document.createElement("script");
     script.src = "data/" + name + ".js";
-    script.onload = () => entry.reject(new Error(name));  // does nothing where the file gave what it holds
+    script.onload = () => entry.reject(new Error(name));  // no effect if the file called esl.give
     script.onerror = () => entry.reject(new Error(name));
     document.head.append(script);
   }
-  return esl.held.get(name).promise;
+  return esl.loaded.get(name).promise;
 };
 
-esl.give = function (name, value) { esl.held.get(name)?.resolve(value); };
+esl.give = function (name, value) { esl.loaded.get(name)?.resolve(value); };
 
 esl.el = function (tag, attributes, ...children) {
-  const found = document.createElement(tag);
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
-    if (name === "on") for (const [event, handler] of Object.entries(value)) found.addEventListener(event, handler);
-    else if (value !== null && value !== undefined) found.setAttribute(name, value);
+    if (name === "on") for (const [event, handler] of Object.entries(value)) element.addEventListener(event, handler);
+    else if (value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  found.append(...children.filter((child) => child !== null && child !== undefined));
-  return found;
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
 };
 
 esl.svg = function (tag, attributes, text) {
-  const found = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-  if (text !== undefined) found.textContent = text;
-  return found;
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text !== undefined) element.textContent = text;
+  return element;
 };
 
-// A token as a chip, its stand-in for a space faint; it runs in its own direction.
+// The text of a token. Symbols for spaces are faint; <bdi> isolates right-to-left text.
 esl.token = function (text) {
   const inner = esl.el("bdi");
   for (const part of text.split(/([␣⏎⇥])/)) {
@@ -51,30 +51,31 @@ esl.chip = function (text, strength, title) {
   return esl.el("span", { class: "esl-chip" + negative, style, title }, esl.token(text));
 };
 
-esl.layer = function (place) {
-  const layer = META.layers[place];
+// The name of a layer by its index.
+esl.layer = function (index) {
+  const layer = META.layers[index];
   return layer < 0 ? "the embedding" : "block " + layer;
 };
 
-// Three figures, as a column of numbers wants them.
+// Three significant figures.
 esl.figures = (x) => x.toFixed(Math.abs(x) >= 99.95 ? 0 : Math.abs(x) >= 9.995 ? 1 : 2).replace("-", "−");
 
-esl.wait = (message, error) => esl.el("p", { class: "quiet" }, message + " " + error.message + ".js could not be read.");
+esl.failed = (message, error) => esl.el("p", { class: "quiet" }, message + " " + error.message + ".js could not be read.");
 
-esl.typing = () => /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName || "");
+esl.isTyping = () => /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName || "");
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "/" && !esl.typing() && !event.ctrlKey && !event.metaKey && !event.altKey) {
+  if (event.key === "/" && !esl.isTyping() && !event.ctrlKey && !event.metaKey && !event.altKey) {
     event.preventDefault();
     document.getElementById("q").focus();
     document.getElementById("q").select();
   }
 });
 
-document.getElementById("find").addEventListener("submit", (event) => {
+document.getElementById("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  const asked = document.getElementById("q").value.trim();
-  if (/^\d+$/.test(asked) && Number(asked) < META.n) location.href = "factor.html#" + Number(asked);
-  else if (!document.getElementById("rows")) location.href = "index.html#q=" + encodeURIComponent(asked);
+  const query = document.getElementById("q").value.trim();
+  if (/^\d+$/.test(query) && Number(query) < META.n) location.href = "factor.html#" + Number(query);
+  else if (!document.getElementById("rows")) location.href = "index.html#q=" + encodeURIComponent(query);
   else document.querySelector("#rows a")?.focus();
 });

@@ -1,49 +1,50 @@
 "use strict";
-// The list of factors: searched, sorted, filtered, and drawn a screenful at a time.
+// The list of factors, with search, sorting and filters. Rows are drawn in steps while the user scrolls.
 (async function () {
   const STEP = 150;
   const LEVELS = { w: "word", p: "pattern", l: "long range" };
-  const WHY = [(n) => "target " + n + " %", () => "nearest token", (n) => "around " + n + " %"];
+  // Why a search finds a factor; n is a share of its top contexts.
+  const REASONS = [(n) => "target " + n + " %", () => "nearest token", (n) => "in context " + n + " %"];
   const SORTS = [
     ["factor", (f) => f, "factor"],
     ["level", (f) => "wpl".indexOf(rows[f][0]), "level"],
-    ["peak", (f) => rows[f][2], "over layers"],
+    ["peak", (f) => rows[f][2], "by layer"],
     ["importance", (f) => -rows[f][3], "importance"],
-    ["sharp", (f) => -rows[f][1], "sharpness"],
+    ["purity", (f) => -rows[f][1], "purity"],
   ];
-  const CODES = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-  const list = document.getElementById("rows"), box = document.getElementById("q"), said = document.getElementById("said");
-  let rows, tokens, shown = [], drawn = 0, asking = 0;
+  const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  const list = document.getElementById("rows"), box = document.getElementById("q"), status = document.getElementById("status");
+  let rows, tokens, shown = [], drawn = 0, lastSearch = 0;
   const state = { q: "", level: "", sort: "factor" };
 
-  function spark(code, peak) {
+  function spark(curve, peak) {
     const svg = esl.svg("svg", { class: "spark", viewBox: "0 0 96 24", "aria-hidden": "true" });
-    const at = (i) => [code.length > 1 ? 3 + (90 * i) / (code.length - 1) : 48, 21 - (18 * CODES.indexOf(code[i])) / 61];
-    svg.append(esl.svg("path", { d: [...code].map((_, i) => (i ? "L" : "M") + at(i).map((x) => x.toFixed(1)).join(" ")).join("") }));
+    const at = (i) => [curve.length > 1 ? 3 + (90 * i) / (curve.length - 1) : 48, 21 - (18 * DIGITS.indexOf(curve[i])) / 61];
+    svg.append(esl.svg("path", { d: [...curve].map((_, i) => (i ? "L" : "M") + at(i).map((x) => x.toFixed(1)).join(" ")).join("") }));
     const [x, y] = at(peak);
     svg.append(esl.svg("circle", { cx: x, cy: y, r: 2.6 }));
     return svg;
   }
 
   function draw([factor, hit]) {
-    const [level, sharp, peak, importance, code, near, common] = rows[factor];
+    const [level, purity, peak, importance, curve, nearest, targets] = rows[factor];
     const cell = (name, ...children) => esl.el("span", { class: name }, ...children);
-    const tokensOf = (what, numbers, extra) => {
-      const found = cell("tokens", extra, ...numbers.map((n, i) => esl.chip(tokens[n], i ? 0.25 : 0.6)));
-      found.dataset.what = what;
-      return found;
+    const tokensOf = (label, indices, note) => {
+      const element = cell("tokens", note, ...indices.map((index, i) => esl.chip(tokens[index], i ? 0.25 : 0.6)));
+      element.dataset.label = label;
+      return element;
     };
-    const note = hit ? cell("hit", esl.token(hit.word), " " + WHY[hit.why](hit.share) + ": ") : null;
-    const words = (numbers) => numbers.map((n) => tokens[n].replaceAll("␣", "")).join(", ");
-    const said = [`Factor ${factor}`, LEVELS[level], sharp < 0 ? "" : `sharpness ${sharp} percent`, common.length ? "targets " + words(common) : "", near.length ? "nearest tokens " + words(near) : ""];
-    return esl.el("li", null, esl.el("a", { class: "row", href: "factor.html#" + factor, "aria-label": said.filter(Boolean).join("; ") },
+    const note = hit ? cell("hit", esl.token(hit.word), " " + REASONS[hit.reason](hit.share) + ": ") : null;
+    const words = (indices) => indices.map((index) => tokens[index].replaceAll("␣", "")).join(", ");
+    const label = [`Factor ${factor}`, LEVELS[level], purity < 0 ? "" : `purity ${purity} percent`, targets.length ? "targets " + words(targets) : "", nearest.length ? "nearest tokens " + words(nearest) : ""];
+    return esl.el("li", null, esl.el("a", { class: "row", href: "factor.html#" + factor, "aria-label": label.filter(Boolean).join("; ") },
       esl.el("b", null, String(factor)),
       cell("level", LEVELS[level] || ""),
-      code ? spark(code, peak) : cell(""),
-      cell("number weight", code ? esl.figures(importance) : ""),
-      cell("number sharp", sharp < 0 ? "" : sharp + " %"),
-      tokensOf("targets", common, note),
-      tokensOf("nearest", near)));
+      curve ? spark(curve, peak) : cell(""),
+      cell("number weight", curve ? esl.figures(importance) : ""),
+      cell("number purity", purity < 0 ? "" : purity + " %"),
+      tokensOf("targets", targets, note),
+      tokensOf("nearest", nearest)));
   }
 
   function more() {
@@ -61,48 +62,48 @@
     }
   }
 
-  // Factors by word: those with the word itself first, then longer words, the larger share first.
+  // The factors that a word finds, by the word itself or by a longer word that begins with it; of several, the best hit.
   async function hits(word) {
     const points = [...word];
     const at = (i) => (points[i] ? points[i].codePointAt(0) : 0);
     const index = await esl.load("w/" + ((31 * at(0) + at(1)) % META.buckets)).catch(() => ({}));
-    const found = new Map();
+    const best = new Map();
     for (const [entry, flat] of Object.entries(index)) {
       if (entry !== word && !(points.length > 1 && entry.startsWith(word))) continue;
       for (let i = 0; i < flat.length; i += 3) {
-        const hit = { word: entry, share: flat[i + 1], why: flat[i + 2], exact: entry === word };
-        const old = found.get(flat[i]);
+        const hit = { word: entry, share: flat[i + 1], reason: flat[i + 2], exact: entry === word };
+        const old = best.get(flat[i]);
         const better = !old || (hit.exact === old.exact ? hit.share > old.share : hit.exact);
-        if (better) found.set(flat[i], hit);
+        if (better) best.set(flat[i], hit);
       }
     }
-    return found;
+    return best;
   }
 
   async function show() {
-    const turn = ++asking;
+    const search = ++lastSearch;
     const word = state.q.trim().replaceAll("␣", " ").trim().toLowerCase();
-    const found = word ? await hits(word) : null;
-    if (turn !== asking) return;
-    let chosen = [...rows.keys()];
+    const hitOf = word ? await hits(word) : null;
+    if (search !== lastSearch) return;  // a later search has begun
+    let selected = [...rows.keys()];
     if (word && /^\d+$/.test(word) && rows[Number(word)]) {
-      const own = Number(word);
-      chosen = [own, ...[...found.keys()].filter((f) => f !== own)];
-    } else if (word) chosen = [...found.keys()];
+      const number = Number(word);
+      selected = [number, ...[...hitOf.keys()].filter((f) => f !== number)];
+    } else if (word) selected = [...hitOf.keys()];
     const counts = { w: 0, p: 0, l: 0 };
-    for (const f of chosen) counts[rows[f][0]] += 1;
-    if (state.level) chosen = chosen.filter((f) => rows[f][0] === state.level);
+    for (const f of selected) counts[rows[f][0]] += 1;
+    if (state.level) selected = selected.filter((f) => rows[f][0] === state.level);
     const key = SORTS.find((sort) => sort[0] === state.sort)[1];
     if (word && state.sort === "factor") {
-      const rank = (f) => { const hit = found.get(f); return hit ? (hit.exact ? 0 : 1e6) + (hit.why === 1 ? 500 : 0) - hit.share : -1; };
-      chosen.sort((a, b) => rank(a) - rank(b) || a - b);
-    } else chosen.sort((a, b) => key(a) - key(b) || a - b);
-    shown = chosen.map((f) => [f, found ? found.get(f) : null]);
+      const rank = (f) => { const hit = hitOf.get(f); return hit ? (hit.exact ? 0 : 1e6) + (hit.reason === 1 ? 500 : 0) - hit.share : -1; };
+      selected.sort((a, b) => rank(a) - rank(b) || a - b);
+    } else selected.sort((a, b) => key(a) - key(b) || a - b);
+    shown = selected.map((f) => [f, hitOf ? hitOf.get(f) : null]);
     list.replaceChildren();
     drawn = 0;
     more();
-    const n = chosen.length.toLocaleString("en") + (chosen.length === 1 ? " factor" : " factors");
-    said.textContent = word && !chosen.length ? "No factor's strongest contexts or nearest tokens hold “" + state.q.trim() + "”." : n + (word ? " for “" + state.q.trim() + "”, best first" : "");
+    const n = selected.length.toLocaleString("en") + (selected.length === 1 ? " factor" : " factors");
+    status.textContent = word && !selected.length ? "No factor has “" + state.q.trim() + "” in its top contexts or nearest tokens." : n + (word ? " for “" + state.q.trim() + "”, best first" : "");
     controls(counts);
     const query = new URLSearchParams(Object.entries(state).filter(([name, value]) => value && !(name === "sort" && value === "factor")));
     history.replaceState(null, "", query.size || String(query) ? "#" + query : location.pathname);
@@ -119,7 +120,7 @@
       const button = pick("sort-" + key, label, null, state.sort === key, () => { state.sort = key; show(); });
       if (i > 2) button.classList.add("right");
       return button;
-    }), esl.el("span", { class: "only" }, "commonest targets"), esl.el("span", { class: "only" }, "nearest tokens in embedding space"));
+    }), esl.el("span", { class: "only" }, "most frequent targets"), esl.el("span", { class: "only" }, "nearest tokens in embedding space"));
     if (focused) document.querySelector('[data-key="' + focused + '"]')?.focus();
   }
 
@@ -135,17 +136,17 @@
     if (event.key === "Escape" && document.activeElement === box) { box.value = state.q = ""; show(); }
     if ((event.key !== "ArrowDown" && event.key !== "ArrowUp") || event.ctrlKey || event.metaKey || event.altKey) return;
     const links = [...list.querySelectorAll("a")];
-    const place = links.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
+    const index = links.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
     event.preventDefault();
-    if (place < 0) box.focus();
-    else links[Math.min(place, links.length - 1)]?.focus();
+    if (index < 0) box.focus();
+    else links[Math.min(index, links.length - 1)]?.focus();
   });
   box.addEventListener("input", () => { state.q = box.value; show(); });
   addEventListener("hashchange", () => { read(); show(); });
   try {
     ({ rows, tokens } = await esl.load("overview"));
   } catch (error) {
-    list.replaceWith(esl.wait("The list of factors is missing:", error));
+    list.replaceWith(esl.failed("The list of factors cannot be shown:", error));
     return;
   }
   read();
