@@ -38,7 +38,7 @@ def related_pairs(
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Compare the top tokens of paired weights with shuffled pairs.
+    """Compare top tokens of paired weights with shuffled pairs.
 
     The two weights of one neuron or sub-head share tokens if they are related. The control pairs weights of different
     neurons or sub-heads of the layer.

@@ -193,7 +193,7 @@ def saliency(
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Find the tokens of a context on which a factor's code depends (LIME)."""
+    """Find the tokens on which a factor's code depends (LIME)."""
     output = Output(format, out)
     examples = load_texts(texts, column, where, n_texts)
     dictionary = _load_dictionary(factors, model)
@@ -290,7 +290,7 @@ def explore(
     where: Where = None,
     n_texts: NTexts = None,
 ) -> None:
-    """Write a site with a page for each factor, to open in a browser.
+    """Write a web site with one page for each factor.
 
     Example: embspace-lens factors explore --demo
     """

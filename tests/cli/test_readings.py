@@ -16,7 +16,7 @@ def test_neurons_are_printed_as_a_table(run, folder):
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:5]] == ["L0N5", "L0N5", "L2N5", "L2N5"]
     assert max(map(width, lines[:-1])) <= 100
-    assert lines[-1] == f"Next: embspace-lens search ' film' --model {folder}"
+    assert lines[-1] == f"Next: embspace-lens search ' wonderful' --model {folder}"
 
 
 def test_every_option_reaches_the_lens(run, folder):
