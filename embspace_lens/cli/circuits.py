@@ -82,7 +82,9 @@ def operations(
 ) -> None:
     """List the tokens that heads amplify most, with their outputs.
 
-    Example: embspace-lens operations --layer 3 --head 0 --vocabulary frequent --score cosine
+    For example:
+
+        embspace-lens operations --layer 3 --vocabulary frequent --score cosine
     """
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)

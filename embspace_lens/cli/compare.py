@@ -40,14 +40,16 @@ def align(
     space: Annotated[
         Literal["embedding", "residual"],
         typer.Option(
-            "--space", help="Correlate scores over shared tokens, or coordinates of the residual stream (the baseline)."
+            "--space",
+            help="Correlate scores over shared tokens (embedding), or coordinates of the residual stream (residual, a baseline).",
         ),
     ] = "embedding",
     table: Annotated[
         Literal["matches", "correlation", "diagonal"],
         typer.Option(
             "--table",
-            help="The match of each layer, all pairs of layers, or the number of layers that match their own index.",
+            help="matches: the match of each layer; correlation: all pairs of layers; diagonal: the number of layers that "
+            "match the layer with the same index.",
         ),
     ] = "matches",
     vocabulary: Vocabulary = "all",
@@ -57,9 +59,12 @@ def align(
 ) -> None:
     """Match the layers of two models by their weights.
 
-    Layers match if their weights score shared tokens alike: the measure is the mean absolute correlation of their vectors.
+    Vectors are compared by their scores over shared tokens. Layers are matched so that the mean absolute correlation
+    between their vectors is largest.
 
-    Example: embspace-lens align reviews-small-0 reviews-small-1
+    For example:
+
+        embspace-lens align reviews-small-0 reviews-small-1
     """
     output = Output(format, out)
     lenses = [open_lens(model, vocabulary, score) for model in (a, b)]
@@ -130,7 +135,10 @@ def stitch(
     ] = 0,
     space: Annotated[
         Literal["embed", "unembed", "circuit"],
-        typer.Option("--space", help="The embeddings through which the map is made: W_E, W_U, or W_E and W_U."),
+        typer.Option(
+            "--space",
+            help="The embeddings from which the map is made. embed: W_E; unembed: W_U; circuit: W_E to read, W_U to write.",
+        ),
     ] = "embed",
     checkpoint: Annotated[
         Path | None,
@@ -186,8 +194,8 @@ def difference(
         Literal["components", "neurons", "subheads", "singular", "displacement"],
         typer.Option(
             "--table",
-            help="The size of the change of each weight; the tokens of changed neurons, sub-heads or singular directions; "
-            "or the share of their tokens that are words of one list.",
+            help="components: the size of each weight's change; neurons, subheads, singular: the tokens of its directions; "
+            "displacement: the share of these tokens that are words of one list.",
         ),
     ] = "components",
     layer: Layer = None,
@@ -211,7 +219,9 @@ def difference(
 
     The tables are those of weights after tuning minus weights before.
 
-    Example: embspace-lens difference reviews-small-0-sentiment --table singular --vocabulary frequent --score cosine
+    For example:
+
+        embspace-lens difference reviews-small-0-sentiment
     """
     output = Output(format, out)
     from ..demo import catalog

@@ -37,6 +37,10 @@ def demo(
 
     The report lists neurons and heads whose tokens are alike, the neurons that write and read one word, and the strongest
     pair of every head.
+
+    For example:
+
+        embspace-lens demo --word terrible
     """
     from ..files import refuse_unwritable, write_whole
 

@@ -43,7 +43,9 @@ def related_pairs(
     The two weights of one neuron or sub-head share tokens if they are related. The control pairs weights of different
     neurons or sub-heads of the layer.
 
-    Example: embspace-lens evidence related-pairs --vocabulary frequent --score cosine
+    For example:
+
+        embspace-lens evidence related-pairs --vocabulary words --score cosine
     """
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
@@ -63,7 +65,7 @@ def recall(
         Literal["layer", "final"] | None,
         typer.Option(
             "--target",
-            help="Hidden states to compare with: the output of the layer, or of the last layer. Both by default.",
+            help="Hidden states to compare with. layer: the output of the weight's layer; final: the output of the last layer. Both by default.",
         ),
     ] = None,
     k: TopTokens = 50,

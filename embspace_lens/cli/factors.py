@@ -55,9 +55,7 @@ def fit(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder for the dictionary and its checkpoint.")],
     texts: Texts,
     n_factors: Annotated[int, typer.Option("--n-factors", metavar="N", min=1, help="Number of factors.")],
-    l1: Annotated[
-        float, typer.Option("--l1", metavar="X", help="Weight of the L1 penalty, in units of the hidden states.")
-    ],
+    l1: Annotated[float, typer.Option("--l1", metavar="X", help="Weight of the L1 penalty on the codes.")],
     model: Model = MODEL,
     layer: Layers = None,
     epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Number of passes over the texts.")] = 1,
@@ -282,7 +280,10 @@ def explore(
     saliency: Annotated[
         int,
         typer.Option(
-            "--saliency", metavar="N", min=0, help="Number of contexts of each factor with salient tokens; slow."
+            "--saliency",
+            metavar="N",
+            min=0,
+            help="Number of contexts of each factor for which salient tokens are computed. This is slow.",
         ),
     ] = 0,
     max_tokens: MaxTokens = None,
@@ -292,7 +293,9 @@ def explore(
 ) -> None:
     """Write a web site with one page for each factor.
 
-    Example: embspace-lens factors explore --demo
+    For example:
+
+        embspace-lens factors explore --demo
     """
     if demo == (texts is not None):
         raise errors.texts_or_demo()

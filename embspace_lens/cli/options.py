@@ -95,7 +95,10 @@ Vocabulary = Annotated[
 ]
 Score = Annotated[
     ScoreName,
-    typer.Option("--score", help="Inner product, inner product with centred embeddings, or cosine with these."),
+    typer.Option(
+        "--score",
+        help="dot: inner product; centered: inner product with centred embeddings; cosine: cosine with centred embeddings.",
+    ),
 ]
 
 # -- texts

@@ -45,7 +45,9 @@ def neurons(
 
     Neurons read through W_in (and W_gate) and write through W_out.
 
-    Example: embspace-lens neurons --layer 2 --vocabulary frequent --score cosine
+    For example:
+
+        embspace-lens neurons --layer 2 --vocabulary frequent --score cosine
     """
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
@@ -70,7 +72,9 @@ def heads(
     W_OV: attention to token a promotes token b. W_QK: a query at token a attends to token b. With --weight W_Q, W_K, W_V or
     W_O, list the tokens of each column or row of that weight.
 
-    Example: embspace-lens heads --layer 3 --vocabulary frequent --score cosine
+    For example:
+
+        embspace-lens heads --layer 3 --vocabulary frequent --score cosine
     """
     from ..tables.checks import check_choice
 
@@ -112,7 +116,9 @@ def search(
 ) -> None:
     """Find the neurons and heads that read or write a token most.
 
-    Example: embspace-lens search ' film' --vocabulary frequent --score cosine
+    For example:
+
+        embspace-lens search ' film' --vocabulary frequent --score cosine
     """
     is_id = token.startswith("#") and token[1:].isascii() and token[1:].isdigit()
     output = Output(format, out)

@@ -45,8 +45,8 @@ def test_help_fits_a_terminal(run, command):
 
 def examples(run):
     """The examples in the help of all commands."""
-    pages = [" ".join(run(*command.split(), "--help").stdout.split("Options:")[0].split()) for command in COMMANDS]
-    return [match for page in pages for match in re.findall(r"Example: embspace-lens (.*?)(?= Arguments:|$)", page)]
+    pages = "\n".join(run(*command.split(), "--help").stdout for command in COMMANDS)
+    return re.findall(r"For example:\n\n +embspace-lens (.*)\n\n", pages)
 
 
 @needs_demo
