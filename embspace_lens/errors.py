@@ -1139,3 +1139,66 @@ def site_not_written(path: object, reason: object) -> EmbspaceError:
 
 
 # -- command line
+
+
+def parquet_needs_file() -> EmbspaceError:
+    """Parquet was to be printed."""
+    return EmbspaceError("--format parquet writes binary data. Name a file for it: --out table.parquet.")
+
+
+def circuits_and_subheads() -> EmbspaceError:
+    """One table was to hold token pairs of circuits and tokens of sub-heads."""
+    return EmbspaceError(
+        "W_OV and W_QK are listed as token pairs; W_Q, W_K, W_V and W_O as tokens. Name weights of one kind at a time."
+    )
+
+
+def no_demo_models() -> EmbspaceError:
+    """The installation contains no demo models."""
+    return EmbspaceError("No demo model is installed. Name a folder or a model of the hub: --model gpt2.")
+
+
+def graft_needed(counts: Sequence[int]) -> EmbspaceError:
+    """The donors have different numbers of tuned layers."""
+    return EmbspaceError(
+        f"The classifiers have different numbers of tuned layers: {_listed(counts)}. Choose one: --graft N."
+    )
+
+
+def base_needed(after: str) -> EmbspaceError:
+    """The model before tuning is not known."""
+    return EmbspaceError(
+        f"The model from which {after} was tuned is not known. Name it: embspace-lens difference {after} BEFORE."
+    )
+
+
+def word_lists_needed() -> EmbspaceError:
+    """Displacement was requested without its two lists of words."""
+    return EmbspaceError("--table displacement needs two lists of words: --positive FILE --negative FILE.")
+
+
+def one_weight_needed() -> EmbspaceError:
+    """Singular directions were requested for several weights."""
+    return EmbspaceError("--table singular reads one weight. Give --weight once.")
+
+
+def unreadable_words(option: str, path: object, reason: OSError) -> EmbspaceError:
+    """A list of words cannot be read."""
+    return EmbspaceError(f"{option} {path} cannot be read: {reason.strerror or reason}.")
+
+
+def mixed_word_options() -> EmbspaceError:
+    """Some `--word` options have tags and others have none."""
+    return EmbspaceError("--word is given both with tags and without. Give WORD each time, or WORD=TAG,TAG each time.")
+
+
+def texts_or_demo() -> EmbspaceError:
+    """A site needs texts from exactly one source."""
+    return EmbspaceError("Give --texts PATH, or --demo for texts sampled from the demo model, but not both.")
+
+
+def demo_has_factors() -> EmbspaceError:
+    """A dictionary was given beside the demo's own."""
+    return EmbspaceError(
+        "--demo uses the demo model's dictionary. Leave --factors out, or give --texts instead of --demo."
+    )

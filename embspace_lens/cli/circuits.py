@@ -1,88 +1,97 @@
-"""Commands of the methods that stand next to forward passes: relations, operations."""
+"""Commands that score whole heads: relations, operations."""
 
-import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from .options import MODEL, Format, Head, K, Layer, Lowest, Model, Out, Score, Vocab, numbers, one_of, open_lens
-from .output import Output, first, next_command
+from .loading import open_lens
+from .options import MODEL, Format, Head, K, Layer, Lowest, Model, Out, Score, Vocabulary
+from .output import Output, next_reading, options_of_first_row, plain_warnings
 
-TABLES = ("best", "heads")
-EmbeddingOnly = Annotated[
+NoFirstMlp = Annotated[
     bool,
-    typer.Option("--no-first-mlp", help="Heads see plain embeddings in every block, not what the first MLP makes."),
+    typer.Option(
+        "--no-first-mlp", help="Take embeddings as the input of heads in all layers, not the first MLP's output."
+    ),
 ]
 
 
 def relations(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE.json", help="[[source, target], …], or those by name; or a folder of such files."),
+        typer.Argument(
+            metavar="FILE.json",
+            help="Pairs [[source, target], …], or several such lists by name; or a folder of these files.",
+        ),
     ],
     model: Model = MODEL,
     layer: Layer = None,
     head: Head = None,
-    k: K = 10,
-    no_first_mlp: EmbeddingOnly = False,
+    k: Annotated[
+        int, typer.Option("-k", metavar="N", min=1, help="A pair counts if its target is among the top N tokens.")
+    ] = 10,
+    no_first_mlp: NoFirstMlp = False,
     n_shuffles: Annotated[
-        int, typer.Option("--shuffles", metavar="N", help="How many shuffles of the targets the p-value rests on.")
+        int, typer.Option("--shuffles", metavar="N", min=1, help="Number of shuffles in the permutation test.")
     ] = 1000,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the shuffles.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the shuffles.")] = 0,
     table: Annotated[
-        str,
-        typer.Option("--table", metavar="|".join(TABLES), help="The best head of each relation and effect, or all."),
+        Literal["best", "heads"],
+        typer.Option("--table", help="The best head of each relation and effect, or all heads."),
     ] = "best",
-    vocabulary: Vocab = "all",
+    vocabulary: Vocabulary = "all",
     score: Score = "dot",
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Which heads carry out a relation? The share of its pairs whose target they promote, or suppress, against a control."""
-    one_of("table", table, TABLES)
-    layers, heads = numbers("layer", layer), numbers("head", head)
+    """Find the heads that map sources of a relation to targets.
+
+    A head's score is the share of pairs whose target it promotes (or suppresses). A permutation test compares it with
+    shuffled targets.
+    """
     output = Output(format, out)
     from ..circuits.relations import read_relations, relation_scores
 
     pairs = read_relations(*files)
     lens = open_lens(model, vocabulary, score)
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always", UserWarning)
+    with plain_warnings():
         df = relation_scores(
-            lens, pairs, layer=layers, head=heads, k=k, first_mlp=not no_first_mlp, n_shuffles=n_shuffles, seed=seed
+            lens, pairs, layer=layer, head=head, k=k, first_mlp=not no_first_mlp, n_shuffles=n_shuffles, seed=seed
         )
-    for warning in warned:
-        typer.echo(str(warning.message), err=True)
     if table == "best":
-        order = df.sort_values("relation_score", ascending=False, kind="stable")  # of equal heads the first
-        df = order.groupby(["relation", "effect"], sort=True).head(1).dropna().sort_index(ignore_index=True)
+        ranked = df.sort_values("relation_score", ascending=False, kind="stable")  # the first of equal heads
+        df = ranked.groupby(["relation", "effect"], sort=True).head(1).dropna().sort_index(ignore_index=True)
     clearest = df.sort_values(["p_value", "relation_score"], ascending=[True, False], kind="stable")
-    hint = next_command(f"operations {first(clearest, 'layer', 'head')}", model, vocabulary, score) if len(df) else ""
-    output.give(df, hint)
+    command = f"operations {options_of_first_row(clearest, 'layer', 'head')}"
+    output.write(df, next_reading(command, model, vocabulary, score) if len(df) else "")
 
 
 def operations(
     model: Model = MODEL,
     layer: Layer = None,
     head: Head = None,
-    n: Annotated[int, typer.Option("--n", metavar="N", help="How many source tokens of each head.")] = 30,
+    n: Annotated[int, typer.Option("--n", metavar="N", min=1, help="Number of source tokens of each head.")] = 30,
     k: K = 5,
     lowest: Lowest = False,
-    no_first_mlp: EmbeddingOnly = False,
-    vocabulary: Vocab = "all",
+    no_first_mlp: NoFirstMlp = False,
+    vocabulary: Vocabulary = "all",
     score: Score = "dot",
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Which tokens does a head amplify most, and what does it map them to?"""
-    layers, heads = numbers("layer", layer), numbers("head", head)
+    """List the tokens that heads amplify most, with their outputs.
+
+    For example:
+
+        embspace-lens operations --layer 3 --vocabulary frequent --score cosine
+    """
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
     from ..circuits.operations import salient_operations
 
-    df = salient_operations(lens, layers, heads, n=n, k=k, largest=not lowest, first_mlp=not no_first_mlp)
-    output.give(df, next_command(f"heads {first(df, 'layer', 'head')}", model, vocabulary, score))
+    df = salient_operations(lens, layer, head, n=n, k=k, largest=not lowest, first_mlp=not no_first_mlp)
+    output.write(df, next_reading(f"heads {options_of_first_row(df, 'layer', 'head')}", model, vocabulary, score))
 
 
 COMMANDS = (relations, operations)

@@ -1,21 +1,22 @@
-"""Commands that measure how legible a model's weights are: evidence related-pairs, recall, keep-k."""
+"""Commands that measure how well weights read as tokens: evidence related-pairs, recall, keep-k."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from .options import MODEL, Format, K, Layer, Model, Out, Score, Vocab, Weight, numbers, open_lens
+from .loading import load_texts, open_lens
+from .options import MODEL, Column, Format, Layer, Model, NTexts, Out, Score, Texts, Vocabulary, Weight, Where
 from .output import Output, next_command
 
 app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     no_args_is_help=True,
-    help="Measure how legible a model's weights are as tokens, each time beside a control.",
+    help="Measure how well weights read as tokens, with controls.",
 )
 
-Seeds = Annotated[int, typer.Option("--seeds", metavar="N", help="How many shuffles make the control.")]
+TopTokens = Annotated[int, typer.Option("-k", metavar="N", min=1, help="Number of top tokens that are compared.")]
+Seeds = Annotated[int, typer.Option("--seeds", metavar="N", min=2, help="Number of shuffles in the control.")]
 
 
 @app.command()
@@ -25,65 +26,75 @@ def related_pairs(
     pair: Annotated[
         list[str] | None,
         typer.Option(
-            "--pair", metavar="A-B", help="W_in-W_out, W_gate-W_out, W_V-W_O or W_Q-W_K; may be given several times."
+            "--pair",
+            metavar="A-B",
+            help="W_in-W_out, W_gate-W_out, W_V-W_O or W_Q-W_K. Repeat the option for several. All by default.",
         ),
     ] = None,
-    k: K = 100,
+    k: TopTokens = 100,
     seeds: Seeds = 20,
-    vocabulary: Vocab = "all",
+    vocabulary: Vocabulary = "all",
     score: Score = "dot",
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Do the two parameters of a unit share top tokens, more than shuffled partners do?"""
-    layers = numbers("layer", layer)
+    """Compare top tokens of paired weights with shuffled pairs.
+
+    The two weights of one neuron or sub-head share tokens if they are related. The control pairs weights of different
+    neurons or sub-heads of the layer.
+
+    For example:
+
+        embspace-lens evidence related-pairs --vocabulary words --score cosine
+    """
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
-    from ..evidence import related_pairs as measure
+    from ..evidence.overlap import related_pairs
 
-    df = measure(lens, k=k, layer=layers, pairs=pair or None, seeds=seeds)
-    output.give(df, next_command("evidence keep-k", model, vocabulary, score))
+    df = related_pairs(lens, k=k, layer=layer, pairs=pair or None, seeds=seeds)
+    output.write(df, next_command("evidence keep-k", model, vocabulary, score))
 
 
 @app.command()
 def recall(
-    texts: Annotated[
-        Path,
-        typer.Option("--texts", metavar="PATH", help="Parquet, JSON lines or CSV; or text, one text a paragraph."),
-    ],
+    texts: Texts,
     model: Model = MODEL,
     layer: Layer = None,
     weight: Weight = None,
     target: Annotated[
-        str | None, typer.Option("--target", metavar="layer|final", help="Which hidden states; both by default.")
+        Literal["layer", "final"] | None,
+        typer.Option(
+            "--target",
+            help="Hidden states to compare with. layer: the output of the weight's layer; final: the output of the last layer. Both by default.",
+        ),
     ] = None,
-    k: K = 50,
-    n_active: Annotated[int, typer.Option("--active", metavar="N", help="How many units stand for a block.")] = 5,
+    k: TopTokens = 50,
+    n_active: Annotated[
+        int,
+        typer.Option("--active", metavar="N", min=1, help="Number of the most active neurons or sub-heads of a layer."),
+    ] = 5,
     seeds: Seeds = 20,
-    column: Annotated[str, typer.Option("--column", metavar="NAME", help="The column of a table of texts.")] = "text",
-    where: Annotated[
-        str | None, typer.Option("--where", metavar="QUERY", help="Which rows of it, such as \"split == 'test'\".")
-    ] = None,
-    n_texts: Annotated[
-        int | None, typer.Option("--n-texts", metavar="N", min=1, help="The first N texts; all by default.")
-    ] = None,
-    vocabulary: Vocab = "all",
+    column: Column = "text",
+    where: Where = None,
+    n_texts: NTexts = None,
+    vocabulary: Vocabulary = "all",
     score: Score = "dot",
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Are a hidden state's top tokens those of the parameters active there? This runs the model on texts."""
-    layers = numbers("layer", layer)
+    """Compare the top tokens of hidden states and active weights.
+
+    The control compares hidden states with the weights that are active at other tokens. This command runs the model on texts.
+    """
     output = Output(format, out)
-    from ..forward.texts import read_texts
-
-    chosen = read_texts(texts, column=column, where=where)[:n_texts]
+    examples = load_texts(texts, column, where, n_texts)
     lens = open_lens(model, vocabulary, score)
-    from ..evidence import hidden_state_recall
+    from ..evidence.recall import hidden_state_recall
 
-    options: dict[str, Any] = {"weight": weight or None, "target": target, "k": k, "n_active": n_active}
-    df = hidden_state_recall(lens, chosen, layer=layers, seeds=seeds, **options)
-    output.give(df, next_command("evidence related-pairs", model, vocabulary, score))
+    df = hidden_state_recall(
+        lens, examples, layer=layer, weight=weight or None, target=target, k=k, n_active=n_active, seeds=seeds
+    )
+    output.write(df, next_command("evidence related-pairs", model, vocabulary, score))
 
 
 @app.command()
@@ -92,25 +103,34 @@ def keep_k(
     k: Annotated[
         list[int] | None,
         typer.Option(
-            "-k", metavar="N", help="How many entries to keep; may be given several times. By default powers of two."
+            "-k",
+            metavar="N",
+            min=1,
+            help="Number of scores to keep. Repeat the option for several. Powers of two by default.",
         ),
     ] = None,
     inverse: Annotated[
         list[str] | None,
-        typer.Option("--inverse", metavar="transpose|pinv", help="Which right inverse; both by default."),
+        typer.Option(
+            "--inverse", metavar="transpose|pinv", help="A right inverse. Repeat the option for both. Both by default."
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("--n", metavar="N", help="How many vectors to draw.")] = 300,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the draws.")] = 0,
-    vocabulary: Vocab = "all",
+    n: Annotated[int, typer.Option("--n", metavar="N", min=2, help="Number of random vectors.")] = 300,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random vectors.")] = 0,
+    vocabulary: Vocabulary = "all",
     score: Score = "dot",
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Which right inverse survives when only the k strongest tokens of a projection are kept?"""
+    """Compare right inverses by the inner products they keep.
+
+    Vectors are projected to the vocabulary, and all but the k largest scores are set to zero. The table lists how well the
+    inner products of these scores agree with those of the vectors.
+    """
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
-    from ..evidence import keep_k as measure
+    from ..evidence.truncation import keep_k
 
     options: dict[str, Any] = {"inverses": inverse} if inverse else {}
-    df = measure(lens, ks=k or None, n=n, seed=seed, **options)
-    output.give(df, next_command("evidence related-pairs", model, vocabulary, score))
+    df = keep_k(lens, ks=k or None, n=n, seed=seed, **options)
+    output.write(df, next_command("evidence related-pairs", model, vocabulary, score))

@@ -1,144 +1,123 @@
-"""What commands take: the options they share, and the lens that these describe."""
+"""Options that several commands share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import reduce
-from operator import and_
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from .. import errors
-from ..errors import EmbspaceError
-
 MODEL = "reviews-small-0"
-VOCABULARIES = ("all", "ascii", "words", "trained", "frequent")
-SCORES = ("dot", "centered", "cosine")
-FORMATS = ("table", "csv", "parquet", "json")
+VOCABULARIES = "all|ascii|words|trained|frequent"  # `all` and the names in `embspace_lens.lens.MASKS`
+
+ScoreName = Literal["dot", "centered", "cosine"]
+FormatName = Literal["table", "csv", "parquet", "json"]
+
+
+class Indices(list[int]):
+    """Indices of layers, heads, neurons or factors, as the command line writes them: `3`, `0,2`, `1-4`, or `0,2-4`.
+
+    Attributes:
+        text: The text from which they were parsed.
+
+    Raises:
+        typer.BadParameter: If the text is none of these.
+
+    Example:
+        >>> Indices("0,2-4")
+        [0, 2, 3, 4]
+    """
+
+    LARGEST = 1_000_000  # a wider range is a mistake, and would fill the memory
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        for part in text.split(","):
+            first, dash, last = (piece.strip() for piece in part.partition("-"))
+            if not _is_number(first) or (dash and not _is_number(last)):
+                raise typer.BadParameter(
+                    f"{text!r} selects nothing. Give one number (3), several (0,2) or a range (1-4)."
+                )
+            start, end = int(first), int(last or first)
+            if end < start:
+                raise typer.BadParameter(
+                    f"{text!r} selects nothing: {start} is greater than {end}. Give {end}-{start}."
+                )
+            if end > self.LARGEST:
+                raise typer.BadParameter(f"{text!r} is out of range: no model has an index of {end:,}.")
+            self.extend(range(start, end + 1))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+# -- what is read
 
 Model = Annotated[
-    str, typer.Option("--model", metavar="NAME|FOLDER", help="A demo model, a folder, or a model of the hub.")
+    str,
+    typer.Option(
+        "--model", metavar="NAME|FOLDER", help="A demo model, a local folder, or a model of the Hugging Face hub."
+    ),
 ]
-Layer = Annotated[str | None, typer.Option("--layer", metavar="N", help="Blocks: 3, or 0,2, or 1-4. All by default.")]
-Head = Annotated[str | None, typer.Option("--head", metavar="N", help="Heads, written as layers are. All by default.")]
+Layer = Annotated[
+    Indices | None,
+    typer.Option("--layer", metavar="N", parser=Indices, help="Layers: 3, or 0,2, or 1-4. All by default."),
+]
+Head = Annotated[
+    Indices | None,
+    typer.Option("--head", metavar="N", parser=Indices, help="Heads, written like layers. All by default."),
+]
 Neuron = Annotated[
-    str | None, typer.Option("--neuron", metavar="N", help="Neurons, written as layers are. All by default.")
+    Indices | None,
+    typer.Option("--neuron", metavar="N", parser=Indices, help="Neurons, written like layers. All by default."),
 ]
 Expert = Annotated[
-    str | None,
-    typer.Option("--expert", metavar="N", help="Experts of a mixture, written as layers are. All by default."),
+    Indices | None,
+    typer.Option(
+        "--expert", metavar="N", parser=Indices, help="Experts of a mixture, written like layers. All by default."
+    ),
 ]
-K = Annotated[int, typer.Option("-k", metavar="N", help="How many tokens (pairs, units) of each.")]
 Weight = Annotated[
-    list[str] | None, typer.Option("--weight", metavar="W", help="Which weight; may be given several times.")
+    list[str] | None,
+    typer.Option("--weight", metavar="W", help="A weight, such as W_out. Repeat the option for several."),
 ]
-Vocab = Annotated[
+K = Annotated[int, typer.Option("-k", metavar="N", min=1, help="Number of tokens (or token pairs) in each list.")]
+Lowest = Annotated[bool, typer.Option("--lowest", help="List the lowest scores instead of the highest.")]
+Vocabulary = Annotated[
     str,
     typer.Option(
         "--vocabulary",
-        metavar="|".join(VOCABULARIES),
-        help="Which tokens to read: words are whole words, frequent those that the demo models saw 200 times. "
-        "Joined: 'words & trained'.",
+        metavar=VOCABULARIES,
+        help="The tokens to read. ascii: printable ASCII; words: whole words; trained: no under-trained tokens; "
+        "frequent: words that occur 200 times in the training texts of the demo models (only for these). "
+        "Combine them with &: 'words & trained'.",
     ),
 ]
 Score = Annotated[
-    str,
+    ScoreName,
     typer.Option(
-        "--score", metavar="|".join(SCORES), help="Inner product, the same with centred embeddings, or cosine."
+        "--score",
+        help="dot: inner product; centered: inner product with centred embeddings; cosine: cosine with centred embeddings.",
     ),
 ]
-Lowest = Annotated[bool, typer.Option("--lowest", help="The lowest scores first, instead of the highest.")]
+
+# -- texts
+
+TEXTS = "A Parquet, JSON-lines or CSV file; or a text file, in which blank lines separate texts."
+
+Texts = Annotated[Path, typer.Option("--texts", metavar="PATH", help=TEXTS)]
+Column = Annotated[str, typer.Option("--column", metavar="NAME", help="The column that holds the texts.")]
+Where = Annotated[
+    str | None, typer.Option("--where", metavar="QUERY", help="The rows to read, such as \"split == 'test'\".")
+]
+NTexts = Annotated[
+    int | None, typer.Option("--n-texts", metavar="N", min=1, help="Read the first N texts. All by default.")
+]
+
+# -- results
+
 Format = Annotated[
-    str | None,
-    typer.Option(
-        "--format", metavar="|".join(FORMATS), help="By default what --out ends in, or else a table to be read."
-    ),
+    FormatName | None,
+    typer.Option("--format", help="By default the ending of --out; without --out, a table for the terminal."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Write to a file, whole or not at all.")]
-
-
-def numbers(name: str, value: str | None) -> list[int] | None:
-    """What `3`, `0,2`, `1-4` or a mixture of them selects; None for all.
-
-    Raises:
-        EmbspaceError: If it is none of these.
-    """
-    if value is None:
-        return None
-    chosen: list[int] = []
-    for part in value.split(","):
-        first, dash, last = (piece.strip() for piece in part.partition("-"))
-        if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit())):
-            raise EmbspaceError(f"--{name} {value!r} selects nothing. Give a number, several (0,2), or a range (1-4).")
-        if dash and int(last) < int(first):
-            raise EmbspaceError(
-                f"--{name} {value!r} selects nothing: {first} is greater than {last}. Give {last}-{first}."
-            )
-        if dash and int(last) - int(first) > 1_000_000:
-            raise EmbspaceError(
-                f"--{name} {value!r} selects more than a model has. Give a number, several (0,2), or a range (1-4)."
-            )
-        chosen.extend(range(int(first), int(last) + 1 if dash else int(first) + 1))
-    return chosen
-
-
-def one_of(option: str, value: str, options: tuple[str, ...]) -> str:
-    """The value itself, if it is one of the options.
-
-    Raises:
-        EmbspaceError: If it is not.
-    """
-    if value not in options:
-        raise errors.choice(f"--{option}", value, options)
-    return value
-
-
-def token_mask(vocabulary: str) -> Any:
-    """The mask of tokens that `--vocabulary` names, one or several joined with `&`; None for all tokens.
-
-    Raises:
-        EmbspaceError: If a name is unknown.
-    """
-    names = [one_of("vocabulary", part.strip(), VOCABULARIES) for part in vocabulary.split("&")]
-    from ..demo import frequent_words
-    from ..space.masks import NAMED_MASKS
-
-    masks = NAMED_MASKS | {"frequent": frequent_words}
-    chosen = [masks[name] for name in names if name != "all"]
-    return reduce(and_, chosen) if chosen else None
-
-
-def open_lens(model: str, vocabulary: str, score: str, space: str = "circuit") -> Any:
-    """The lens that the options describe, loaded without chatter.
-
-    Raises:
-        EmbspaceError: If an option is unknown, or there is no such model.
-    """
-    one_of("score", score, SCORES)
-    with quietly():
-        mask = token_mask(vocabulary)
-        from ..lens import EmbeddingLens
-
-        return EmbeddingLens.from_pretrained(model, vocabulary=mask, score=score, space=space)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Load models with no bars, logs or warnings of the libraries underneath."""
-    import logging
-    import warnings
-
-    from transformers.utils import logging as transformers_logging
-
-    bars = transformers_logging.is_progress_bar_enabled()
-    logging.disable(logging.WARNING)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
-        if bars:
-            transformers_logging.enable_progress_bar()
+Out = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Write the table to a file.")]

@@ -1,102 +1,143 @@
-"""What commands give back: a table on the terminal or in a file, and the command to try next."""
+"""Results of commands: a table on the terminal or in a file, and the command to try next."""
 
 import csv
-import os
 import shlex
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, get_args
 
 import typer
 
 from .. import errors
-from ..errors import EmbspaceError
-from .options import FORMATS, MODEL, one_of
+from .options import MODEL, FormatName
 
-ON_SCREEN = 40  # neurons or heads shown on a terminal; a file or a pipe gets them all
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..lens import EmbeddingLens
+
+FORMATS = get_args(FormatName)
+ON_SCREEN = 40  # neurons or heads shown on a terminal; files and pipes hold all
 
 
 class Output:
-    """Where a table goes and in which format: made first, so that what cannot be written is refused before the work.
+    """The format and the place of a table. Commands make it first, so that a path that cannot be written costs no work.
 
     Args:
-        format: Its name; None for what the file's name ends in, or else a table to be read.
-        out: The file; None for the terminal.
+        format: The format; None for the ending of `out`, or else a table for the terminal.
+        out: The file; None for standard output.
 
     Raises:
-        EmbspaceError: If there is no such format, it cannot go to a terminal, or the file cannot be written.
+        EmbspaceError: If the format needs a file, or the file cannot be written.
     """
 
-    def __init__(self, format: str | None, out: Path | None) -> None:
-        if format is None:
-            ending = out.suffix.removeprefix(".").lower() if out else ""
-            format = ending if ending in FORMATS else "table"
-        self.format, self.out = one_of("format", format, FORMATS), out
-        if format == "parquet" and out is None:
-            raise EmbspaceError("--format parquet writes binary data. Name a file for it: --out table.parquet.")
+    def __init__(self, format: FormatName | None, out: Path | None) -> None:
+        ending = out.suffix.removeprefix(".").lower() if out else ""
+        self.format = format or (ending if ending in FORMATS else "table")
+        self.out = out
+        if self.format == "parquet" and out is None:
+            raise errors.parquet_needs_file()
         if out is not None:
             from ..files import refuse_unwritable
 
             refuse_unwritable(out)
 
-    def give(self, df: Any, hint: str = "") -> None:
-        """Print or write a table; the hint stands under a table on the terminal."""
-        if self.format != "table":
-            data = encode(df, self.format)
-        else:
-            from ..display.terminal import render
-
-            rows = ON_SCREEN if self.out is None and sys.stdout.isatty() else None
-            data = (render(df, n=rows, hint=hint if self.out is None else "") + "\n").encode("utf-8")
+    def write(self, df: "pd.DataFrame", hint: str = "") -> None:
+        """Print the table or write it to the file; a table for the terminal ends with the hint."""
         if self.out is not None:
             from ..files import write_whole
 
-            write_whole(self.out, data)
+            write_whole(self.out, (_as_text(df) + "\n").encode() if self.format == "table" else encode(df, self.format))
             typer.echo(f"{self.out}: {len(df):,} rows", err=True)
         elif self.format == "table":
-            say(data.decode("utf-8"), end="")
+            print_text(_as_text(df, ON_SCREEN if sys.stdout.isatty() else None, hint))
         else:
-            typer.echo(data, nl=False)
+            typer.echo(encode(df, self.format), nl=False)
 
 
-def encode(df: Any, format: str) -> bytes:
-    """A table as CSV, JSON or Parquet: exact strings, nothing prettified.
+def _as_text(df: "pd.DataFrame", n: int | None = None, hint: str = "") -> str:
+    from ..display.terminal import render
 
-    Raises:
-        EmbspaceError: If Parquet is asked for and pyarrow is not installed.
-    """
+    return render(df, n=n, hint=hint)
+
+
+def encode(df: "pd.DataFrame", format: str) -> bytes:
+    """A table as CSV, JSON or Parquet, with the exact strings of its tokens."""
     if format == "csv":
-        # Strings in quotes, all of them: a token that is a lone carriage return would end a line.
+        # All strings are quoted: without quotes, a token that is one carriage return would end a line.
         return df.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode("utf-8")
     if format == "json":
-        return (df.to_json(orient="records", force_ascii=False, indent=1, double_precision=15) + "\n").encode("utf-8")
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as reason:
-        raise errors.missing_extra("pyarrow", "plots") from reason
+        text = df.to_json(orient="records", force_ascii=False, indent=1, double_precision=15)
+        return f"{text}\n".encode()
     buffer = BytesIO()
     df.to_parquet(buffer, index=False)
     return buffer.getvalue()
 
 
-def say(text: str, end: str = "\n") -> None:
-    """Print text, whatever the terminal can show of it; stand-ins for spaces faint where it has colours."""
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
-        text = text.replace("␣", "\x1b[2m␣\x1b[22m")
+def print_text(text: str) -> None:
+    """Print text; characters that the terminal cannot encode become `?`, and the sign ␣ for a space is dim."""
+    from rich.console import Console
+    from rich.text import Text
+
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    typer.echo(text + end, nl=False)
+    styled = Text(text)
+    styled.highlight_words(["␣"], "dim")
+    Console(highlight=False, soft_wrap=True).print(styled)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print the messages of warnings on standard error, one line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        typer.echo(str(warning.message), err=True)
 
 
 def next_command(command: str, model: str = MODEL, vocabulary: str = "all", score: str = "dot") -> str:
-    """A command to try next, with the options that were given to this one."""
+    """The line that names a command to try next, with the options of this one."""
     options = "" if model == MODEL else f" --model {shlex.quote(model)}"
     options += "" if vocabulary == "all" else f" --vocabulary {shlex.quote(vocabulary)}"
     options += "" if score == "dot" else f" --score {score}"
     return f"Next: embspace-lens {command}{options}"
 
 
-def first(df: Any, *names: str) -> str:
-    """The options that select a table's first unit: `--layer 0 --head 0`."""
+def legible_options(model: str, vocabulary: str, score: str) -> tuple[str, str]:
+    """The vocabulary and the score to propose for a reading.
+
+    For a demo model, frequent words and the cosine replace the defaults: the token lists of a small model are then legible.
+    """
+    from ..demo.catalog import names
+
+    if model not in names():
+        return vocabulary, score
+    return "frequent" if vocabulary == "all" else vocabulary, "cosine" if score == "dot" else score
+
+
+def next_reading(command: str, model: str = MODEL, vocabulary: str = "all", score: str = "dot") -> str:
+    """The line that names a reading to try next, with a vocabulary and a score that make its tokens legible."""
+    return next_command(command, model, *legible_options(model, vocabulary, score))
+
+
+def common_word(lens: "EmbeddingLens") -> str:
+    """A common word that is a token of the lens, to search for."""
+    from ..report.model_summary import find_word
+
+    return str(lens.vocabulary.strings[find_word(lens, None)])
+
+
+def middle_layer(lens: "EmbeddingLens") -> int:
+    """A layer in the middle of the model; its neurons are usually more legible than those of the first layer."""
+    layers = lens.weights.layers_with("mlp") or [0]
+    return layers[len(layers) // 2]
+
+
+def options_of_first_row(df: "pd.DataFrame", *names: str) -> str:
+    """The options that select what the first row is about, such as `--layer 0 --head 3`."""
     return " ".join(f"--{name} {df[name].iloc[0] if len(df) else 0}" for name in names)

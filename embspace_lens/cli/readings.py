@@ -1,11 +1,12 @@
 """Commands that read one model: neurons, heads, search, components."""
 
+import shlex
 from typing import Annotated
 
 import typer
 
 from .. import errors
-from ..errors import EmbspaceError
+from .loading import open_lens
 from .options import (
     MODEL,
     Expert,
@@ -18,12 +19,10 @@ from .options import (
     Neuron,
     Out,
     Score,
-    Vocab,
+    Vocabulary,
     Weight,
-    numbers,
-    open_lens,
 )
-from .output import Output, first, next_command
+from .output import Output, common_word, middle_layer, next_reading, options_of_first_row
 
 CIRCUITS = ("W_OV", "W_QK")
 SUBHEADS = ("W_Q", "W_K", "W_V", "W_O")
@@ -37,17 +36,23 @@ def neurons(
     weight: Weight = None,
     k: K = 10,
     lowest: Lowest = False,
-    vocabulary: Vocab = "all",
+    vocabulary: Vocabulary = "all",
     score: Score = "dot",
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """List neurons with the tokens that they read (W_in, W_gate) and write (W_out)."""
-    layers, chosen, experts = numbers("layer", layer), numbers("neuron", neuron), numbers("expert", expert)
+    """List the tokens that neurons read and write.
+
+    Neurons read through W_in (and W_gate) and write through W_out.
+
+    For example:
+
+        embspace-lens neurons --layer 2 --vocabulary frequent --score cosine
+    """
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
-    df = lens.neurons(layers, chosen, expert=experts, weight=weight or None, k=k, largest=not lowest)
-    output.give(df, next_command("search ' the'", model, vocabulary, score))
+    df = lens.neurons(layer, neuron, expert=expert, weight=weight or None, k=k, largest=not lowest)
+    output.write(df, next_reading(f"search {shlex.quote(common_word(lens))}", model, vocabulary, score))
 
 
 def heads(
@@ -57,71 +62,81 @@ def heads(
     weight: Weight = None,
     k: K = 10,
     lowest: Lowest = False,
-    vocabulary: Vocab = "all",
+    vocabulary: Vocabulary = "all",
     score: Score = "dot",
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """List heads with their best pairs of tokens: W_OV (moves a→b) and W_QK (a attends to b).
+    """List the strongest token pairs of heads (W_OV, W_QK).
 
-    With --weight W_Q, W_K, W_V or W_O: the tokens of each of their columns or rows.
+    W_OV: attention to token a promotes token b. W_QK: a query at token a attends to token b. With --weight W_Q, W_K, W_V or
+    W_O, list the tokens of each column or row of that weight.
+
+    For example:
+
+        embspace-lens heads --layer 3 --vocabulary frequent --score cosine
     """
-    layers, chosen = numbers("layer", layer), numbers("head", head)
-    wanted = list(weight or CIRCUITS)
-    for name in wanted:
-        if name not in (*CIRCUITS, *SUBHEADS):
-            raise errors.choice("weight", name, (*CIRCUITS, *SUBHEADS))
-    if len({name in CIRCUITS for name in wanted}) == 2:
-        raise EmbspaceError(
-            "W_OV and W_QK are tables of pairs, W_Q, W_K, W_V and W_O tables of tokens. Ask for one kind at a time."
-        )
+    from ..tables.checks import check_choice
+
+    weights = [check_choice("weight", name, (*CIRCUITS, *SUBHEADS)) for name in weight or CIRCUITS]
+    if len({name in CIRCUITS for name in weights}) == 2:
+        raise errors.circuits_and_subheads()
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
-    if wanted[0] in SUBHEADS:
-        df, other = lens.subheads(layers, chosen, weight=wanted, k=k, largest=not lowest), "W_OV"
+    if weights[0] in SUBHEADS:
+        df, other = lens.subheads(layer, head, weight=weights, k=k, largest=not lowest), "W_OV"
     else:
         import pandas as pd
 
-        read = {"W_OV": lens.ov, "W_QK": lens.qk}
-        tables = [read[name](layers, chosen, k=k, largest=not lowest) for name in CIRCUITS if name in wanted]
-        # A stable sort by keys alone puts each head's two circuits side by side, W_OV first as in the list of weights.
+        readings = {"W_OV": lens.ov, "W_QK": lens.qk}
+        tables = [readings[name](layer, head, k=k, largest=not lowest) for name in CIRCUITS if name in weights]
+        # The sort is stable, so each head's W_OV and W_QK stand next to each other, in this order.
         df = pd.concat(tables, ignore_index=True).sort_values(["layer", "head"], kind="stable", ignore_index=True)
         other = "W_V"
-    command = f"heads {first(df, 'layer', 'head')} --weight {other}"
-    output.give(df, next_command(command, model, vocabulary, score))
+    command = f"heads {options_of_first_row(df, 'layer', 'head')} --weight {other}"
+    output.write(df, next_reading(command, model, vocabulary, score))
 
 
 def search(
     token: Annotated[
-        str, typer.Argument(metavar="TOKEN", help="Its exact text, mind the leading space (' film'); or #ID.")
+        str,
+        typer.Argument(
+            metavar="TOKEN", help="The exact text of a token, with its leading space (' film'); or its id (#1234)."
+        ),
     ],
     model: Model = MODEL,
     layer: Layer = None,
     weight: Weight = None,
-    k: K = 10,
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="Number of components for each weight.")] = 10,
     lowest: Lowest = False,
-    vocabulary: Vocab = "all",
+    vocabulary: Vocabulary = "all",
     score: Score = "dot",
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Ask who reads or writes a token: the neurons and sub-heads that score it highest."""
-    layers = numbers("layer", layer)
-    by_id = token.startswith("#") and token[1:].isascii() and token[1:].isdigit()
-    wanted: str | int = int(token[1:]) if by_id else token
+    """Find the neurons and heads that read or write a token most.
+
+    For example:
+
+        embspace-lens search ' film' --vocabulary frequent --score cosine
+    """
+    is_id = token.startswith("#") and token[1:].isascii() and token[1:].isdigit()
     output = Output(format, out)
     lens = open_lens(model, vocabulary, score)
-    df = lens.search(wanted, layers, weight=weight or None, k=k, largest=not lowest)
-    in_mlp = df[df["neuron"] >= 0].sort_values("score", ascending=lowest, kind="stable")
-    command = f"neurons {first(in_mlp, 'layer', 'neuron')}" if len(in_mlp) else f"heads {first(df, 'layer', 'head')}"
-    output.give(df, next_command(command, model, vocabulary, score))
+    df = lens.search(int(token[1:]) if is_id else token, layer, weight=weight or None, k=k, largest=not lowest)
+    in_mlp = df.query("neuron >= 0").sort_values("score", ascending=lowest, kind="stable")
+    if len(in_mlp):
+        command = f"neurons {options_of_first_row(in_mlp, 'layer', 'neuron')}"
+    else:
+        command = f"heads {options_of_first_row(df, 'layer', 'head')}"
+    output.write(df, next_reading(command, model, vocabulary, score))
 
 
 def components(model: Model = MODEL, format: Format = None, out: Out = None) -> None:
-    """List the weights: shape, norm, and which norm's gain was folded in."""
+    """List the weights with their shapes, norms and folded gains."""
     output = Output(format, out)
-    df = open_lens(model, "all", "dot").components()
-    output.give(df, next_command("neurons --layer 0", model))
+    lens = open_lens(model)
+    output.write(lens.components(), next_reading(f"neurons --layer {middle_layer(lens)}", model))
 
 
 COMMANDS = (neurons, heads, search, components)

@@ -135,7 +135,7 @@ def model_lines(lens: Any) -> list[str]:
     lines = [
         f"{w.n_layers} layers of {w.n_heads} heads, residual stream of {w.d_model:,}, {lens.space.d_vocab:,} tokens."
     ]
-    if lens.name not in demo.names():
+    if lens.name not in demo.names() or demo.is_classifier(lens.name):
         return lines
     facts = demo.card(lens.name)
     said = [

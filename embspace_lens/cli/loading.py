@@ -1,0 +1,66 @@
+"""Loading of what the options name: lenses and texts."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .options import ScoreName
+
+if TYPE_CHECKING:
+    from ..lens import EmbeddingLens
+    from ..space.embedding_space import Space
+
+
+def open_lens(
+    model: str, vocabulary: str = "all", score: ScoreName = "dot", *, space: "Space" = "circuit"
+) -> "EmbeddingLens":
+    """Load a model and read it with the lens that the options describe.
+
+    Args:
+        model: A demo model, a folder or a model of the hub.
+        vocabulary: `"all"`, or the names of one or several masks, joined with `&`.
+        score: The lens's score.
+        space: The lens's embedding space.
+
+    Raises:
+        EmbspaceError: If the vocabulary is unknown or the model cannot be loaded.
+    """
+    from ..lens import MASKS, EmbeddingLens
+    from ..tables.checks import check_choice
+
+    names = [check_choice("--vocabulary", name.strip(), ["all", *MASKS]) for name in vocabulary.split("&")]
+    masks = " & ".join(name for name in names if name != "all")
+    with no_chatter():
+        return EmbeddingLens.from_pretrained(model, vocabulary=masks or None, score=score, space=space)
+
+
+@contextmanager
+def no_chatter() -> Iterator[None]:
+    """Hide the progress bars, logs and warnings of the libraries that load models."""
+    from transformers.utils import logging as transformers_logging
+
+    shows_bars = transformers_logging.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_texts(path: Path, column: str, where: str | None, n_texts: int | None) -> list[str]:
+    """The first texts of a file.
+
+    Raises:
+        EmbspaceError: If the file cannot be read or holds no such texts.
+    """
+    from ..forward.texts import read_texts
+
+    return read_texts(path, column=column, where=where)[:n_texts]
