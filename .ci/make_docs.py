@@ -2,7 +2,6 @@
 
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -24,9 +23,15 @@ for module in (embspace_lens, *wings):
     load_names(module)
 # The first page has the wings, and the names that no wing has; each other name stands on its wing's page.
 in_wings = {name for wing in wings for name in wing.__all__}
-setattr(embspace_lens, "__all__", [name for name, _ in public if name not in in_wings])
-pdoc.render.configure(docformat="google", math=True, show_source=False, footer_text=f"embspace_lens {embspace_lens.__version__}")
-pdoc.pdoc("embspace_lens", *(rf"!embspace_lens\.{wing.__name__.split('.')[-1]}\..+" for wing in wings), output_directory=folder)
+embspace_lens.__all__ = [name for name, _ in public if name not in in_wings]
+pdoc.render.configure(
+    docformat="google", math=True, show_source=False, footer_text=f"embspace_lens {embspace_lens.__version__}"
+)
+pdoc.pdoc(
+    "embspace_lens",
+    *(rf"!embspace_lens\.{wing.__name__.split('.')[-1]}\..+" for wing in wings),
+    output_directory=folder,
+)
 
 pages = {path: path.read_text("utf-8") for path in sorted(folder.rglob("*.html")) if path.name != "index.html"}
 for name, value in public:
@@ -34,8 +39,10 @@ for name, value in public:
         on = [path.name for path, page in pages.items() if f'<section id="{name}">' in page]
         if len(on) != 1:
             sys.exit(f"{name} should stand on one page; it stands on {on}.")
-raw = [path.name for path, page in pages.items() if re.search(r"\.\. math::|:math:", page)]
-if raw:
-    sys.exit(f"Formulas are not converted on {raw}.")
+broken = [
+    path.name for path, page in pages.items() if re.search(r"\.\. math::|:math:|\$\$[^$]*<(em|strong)>[^$]*\$\$", page)
+]
+if broken:
+    sys.exit(f"Formulas are not converted, or hold Markdown's emphasis, on {broken}.")
 formulas = sum(page.count("$$") // 2 + page.count("\\(") for page in pages.values())
 print(f"{folder}: {len(pages)} pages, {formulas} formulas.")

@@ -21,11 +21,13 @@ COMPARING_MODULES = ("embspace_lens.compare.", "embspace_lens.demo.")
 
 @cache
 def tiny_model() -> Any:
+    """A random model, loaded once."""
     return zoo.boot(zoo.ZOO["gpt2"]())
 
 
 @cache
 def demo_lens(name: str) -> EmbeddingLens:
+    """The lens of a demo model, loaded once."""
     return EmbeddingLens.from_pretrained(name)
 
 

@@ -11,9 +11,9 @@ from embspace_lens import EmbspaceError, demo
 from embspace_lens.forward import hidden_states as forward
 from embspace_lens.forward.batches import token_batches
 from embspace_lens.forward.runs import collect_activations, residual, resume
-from embspace_lens.weights.hook_points import state_hook
 from embspace_lens.forward.sampling import own_words
 from embspace_lens.forward.states import hidden_states
+from embspace_lens.weights.hook_points import state_hook
 
 TEXTS = ["w2 w3 w4", "", "w5", "w6 w7 w8 w9 w10 w11 w12", "w13 w14", "w20 w21 w22 w23 w24 w25 w26 w27 w28"]
 RUNS = ["gpt2", "llama", "gemma2", "gpt_neox", "mixtral", "bloom", "falcon_7b", "cohere2"]

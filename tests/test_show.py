@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from embspace_lens.show import plot_heads, plot_pairs, plot_plane, plot_tokens, write_report
 
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.display import html, terminal
@@ -17,7 +18,6 @@ from embspace_lens.display.tokens import chip, display, figures, for_terminal, p
 from embspace_lens.files import write_whole
 from embspace_lens.report import legible as choose
 from embspace_lens.report.model_summary import find, find_word
-from embspace_lens.show import plot_heads, plot_pairs, plot_plane, plot_tokens, write_report
 from embspace_lens.tables.frames import tidy
 
 NASTY = [

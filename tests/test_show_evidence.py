@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from embspace_lens.show import plot_displacement, plot_keep_k, plot_recall, plot_related_pairs, plot_stitch
 
 from embspace_lens import EmbspaceError, evidence
 from embspace_lens.display import html, terminal
 from embspace_lens.display import theme as look
 from embspace_lens.display.measurements import measure
 from embspace_lens.display.table_groups import kind
-from embspace_lens.show import plot_displacement, plot_keep_k, plot_recall, plot_related_pairs, plot_stitch
 from embspace_lens.tables.frames import tidy
 
 TEXTS = ["w2 w3 w4 w5 w6", "w7 w8"]
