@@ -2,7 +2,12 @@
 
 import os
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+# One thread for each process, also for those that tests start: threads of parallel workers slow each other down.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +15,53 @@ import zoo
 
 from embspace_lens import EmbeddingLens, demo
 
+torch.set_num_threads(1)
+
+# The architectures of `make test`: together they reach every branch of weights/ that matters. `make test-full` runs all.
+CORE = {
+    "gpt2",  # LayerNorm, learned positions
+    "gpt_neo",  # local attention windows, unscaled scores
+    "gptj",  # parallel block, rotary pairs side by side
+    "bloom",  # a norm after the embedding, ALiBi, an MLP that adds the residual stream itself
+    "bert",  # bidirectional, norms after the residual sum, a head before the unembedding
+    "opt_350m",  # a projection between the embedding and the residual stream
+    "llama",  # RMSNorm, gated MLP, grouped key/value heads
+    "gemma2",  # gains of 1 + weight, norms before and after a sublayer, soft caps
+    "gemma4_text",  # the size of a head depends on the block
+    "olmo2",  # norms only after the sublayers
+    "granite",  # multipliers of embedding, scores, residual stream and logits
+    "cohere2",  # rotary positions only in blocks with a sliding window; scaled logits
+    "mixtral",  # experts
+    "llama4_text",  # experts in every second block, with a layout of their own
+    "qwen3_next",  # linear attention, a doubled query projection, a shared expert
+    "deepseek_v2",  # multi-head latent attention, which is refused
+    "falcon_40b",  # fused weights that the host splits incorrectly, which are refused
+    "modernbert_decoder",  # W_in and W_gate in one matrix
+    "t5",  # an encoder-decoder model
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests whose parameters name an architecture outside CORE as `full`."""
+    rare = zoo.ZOO.keys() - CORE
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and rare & set(strings_in(callspec.params.values())):
+            item.add_marker(pytest.mark.full)
+
+
+def strings_in(values: Iterable[Any]) -> Iterator[str]:
+    """All strings among parameters, also inside tuples and lists."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from strings_in(value)
+
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Tests neither see nor leave a random state."""
+    """Each test starts from seed 0 and leaves the random state as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield

@@ -1,4 +1,4 @@
-"""The tutorials run, and are committed with the outputs that a reader sees where no script runs."""
+"""The tutorials run, and are committed with outputs that show without scripts."""
 
 import re
 from pathlib import Path
@@ -9,15 +9,20 @@ from nbclient import NotebookClient
 
 TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
 TABLE, FIGURE = "text/html", "application/vnd.plotly.v1+json"
+each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 
 
 def test_there_are_tutorials():
     assert TUTORIALS
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [TUTORIALS[0], *(pytest.param(path, marks=pytest.mark.full) for path in TUTORIALS[1:])],
+    ids=lambda path: path.stem,
+)
 def test_tutorial_runs(path, monkeypatch):
-    # Pictures as data only: drawing their PNG needs a browser, which not every machine has.
+    # Figures as data only: a PNG needs a browser, which not every machine has.
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
@@ -30,7 +35,26 @@ def test_tutorial_runs(path, monkeypatch):
     assert TABLE in kinds and FIGURE in kinds
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+@each_tutorial
+def test_first_code_cell_says_what_to_install(path):
+    notebook = nbformat.read(path, as_version=4)
+    source = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    namespace = {"__builtins__": {**__builtins__, "__import__": without_the_package}}  # type: ignore[dict-item]
+    assert "except ImportError" in source
+    with pytest.raises(BaseException) as caught:
+        exec(source, namespace)
+    message = str(caught.value)
+    assert "embspace" in message and "pip install" in message, message
+
+
+def without_the_package(name, *args, **kwargs):
+    """`import` where embspace_lens is not installed."""
+    if name.split(".")[0] == "embspace_lens":
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return __import__(name, *args, **kwargs)
+
+
+@each_tutorial
 def test_committed_outputs_show_without_scripts(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -42,6 +66,6 @@ def test_committed_outputs_show_without_scripts(path):
             data = output.get("data", {})
             if FIGURE in data:
                 assert "image/png" in data, "a picture beside the interactive form"
-    text = path.read_text()
+    text = path.read_text("utf-8")
     assert path.stat().st_size < 2_000_000
     assert not re.search(r"/(home|root|tmp|work)/", text), "no path of a machine"
