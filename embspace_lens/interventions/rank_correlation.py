@@ -1,5 +1,6 @@
 """Rank correlation between scores read from weights and effects of interventions."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,9 +63,12 @@ def agreement(
     joined = in_both(zero_pass, causal, on, scores)
     a, b = joined["zero_pass"].to_numpy(), joined["causal"].to_numpy()
     options = {"n_resamples": n_resamples, "vectorized": True, "batch": max(1, BATCH_NUMBERS // len(a))}
-    bootstrap = stats.bootstrap(
-        (a, b), _spearman, paired=True, method="percentile", rng=np.random.default_rng(seed), **options
-    )
+    with warnings.catch_warnings():
+        # Samples with equal scores have no correlation. scipy then gives no interval, and the interval below leaves them out.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        bootstrap = stats.bootstrap(
+            (a, b), _spearman, paired=True, method="percentile", rng=np.random.default_rng(seed), **options
+        )
     permutation = stats.permutation_test(
         (b,),
         lambda permuted, axis: _spearman(np.broadcast_to(a, permuted.shape), permuted, axis=axis),
@@ -73,7 +77,6 @@ def agreement(
         rng=np.random.default_rng(seed),
         **options,
     )
-    # Bootstrap samples of a single component have no correlation and are left out of the interval.
     low, high = zip(central_interval(bootstrap.bootstrap_distribution), central_interval(permutation.null_distribution))
     block = {
         "sample": ["paired", "permuted"],

@@ -115,9 +115,9 @@ def _hook_target(
         return HookTarget(hook, kind, component_indices, (), weights.d_model, vectors=units)
     if kind == "neuron":
         weights.select_layers([layer], "mlp")
-        width = weights.d_mlp(layer, expert)
+        hook, width = neuron_hook(weights, layer, expert), weights.d_mlp(layer, expert)
         neurons = _coordinates("neuron", components, width, weights)
-        return HookTarget(neuron_hook(weights, layer, expert), kind, component_indices, (neurons,), width)
+        return HookTarget(hook, kind, component_indices, (neurons,), width)
     weights.select_layers([layer], "attn")
     hook = head_hook(weights, layer, weight or "W_O")
     d_head = weights.stored("W_O", layer).shape[1]

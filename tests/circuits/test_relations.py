@@ -10,6 +10,7 @@ import zoo
 from planted_relation import planted
 from reference import brute_relation_hits
 from tables import check_tidy
+from unchecked import unchecked_types
 
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.circuits import read_relations, relation_scores
@@ -177,10 +178,13 @@ def test_invalid_options_raise(tiny, tmp_path):
         read_relations(tmp_path)
     with pytest.raises(EmbspaceError, match="cannot be read"):
         read_relations(tmp_path / "absent.json")
-    with pytest.raises(EmbspaceError, match="relations is a list. Give a mapping from names to pairs"):
+    with (
+        unchecked_types(),
+        pytest.raises(EmbspaceError, match="relations is a list. Give a mapping from names to pairs"),
+    ):
         relation_scores(lens, pairs)  # pyright: ignore[reportArgumentType]
     for bad in ("text", [], [("a", "b", "c")], ["ab"], [1, 2]):
-        with pytest.raises(EmbspaceError, match="The relation 'bad' has no pairs"):
+        with unchecked_types(), pytest.raises(EmbspaceError, match="The relation 'bad' has no pairs"):
             relation_scores(lens, {"bad": bad})
     with pytest.raises(EmbspaceError, match="k=98 is not an integer from 1 to 97"):
         relation_scores(lens, {"random": pairs}, k=98)
