@@ -1,0 +1,139 @@
+"""The data of the site equal the tables, and stay small."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from browser import read_data
+from hostile import hostile_activity
+
+from embspace_lens import EmbeddingLens
+from embspace_lens.factors import Activity, Factors
+from embspace_lens.site import explore
+from embspace_lens.site.site_data import SiteData, bucket
+from embspace_lens.tables.frames import tidy
+
+
+def test_data_equal_the_tables(site, activity_result, factors, tiny):
+    name, overview = read_data(site / "data" / "overview.js")
+    assert name == "overview" and len(overview["rows"]) == 12
+    curves = activity_result.importance.pivot(index="factor", columns="layer", values="importance")
+    lens = EmbeddingLens(tiny("gpt2"))
+    near = lens.directions(factors.directions, names=[str(i) for i in range(12)], k=10)
+    unit = factors.directions / factors.directions.norm(dim=1, keepdim=True)
+    for factor in range(12):
+        name, head = read_data(site / "data" / "f" / str(factor) / "head.js")
+        assert name == f"f/{factor}/head"
+        np.testing.assert_allclose(head["curve"], curves.loc[factor], rtol=6e-3)
+        peak = int(np.argmax(curves.loc[factor].to_numpy()))
+        assert head["peak"] == overview["rows"][factor][2] == peak
+        own = near[near["direction"] == str(factor)]
+        assert [chip[1] for chip in head["nearest"][0]] == own["token_index"].tolist()
+        assert [chip[0].replace("␣", " ") for chip in head["nearest"][0]] == own["token_string"].tolist()
+        cosine = (unit @ unit[factor]).tolist()
+        expected = sorted((i for i in range(12) if i != factor), key=lambda i: -cosine[i])[:8]
+        assert [n for n, _ in head["neighbours"]] == expected
+        assert [c for _, c in head["neighbours"]] == pytest.approx([cosine[i] for i in expected], abs=1e-3)
+        for layer_index, layer in enumerate([-1, 0, 1]):
+            _, contexts = read_data(site / "data" / "f" / str(factor) / f"{layer_index}.js")
+            table = activity_result.contexts[
+                (activity_result.contexts["factor"] == factor) & (activity_result.contexts["layer"] == layer)
+            ]
+            assert [row[4:6] for row in contexts] == table[["example", "pos"]].to_numpy().tolist()
+            assert [row[1] for row in contexts] == table["before"].tolist()
+            assert [row[2].replace("␣", " ") for row in contexts] == table["token_string"].tolist()
+            assert [row[0] for row in contexts] == pytest.approx(table["code"].tolist(), rel=6e-3)
+            assert head["n"][layer_index] == len(table)
+            counted = Counter(table["token_string"].str.replace(" ", "␣")).most_common(12)
+            assert sorted(map(tuple, head["words"][layer_index])) == sorted(counted)
+        tokens = overview["tokens"]
+        common = [tokens[i] for i in overview["rows"][factor][6]]
+        assert common == [word for word, _ in head["words"][peak]][:3]
+        strongest = head["words"][peak]
+        if strongest:
+            assert overview["rows"][factor][1] == round(100 * strongest[0][1] / head["n"][peak])
+
+
+def test_search_index_contains_targets_and_nearest_tokens(site, activity_result, factors):
+    site_data = SiteData(factors, activity_result, None, None, None)
+    for factor in range(12):
+        for word, (percent, _) in site_data.search_words(factor).items():
+            _, index = read_data(site / "data" / "w" / f"{bucket(word)}.js")
+            flat = index[word]
+            assert [factor, percent] in [flat[i : i + 2] for i in range(0, len(flat), 3)]
+    table = activity_result.contexts
+    for word in set(table["token_string"].str.strip()):
+        _, index = read_data(site / "data" / "w" / f"{bucket(word)}.js")
+        assert set(index[word][::3]) >= set(table.loc[table["token_string"].str.strip() == word, "factor"])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "before", "after", "wanted"),
+    [
+        (["the", "film", "##s", "good"], "the films", " good", ["␣the", "␣film", "s", "␣good"]),
+        (["the", "␣film", "s", "␣good"], "the films", " good", ["the", "␣film", "s", "␣good"]),
+        (["Ã", "©", "x", "␣y"], "é", "x y", ["Ã", "©", "x", "␣y"]),
+    ],
+)
+def test_spaces_between_wordpiece_tokens_are_restored(factors, pieces, before, after, wanted):
+    table = hostile_activity(factors)
+    first = table.contexts.iloc[[0]].assign(before=before, after=after)
+    table = Activity(table.importance, table.measures, first.reset_index(drop=True))
+    factor, layer = int(first["factor"].iloc[0]), int(first["layer"].iloc[0])
+    split = 3 if before != "é" else 2
+    offsets = [i - split if i < split else i - split + 1 for i in range(4)]
+    rows = {"factor": factor, "layer": layer, "rank": 0, "offset": offsets, "saliency": 1.0}
+    rows["token_string"] = [piece.replace("␣", " ") for piece in pieces]
+    (row,) = SiteData(factors, table, None, pd.DataFrame(rows), None).contexts(factor, layer)
+    assert [token[1] for token in row[6]] == wanted and [token[0] for token in row[6]] == offsets
+
+
+def test_page_size_is_independent_of_the_number_of_factors(tmp_path):
+    """2,000 factors, 12 layers, 200 contexts. Only three factors have contexts, because no other page depends on them."""
+    rng = np.random.default_rng(0)
+    n, k, n_layers = 2000, 200, 12
+    words = np.array([f" {'abcdefghijklmnop'[i % 16]}{i * 7919 % 100_000:05d}" for i in range(5000)], dtype=object)
+    factor = np.repeat([0, 1, 1999], n_layers * k)
+    layer = np.tile(np.repeat(np.arange(n_layers), k), 3)
+    token = rng.integers(5000, size=len(factor))
+    text = np.array(["".join(words[rng.integers(5000, size=10)]) for _ in range(500)], dtype=object)
+    block = {"factor": factor, "layer": layer, "rank": np.tile(np.arange(k), 3 * n_layers), "token_index": token, "token_string": words[token]}  # fmt: skip
+    block |= {"example": token, "pos": token, "code": rng.random(len(factor)), "before": text[token % 500], "after": text[token % 499]}  # fmt: skip
+    contexts = tidy(list(block), [block])
+    curve = {"factor": np.repeat(np.arange(n), n_layers), "layer": np.tile(np.arange(n_layers), n), "importance": rng.random(n * n_layers)}  # fmt: skip
+    importance = tidy(list(curve), [curve])
+    numbers = np.ones(n_layers)
+    measures = {"layer": np.arange(n_layers), "n_vectors": numbers.astype(int), "objective": numbers, "explained_variance": numbers, "n_active": numbers}  # fmt: skip
+    activity_result = Activity(importance, tidy(list(measures), [measures]), contexts)
+    factors = Factors(torch.randn(n, 16), l1=0.1)
+    lens = FakeLens(words)
+    site = explore(factors, tmp_path / "big", seen=activity_result, lens=lens)
+
+    def size(*names):
+        return sum((site / name).stat().st_size for name in names)
+
+    shared = ("style.css", "common.js")
+    first = size("index.html", "overview.js", "data/overview.js", *shared)
+    own = size("factor.html", "factor.js", "data/f/1999/head.js", "data/f/1999/11.js", *shared)
+    assert 100_000 < first < 300_000 and 30_000 < own < 100_000, (first, own)
+    assert max(path.stat().st_size for path in (site / "data" / "w").iterdir()) < 100_000
+
+
+class FakeLens:
+    """The interface of a lens that the site uses, with different tokens for every direction."""
+
+    name = "fake"
+
+    class space:
+        n_tokens, score = 5000, "dot"
+
+    def __init__(self, words):
+        self.words = words
+
+    def directions(self, vectors, *, names, k, largest):
+        token = np.arange(len(names) * k) * 31 % 5000
+        block = {"direction": np.repeat(np.array(names, dtype=object), k), "rank": np.tile(np.arange(k), len(names)), "token_index": token}  # fmt: skip
+        block |= {"token_string": self.words[token], "score": np.linspace(1, 0.1, len(token))}
+        return tidy(list(block), [block])
