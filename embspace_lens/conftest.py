@@ -12,6 +12,7 @@ import torch
 import zoo
 from _pytest.doctest import DoctestItem
 
+import embspace_lens
 from embspace_lens import EmbeddingLens, demo
 
 # In these modules `model`, `lens`, `other`, `tuned` and `head` are demo models, because the examples compare models.
@@ -50,13 +51,13 @@ DEMO: dict[str, Callable[[], Any]] = {
     "positive": lambda: words(0),
     "negative": lambda: words(50),
 }
-ALWAYS: dict[str, Any] = {"EmbeddingLens": EmbeddingLens, "np": np, "pd": pd, "torch": torch}
+ALWAYS: dict[str, Any] = {"np": np, "pd": pd, "torch": torch}
 
 
 @pytest.fixture(autouse=True)
 @no_type_check  # the shape checker would hide from pytest that this is a generator
 def names_of_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> Iterator[None]:
-    """Supply the names that an example uses; models are loaded once, and only if an example uses them."""
+    """Supply the names that an example uses: public names, and models, which are loaded once, if an example uses them."""
     if not isinstance(request.node, DoctestItem):
         yield
         return
@@ -66,6 +67,7 @@ def names_of_examples(request: pytest.FixtureRequest, doctest_namespace: dict[st
     makers = DEMO | ({} if module.startswith(COMPARING_MODULES) else TINY)
     doctest_namespace.clear()
     doctest_namespace.update(ALWAYS)
+    doctest_namespace.update({name: getattr(embspace_lens, name) for name in embspace_lens.__all__ if name in used})
     doctest_namespace.update({name: make() for name, make in makers.items() if name in used})
     if used & {"tmp_path", "folder"}:
         tmp_path = request.getfixturevalue("tmp_path")

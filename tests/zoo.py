@@ -379,10 +379,11 @@ _TABLE = {
 
 ZOO: dict[str, Callable[[], torch.nn.Module]] = {name: partial(_build, name, *row) for name, row in _TABLE.items()}
 
+_AVAILABLE = set(dir(transformers))  # hasattr would import the modules of all models
 UNAVAILABLE: dict[str, str] = {
     name: f"transformers {transformers.__version__} has no {model}"
     for name, (_, model, *_) in _TABLE.items()
-    if not hasattr(transformers, model)
+    if model not in _AVAILABLE
 }
 
 
