@@ -313,6 +313,11 @@ def unknown_model(name: object, demo_models: Sequence[str], reason: str) -> Embs
     )
 
 
+def folder_not_made(folder: object, reason: object) -> EmbspaceError:
+    """A folder cannot be created."""
+    return EmbspaceError(f"The folder {folder} cannot be created: {reason}. Give another path.")
+
+
 # -- weights, forward passes and demo models
 
 
@@ -716,7 +721,7 @@ def bad_attribution_shape(shape: tuple[int, ...]) -> EmbspaceError:
     )
 
 
-def unknown_label(label: str) -> EmbspaceError:
+def unknown_host_label(label: str) -> EmbspaceError:
     """A label of an attribution is not one of TransformerLens's."""
     return EmbspaceError(f"label {label!r} is not a known label of TransformerLens, such as 'L3H7' or '3_attn_out'.")
 
@@ -849,11 +854,6 @@ def block_not_run(name: str, half: str, blocks: Sequence[int]) -> EmbspaceError:
     return EmbspaceError(f"{name!r} is in a block that does not run. Blocks of the {half} that run: {listed}.")
 
 
-def folder_not_made(folder: object, reason: object) -> EmbspaceError:
-    """A folder cannot be created."""
-    return EmbspaceError(f"{folder} cannot be made a folder: {reason}. Give another path.")
-
-
 def unreadable_stitched_model(folder: object, reason: object) -> EmbspaceError:
     """The files of a stitched model are missing or damaged."""
     return EmbspaceError(f"{folder} has no stitched model that can be read ({reason}). Save it again.")
@@ -886,7 +886,7 @@ def one_class(n_texts: int, label: object) -> EmbspaceError:
     )
 
 
-def unknown_label(label: object, donor: str, labels: Sequence[str]) -> EmbspaceError:
+def unknown_class_label(label: object, donor: str, labels: Sequence[str]) -> EmbspaceError:
     """A text's label is not a class of the head."""
     return EmbspaceError(f"label {label!r} is not a class of {donor}'s head. Its classes: {', '.join(labels)}.")
 
@@ -981,11 +981,6 @@ def texts_read_once(epochs: int) -> EmbspaceError:
     return EmbspaceError(
         f"epochs={epochs}, but texts is an iterator, which can be read only once. Pass a list, a dataset or a file, or epochs=1."
     )
-
-
-def folder_not_made(path: object, reason: object) -> EmbspaceError:
-    """A folder cannot be created."""
-    return EmbspaceError(f"The folder {path} cannot be created: {reason}.")
 
 
 def no_factors_file(path: object) -> EmbspaceError:

@@ -7,9 +7,9 @@ direction, which LayerNorm removes anyway. W_U may lose its mean over the vocabu
 and may contain Cohere's positive logit scale.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-import functools
 
 import pytest
 import torch

@@ -155,7 +155,7 @@ def _check_donors(donors: Donors, graft: int, labels: Sequence[str]) -> Donors:
         check_depth("graft", graft, check_lens(lens))
         unknown = sorted(set(labels) - set(check_head(head, lens).labels))
         if unknown:
-            raise errors.unknown_label(unknown[0], name, head.labels)
+            raise errors.unknown_class_label(unknown[0], name, head.labels)
     return donors
 
 

@@ -181,7 +181,7 @@ def _parse_labels(labels: list[str]) -> dict[str, np.ndarray]:
     for label in labels:
         match = LABELS.match(label)
         if match is None:
-            raise errors.unknown_label(label)
+            raise errors.unknown_host_label(label)
         numbers = {
             name: NOT_APPLICABLE if match[name] is None else int(match[name])
             for name in ("layer", "block", "head", "neuron")
