@@ -101,8 +101,9 @@ def _select_pairs(lens: EmbeddingLens, layer: Select, pairs: Pair | Sequence[Pai
     named: list[Pair] = [check_choice("pairs", name, PAIRS) for name in given]
     selected: dict[int, list[Pair]] = {}
     for name, (weight, _) in PAIRS.items():
-        for index in layers_of(lens.weights, weight, layer, required=pairs is not None) if name in named else ():
-            selected.setdefault(index, []).append(name)
+        if name in named:
+            for index in layers_of(lens.weights, weight, layer, required=pairs is not None):
+                selected.setdefault(index, []).append(name)
     if not selected:
         raise errors.nothing_to_measure(lens.name, named)
     return dict(sorted(selected.items()))
