@@ -66,11 +66,11 @@ class StitchedModel(nn.Module):
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch n_classes"]:
         """Score the classes for a batch of `batches(texts)`; padding has no effect."""
-        return self.run_with_hooks(batch)
+        return self._run(batch, (), ())[0]
 
     def run_with_hooks(self, batch: TokenBatch, fwd_hooks: Hooks = ()) -> Float[Tensor, "batch n_classes"]:
         """Score the classes with interventions: pairs of a hook point's name and a function of (value, hook)."""
-        return self._run(batch, fwd_hooks, [])[0]
+        return self._run(batch, fwd_hooks, ())[0]
 
     def run_with_cache(
         self, batch: TokenBatch, names: Sequence[str] | None = None, fwd_hooks: Hooks = ()
@@ -235,7 +235,6 @@ def stitch(
 
     Example:
         >>> head = PooledHead(tuned.weights.d_model, ["negative", "positive"])
-        >>> from embspace_lens import translate
         >>> stitched = stitch(lens, tuned, keep=1, graft=1, translation=translate(lens, tuned), head=head)
         >>> stitched.logits([]).shape
         torch.Size([0, 2])

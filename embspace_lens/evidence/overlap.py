@@ -1,7 +1,7 @@
 """Related pairs: the overlap of the top tokens of the two weights of a neuron or sub-head."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,8 @@ from ..weights.effective import side_of
 from .layer_directions import directions_of, layers_of
 from .token_lists import cyclic_permutation, jaccard, strongest_tokens
 
-PAIRS = {
+Pair = Literal["W_Q-W_K", "W_V-W_O", "W_gate-W_out", "W_in-W_out"]
+PAIRS: dict[Pair, tuple[str, str]] = {
     "W_Q-W_K": ("W_Q", "W_K"),
     "W_V-W_O": ("W_V", "W_O"),
     "W_gate-W_out": ("W_gate", "W_out"),
@@ -34,7 +35,7 @@ def related_pairs(
     *,
     k: int = 100,
     layer: Select = None,
-    pairs: str | Sequence[str] | None = None,
+    pairs: Pair | Sequence[Pair] | None = None,
     seeds: int = 20,
 ) -> pd.DataFrame:
     r"""Measure how many top tokens the two weights of a neuron or sub-head share, against shuffled pairs.
@@ -94,15 +95,15 @@ def related_pairs(
     return tidy(columns, blocks(), kind="related_pairs")
 
 
-def _select_pairs(lens: EmbeddingLens, layer: Select, pairs: str | Sequence[str] | None) -> dict[int, list[str]]:
+def _select_pairs(lens: EmbeddingLens, layer: Select, pairs: Pair | Sequence[Pair] | None) -> dict[int, list[Pair]]:
     """The pairs to measure, by layer. Pairs that the model lacks are left out, or are an error if they were named."""
-    named = [pairs] if isinstance(pairs, str) else list(PAIRS if pairs is None else pairs)
-    for name in named:
-        check_choice("pairs", name, PAIRS)
-    selected: dict[int, list[str]] = {}
-    for name in [name for name in PAIRS if name in named]:
-        for index in layers_of(lens.weights, PAIRS[name][0], layer, required=pairs is not None):
-            selected.setdefault(index, []).append(name)
+    given = [pairs] if isinstance(pairs, str) else list(PAIRS if pairs is None else pairs)
+    named: list[Pair] = [check_choice("pairs", name, PAIRS) for name in given]
+    selected: dict[int, list[Pair]] = {}
+    for name, (weight, _) in PAIRS.items():
+        if name in named:
+            for index in layers_of(lens.weights, weight, layer, required=pairs is not None):
+                selected.setdefault(index, []).append(name)
     if not selected:
         raise errors.nothing_to_measure(lens.name, named)
     return dict(sorted(selected.items()))

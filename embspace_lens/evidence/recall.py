@@ -51,7 +51,7 @@ def hidden_state_recall(
     *,
     weight: str | Sequence[str] | None = None,
     layer: Select = None,
-    target: str | Sequence[str] | None = None,
+    target: Target | Sequence[Target] | None = None,
     k: int = 50,
     n_active: int = 5,
     seeds: int = 20,
@@ -93,7 +93,7 @@ def hidden_state_recall(
         EmbspaceError: If there are no texts or no tokenizer, the model lacks the weight, or fewer than k tokens are read.
 
     Example:
-        >>> df = hidden_state_recall(lens, ["a good film", "not so good"], layer=0, weight="W_out", k=5)
+        >>> df = hidden_state_recall(lens, ["w2 w3 w4", "w5 w6"], layer=0, weight="W_out", k=5)
         >>> df["target"].tolist()
         ['final', 'final', 'layer', 'layer']
 

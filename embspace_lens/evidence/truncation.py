@@ -26,7 +26,7 @@ def keep_k(
     ks: Sequence[int] | None = None,
     n: int = 300,
     seed: int = 0,
-    inverses: str | Sequence[str] = INVERSES,
+    inverses: Inverse | Sequence[Inverse] = INVERSES,
 ) -> pd.DataFrame:
     r"""Measure how well inner products are preserved when only the k largest scores of each vector are kept.
 
@@ -63,7 +63,7 @@ def keep_k(
         Dar et al. (2023), Analyzing Transformers in Embedding Space. https://arxiv.org/abs/2209.02535
     """
     names = [inverses] if isinstance(inverses, str) else list(inverses)
-    selected: list[Inverse] = sorted({check_choice("inverses", name, INVERSES) for name in names})
+    selected: set[Inverse] = {check_choice("inverses", name, INVERSES) for name in names}
     n_tokens = lens.space.n_tokens
     if ks is None:
         ks = [*(2**i for i in range(4, n_tokens.bit_length()) if 2**i < n_tokens), n_tokens]
@@ -71,7 +71,9 @@ def keep_k(
     sources = _sources(lens, vectors, check_integer("n", n, minimum=2), seed)
 
     def blocks() -> Iterator[dict[str, Any]]:
-        curves = [(source, inverse) for source in sorted(sources) for inverse in selected]
+        curves: list[tuple[str, Inverse]] = [
+            (source, inverse) for source in sorted(sources) for inverse in sorted(selected)
+        ]
         for source, inverse in tqdm(curves, desc="keep-k", unit="curve", disable=None, leave=False):
             x = lens.space.vectors(sources[source], "write")
             similarity = _similarities(lens, x, ks, inverse)

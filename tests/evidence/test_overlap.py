@@ -89,6 +89,6 @@ def test_layers_and_pairs_are_selected(lens):
         ({"seeds": 1, "k": 5}, "seeds=1 is not an integer of 2 or more."),
     ],
 )
-def test_errors_state_what_is_allowed(lens, options, message):
+def test_errors_state_what_is_allowed(lens, options, message, unchecked_types):
     with pytest.raises(EmbspaceError, match=message):
         evidence.related_pairs(lens, **options)

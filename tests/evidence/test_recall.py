@@ -138,7 +138,7 @@ def test_model_is_unchanged(tiny):
         (TEXTS, {"layer": 2}, "layer=2 is out of range"),
     ],
 )
-def test_errors_state_what_is_allowed(lens, texts, options, message):
+def test_errors_state_what_is_allowed(lens, texts, options, message, unchecked_types):
     with pytest.raises(EmbspaceError, match=message):
         evidence.hidden_state_recall(lens, texts, **{"k": 5} | options)
 

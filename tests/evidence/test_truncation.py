@@ -90,6 +90,6 @@ def test_model_without_mlp_has_no_rows_of_W_out():
         ({"vectors": torch.full((4, 32), torch.nan)}, "NaN or infinite"),
     ],
 )
-def test_errors_state_what_is_allowed(lens, options, message):
+def test_errors_state_what_is_allowed(lens, options, message, unchecked_types):
     with pytest.raises(EmbspaceError, match=message):
         evidence.keep_k(lens, **options)

@@ -1,0 +1,10 @@
+"""What the tests of evidence share."""
+
+import jaxtyping
+import pytest
+
+
+@pytest.fixture
+def unchecked_types(monkeypatch):
+    """Annotations are not checked, because the test gives arguments of wrong types."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
