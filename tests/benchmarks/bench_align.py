@@ -1,10 +1,10 @@
-"""What an alignment of two models costs, beside the plain way and beside the bare products that no way can do without."""
+"""Alignment of two models, next to the projection of every vector and to the matrix products that no method avoids."""
 
 import time
 from collections.abc import Iterator
 
 import torch
-from bench_topk import Row, extra_memory, versus
+from measuring import Measurement, compare, extra_memory, seconds
 
 from embspace_lens import EmbeddingLens, align
 from embspace_lens.weights.effective import ATTENTION, MLP, side_of
@@ -13,44 +13,44 @@ TILE = 2048
 WEIGHTS = [name for name in (*MLP, *ATTENTION) if name != "W_gate"]
 
 
-def by_projection(a: EmbeddingLens, b: EmbeddingLens, weights: list[str]) -> None:
-    """The plain way, with care: each layer's scores over the vocabulary standardised once, then the mean |correlation|."""
+def align_by_projection(a: EmbeddingLens, b: EmbeddingLens, weights: list[str]) -> None:
+    """The direct method: the scores of each layer over the vocabulary, standardised once, then mean absolute correlations."""
 
     def standardised(lens: EmbeddingLens, weight: str, layer: int) -> torch.Tensor:
         scores = lens.project(lens.weights.directions(weight, layer).flatten(0, -2), side_of(weight))
         return torch.nn.functional.normalize(scores - scores.mean(dim=1, keepdim=True), dim=1)
 
     for weight in weights:
-        others = [standardised(b, weight, layer) for layer in range(b.weights.n_layers)]
+        layers_b = [standardised(b, weight, layer) for layer in range(b.weights.n_layers)]
         for layer in range(a.weights.n_layers):
             x = standardised(a, weight, layer)
-            for y in others:
+            for y in layers_b:
                 (x @ y.T).abs().mean()
 
 
-def bare_products(a: EmbeddingLens, b: EmbeddingLens, layer: int) -> None:
-    """One layer of a with every layer of b, d_model long, for all weights; nothing is done with the products."""
+def products_alone(a: EmbeddingLens, b: EmbeddingLens, layer: int) -> None:
+    """The products of one layer of a with every layer of b over d_model, for all weights; nothing is kept."""
     for weight in WEIGHTS:
         x = a.weights.directions(weight, layer).flatten(0, -2).contiguous()
-        for other in range(b.weights.n_layers):
-            for part in x.split(TILE):
-                for others in b.weights.directions(weight, other).flatten(0, -2).contiguous().split(TILE):
-                    part @ others.T
+        for layer_b in range(b.weights.n_layers):
+            y = b.weights.directions(weight, layer_b).flatten(0, -2).contiguous()
+            for tile_x in x.split(TILE):
+                for tile_y in y.split(TILE):
+                    tile_x @ tile_y.T
 
 
-def bench_demo(a: EmbeddingLens, b: EmbeddingLens) -> Iterator[Row]:
+def bench_demo(a: EmbeddingLens, b: EmbeddingLens) -> Iterator[Measurement]:
     """Two small models, all weights."""
-    what = f"{a.name} × {b.name}: align(), all weights, beside projecting every vector"
-    yield versus(what, lambda: align(a, b), lambda: by_projection(a, b, WEIGHTS), repeats=1)
+    name = f"{a.name} × {b.name}: align(), all weights, next to projecting every vector"
+    yield compare(name, lambda: align(a, b), lambda: align_by_projection(a, b, WEIGHTS), repeats=1)
 
 
-def bench_large(a: EmbeddingLens, b: EmbeddingLens) -> Iterator[Row]:
-    """Two models of GPT-2 small's shape, all weights."""
+def bench_large(a: EmbeddingLens, b: EmbeddingLens) -> Iterator[Measurement]:
+    """Two models with the shape of GPT-2 small, all weights. The products are timed for one layer of a."""
     start = time.perf_counter()
     memory = extra_memory(lambda: align(a, b))
     ours = time.perf_counter() - start
-    start = time.perf_counter()
-    bare_products(a, b, 0)
-    bare = a.weights.n_layers * (time.perf_counter() - start)
-    what = f"GPT-2 shape twice: align(), all weights, beside the bare products (from 1 of {a.weights.n_layers} layers)"
-    yield Row(what, ours, bare, bare / ours, memory)
+    n_layers = a.weights.n_layers
+    products = n_layers * seconds(lambda: products_alone(a, b, 0))
+    name = f"GPT-2 shape twice: align(), all weights, next to the products alone (from 1 of {n_layers} layers)"
+    yield Measurement(name, ours, products, products / ours, memory)

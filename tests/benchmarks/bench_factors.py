@@ -1,9 +1,10 @@
-"""Transformer factors on a demo model's hidden states: codes beside the original's loop, the fit beside scikit-learn's.
+"""Transformer factors of a demo model's hidden states: sparse codes next to the original loop, the fit next to scikit-learn.
 
-Hidden states of all layers, of held-out reviews where ../shared/data is there and of random tokens where it is not. Fits
-are compared at equal objective: the baseline runs for a few batches, then ours until its held-out objective is no higher;
-both start from the same directions' number and see the same stream. Through `make bench`, or alone:
-`PYTHONPATH=.:tests python tests/benchmarks/bench_factors.py`.
+The hidden states are those of all layers on held-out reviews, or on random tokens where the reviews (../shared/data) are missing. Fits are
+compared at an equal objective: the baseline runs for a few batches, then ours runs until its objective on held-out states is as low. Both
+have the same number of factors and read the same states.
+
+`make bench` runs all benchmarks. This one alone: `PYTHONPATH=.:tests python tests/benchmarks/bench_factors.py`.
 """
 
 import time
@@ -11,151 +12,162 @@ import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from bench_topk import Row, versus
+from measuring import Measurement, compare, print_header, print_measurement
 from reference import fista
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from embspace_lens import demo
-from embspace_lens.factors import FactorFitter, Factors, sparse_codes
+from embspace_lens.factors.dictionary import Factors
+from embspace_lens.factors.fitter import FactorFitter
+from embspace_lens.factors.sparse_coding import sparse_codes
 from embspace_lens.forward.states import hidden_states
+from embspace_lens.loading import load_model
 
 REVIEWS = Path(__file__).parents[3] / "shared/data/imdb.jsonl.bz2"
-L1 = 1.0  # hidden states of the demo model are about 30 long behind its first block, and 1 before it
-HELD_OUT = 512
+L1 = 1.0  # hidden states of the demo model have a norm of about 1 before the first layer, and of about 30 after it
+N_HELD_OUT = 512
+BATCH_SIZE = 256
 
 
-class Stream(NamedTuple):
-    where: str
+class States(NamedTuple):
+    """Hidden states to fit and to evaluate, and the kind of text on which they were computed."""
+
+    source: str
     train: Tensor
     test: Tensor
 
 
-def texts(model, n: int) -> tuple[str, list[str]]:
+def load_texts(model: Any, n: int) -> tuple[str, list[str]]:
     """Held-out reviews, or random tokens as text."""
     if REVIEWS.is_file():
-        rows = pd.read_json(REVIEWS, lines=True, chunksize=1000)
-        reviews = (text for part in rows for text in part.loc[part["split"] == "test", "text"])
+        chunks = pd.read_json(REVIEWS, lines=True, chunksize=1000)
+        reviews = (text for chunk in chunks for text in chunk.loc[chunk["split"] == "test", "text"])
         return "reviews", list(islice(reviews, n))
     tokens = torch.randint(1, len(model.tokenizer), (n, 120), generator=torch.Generator().manual_seed(0))
     return "random tokens", model.tokenizer.batch_decode(tokens)
 
 
-def stream(name: str, n_texts: int = 80) -> Stream:
-    """Hidden states of all layers in random order, and some of other texts kept back."""
-    model = demo.load(name)
-    where, some = texts(model, n_texts + 20)
+def load_states(name: str, n_texts: int = 80) -> States:
+    """Hidden states of all layers in random order, and held-out states of other texts."""
+    model = load_model(name)
+    source, texts = load_texts(model, n_texts + 20)
     generator = torch.Generator().manual_seed(0)
-    parts = []
-    for part in (some[:n_texts], some[n_texts:]):
-        states = torch.cat([rows for batch in hidden_states(model, part) for rows in batch.states.values()])
-        parts.append(states[torch.randperm(len(states), generator=generator)])
-    return Stream(where, parts[0], parts[1][:HELD_OUT])
 
+    def shuffled_states(texts: list[str]) -> Tensor:
+        states = torch.cat([states for batch in hidden_states(model, texts) for states in batch.states.values()])
+        return states[torch.randperm(len(states), generator=generator)]
 
-def objective(x: Tensor, directions: Tensor) -> float:
-    """The mean objective of codes that are optimal for these directions."""
-    return mean_objective(x, directions, sparse_codes(x, directions, L1, gap=1e-4).codes)
+    return States(source, shuffled_states(texts[:n_texts]), shuffled_states(texts[n_texts:])[:N_HELD_OUT])
 
 
 def mean_objective(x: Tensor, directions: Tensor, codes: Tensor) -> float:
-    left = (x - codes @ directions).double().square().sum(1) / 2 + L1 * codes.double().sum(1)
-    return float(left.mean())
+    """The mean of ½‖x − αΦ‖² + λ‖α‖₁."""
+    residual = (x - codes @ directions).double()
+    return float((residual.square().sum(1) / 2 + L1 * codes.double().sum(1)).mean())
 
 
-def bench_codes(data: Stream, factors: Factors, n: int = 256) -> Iterator[Row]:
-    """Codes to a gap beside the original's 500 steps; the objectives of both are in the row."""
-    x, directions = data.test[:n], factors.directions
-    theirs = mean_objective(x, directions, fista(x, directions, L1))
+def best_objective(x: Tensor, directions: Tensor) -> float:
+    """The mean objective with the optimal codes for these directions."""
+    return mean_objective(x, directions, sparse_codes(x, directions, L1, gap=1e-4).codes)
+
+
+def bench_codes(states: States, factors: Factors, n: int = 256) -> Iterator[Measurement]:
+    """Codes up to a duality gap, next to the 500 steps of the original; the row states both objectives."""
+    x, directions = states.test[:n], factors.directions
+    objective_original = mean_objective(x, directions, fista(x, directions, L1))
     for gap in (1e-2, 1e-4):
-        ours = mean_objective(x, directions, sparse_codes(x, directions, L1, gap=gap).codes)
-        yield versus(
-            f"demo, {data.where}: {n} codes over {factors.n_factors} factors, gap {gap:g} (objective {ours:.3f}), "
-            f"beside 500 steps ({theirs:.3f})",
+        objective = mean_objective(x, directions, sparse_codes(x, directions, L1, gap=gap).codes)
+        yield compare(
+            f"demo, {states.source}: {n} codes over {factors.n_factors} factors, gap {gap:g} (objective {objective:.3f}), "
+            f"next to 500 steps ({objective_original:.3f})",
             lambda gap=gap: sparse_codes(x, directions, L1, gap=gap),
             lambda: fista(x, directions, L1),
             repeats=3,
         )
 
 
-def ours_until(data: Stream, n_factors: int, goal: float) -> tuple[float, float, int]:
-    """Seconds of fitting, without those of looking, until the held-out objective is no higher than the goal."""
-    fitter, spent, reached = FactorFitter(data.train.shape[1], n_factors, l1=L1), 0.0, float("inf")
-    for x in data.train.split(256):
+def fit_until(states: States, n_factors: int, goal: float) -> tuple[float, float, int]:
+    """Fit until the held-out objective reaches a goal.
+
+    Returns:
+        The seconds of fitting, without those of evaluation (infinite if the goal is not reached); the objective; the number of
+        states read.
+    """
+    fitter, elapsed, objective = FactorFitter(states.train.shape[1], n_factors, l1=L1), 0.0, float("inf")
+    for x in states.train.split(BATCH_SIZE):
         start = time.perf_counter()
-        steps = fitter.n_seen
+        n_before = fitter.n_seen
         fitter.update(x)
-        spent += time.perf_counter() - start
-        if fitter.n_seen > steps and (reached := objective(data.test, fitter.factors.directions)) <= goal:
-            return spent, reached, fitter.n_seen
-    return float("inf"), reached, fitter.n_seen
+        elapsed += time.perf_counter() - start
+        if fitter.n_seen > n_before:
+            objective = best_objective(states.test, fitter.factors.directions)
+            if objective <= goal:
+                return elapsed, objective, fitter.n_seen
+    return float("inf"), objective, fitter.n_seen
 
 
-def bench_fit(data: Stream, n_factors: int, batches: int = 6) -> Iterator[Row]:
-    """The time to the objective that scikit-learn reaches in a few batches (its own defaults, its own batch size)."""
+def compare_fit(states: States, n_factors: int, baseline: str, elapsed: float, goal: float) -> Measurement:
+    """Our time to the objective that a baseline reached, next to the baseline's time."""
+    ours, objective, n_states = fit_until(states, n_factors, goal)
+    name = f"demo, {states.source}: fit of {n_factors} factors, objective {objective:.2f} ({n_states} states)"
+    return Measurement(f"{name}, next to {baseline}", ours, elapsed, elapsed / ours, float("nan"))
+
+
+def bench_scikit_learn(states: States, n_factors: int, n_batches: int = 6) -> Measurement:
+    """The time to the objective that scikit-learn reaches in a few batches with its default options."""
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
-    first = torch.nn.functional.normalize(data.train[:n_factors], dim=1)
-    theirs = MiniBatchDictionaryLearning(
-        n_factors, alpha=L1, fit_algorithm="cd", positive_code=True, batch_size=256, dict_init=first.numpy()
+    initial = normalize(states.train[:n_factors], dim=1)
+    learning = MiniBatchDictionaryLearning(
+        n_factors, alpha=L1, fit_algorithm="cd", positive_code=True, batch_size=BATCH_SIZE, dict_init=initial.numpy()
     )
-    spent = 0.0
+    elapsed = 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its coordinate descent stops before its tolerance
-        for x in data.train[n_factors:].split(256)[:batches]:
+        warnings.simplefilter("ignore")  # its coordinate descent stops before it converges
+        for x in states.train[n_factors:].split(BATCH_SIZE)[:n_batches]:
             start = time.perf_counter()
-            theirs.partial_fit(x.numpy())
-            spent += time.perf_counter() - start
-    components = torch.nn.functional.normalize(torch.from_numpy(theirs.components_).float(), dim=1)
-    goal = objective(data.test, components)
-    ours, reached, seen = ours_until(data, n_factors, goal)
-    name = f"demo, {data.where}: fit of {n_factors} factors, objective {reached:.2f} ({seen} vectors)"
-    beside = f"beside scikit-learn ({goal:.2f}, {batches * 256})"
-    yield Row(f"{name}, {beside}", ours, spent, spent / ours, float("nan"))
+            learning.partial_fit(x.numpy())
+            elapsed += time.perf_counter() - start
+    goal = best_objective(states.test, normalize(torch.from_numpy(learning.components_).float(), dim=1))
+    return compare_fit(states, n_factors, f"scikit-learn ({goal:.2f}, {n_batches * BATCH_SIZE})", elapsed, goal)
 
 
-def original_step(data: Stream, n_factors: int, n_vectors: int) -> tuple[float, float]:
-    """The original's update (batches of 100, step 0.005, h over 300 batches), from the same kind of start: seconds, objective.
+def bench_original_update(states: States, n_factors: int, n_states: int = 10_000) -> Measurement:
+    """The time to the objective that the original update reaches: batches of 100, step 0.005, moving average over 300 batches.
 
-    Its codes are ours here, or its loop alone would decide the comparison.
+    The original update uses our sparse codes here, since with its own loop the codes would take nearly all of its time.
     """
     start = time.perf_counter()
-    directions, h = torch.nn.functional.normalize(data.train[:n_factors], dim=1), torch.zeros(n_factors)
-    for x in data.train[n_factors : n_factors + n_vectors].split(100):
+    directions, mean_square = normalize(states.train[:n_factors], dim=1), torch.zeros(n_factors)
+    for x in states.train[n_factors : n_factors + n_states].split(100):
         codes = sparse_codes(x, directions, L1, gap=1e-3).codes
-        h = h * (299 / 300) + codes.square().mean(0) / 300
-        step = 0.005 * (codes.T @ (x - codes @ directions) / len(x)) / (h + 0.001)[:, None]
-        directions = torch.nn.functional.normalize(directions + step, dim=1)
-    spent = time.perf_counter() - start
-    return spent, objective(data.test, directions)
+        mean_square = mean_square * (299 / 300) + codes.square().mean(0) / 300
+        step = 0.005 * (codes.T @ (x - codes @ directions) / len(x)) / (mean_square + 0.001)[:, None]
+        directions = normalize(directions + step, dim=1)
+    elapsed = time.perf_counter() - start
+    goal = best_objective(states.test, directions)
+    return compare_fit(states, n_factors, f"the original update ({goal:.2f}, {n_states})", elapsed, goal)
 
 
-def bench_update(data: Stream, n_factors: int, n_vectors: int = 10_000) -> Iterator[Row]:
-    """The time to the objective that the original's update reaches."""
-    spent, goal = original_step(data, n_factors, n_vectors)
-    ours, reached, seen = ours_until(data, n_factors, goal)
-    name = f"demo, {data.where}: fit of {n_factors} factors, objective {reached:.2f} ({seen} vectors)"
-    beside = f"beside the original's step ({goal:.2f}, {n_vectors})"
-    yield Row(f"{name}, {beside}", ours, spent, spent / ours, float("nan"))
-
-
-def bench_factors(name: str = "reviews-small-0", n_factors: int = 1000) -> Iterator[Row]:
-    """Every figure of this file."""
-    data = stream(name)
-    fitter = FactorFitter(data.train.shape[1], n_factors, l1=L1)
-    fitter.update(data.train[:8192])
-    yield from bench_codes(data, fitter.factors)
-    yield from bench_fit(data, n_factors)
-    yield from bench_update(data, n_factors)
+def bench_factors(name: str = "reviews-small-0", n_factors: int = 1000) -> Iterator[Measurement]:
+    """All measurements of this file."""
+    states = load_states(name)
+    fitter = FactorFitter(states.train.shape[1], n_factors, l1=L1)
+    fitter.update(states.train[:8192])
+    yield from bench_codes(states, fitter.factors)
+    yield bench_scikit_learn(states, n_factors)
+    yield bench_original_update(states, n_factors)
 
 
 def main() -> None:
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; ratio = baseline / ours")
+    """Print each measurement as soon as it is made."""
+    print_header()
     for row in bench_factors():
-        print(f"{row.name:104}{row.ours:9.3f}s{row.baseline:9.3f}s{row.ratio:8.2f}{row.extra_mb:6.0f}", flush=True)
+        print_measurement(row)
 
 
 if __name__ == "__main__":

@@ -1,45 +1,43 @@
-"""Whose logits move when a vocabulary channel is taken out of its neuron: its own tokens', other channels', or random ones'?
+"""Which logits change when one vocabulary channel of a neuron is removed: those of its own tokens, of other channels' tokens, or of random tokens?
 
-Ten random neurons of each block, five channels each, of W_out over the words that the model saw often; means over channels, and the
-difference between own and other tokens with its 95 % bootstrap interval over channels.
+Ten random neurons of each layer, five channels of each, of W_out over the frequent words of the demo models. The script prints means over
+channels, and the difference between own and other tokens with its 95 % bootstrap interval over channels.
 
     PYTHONPATH=. python tests/benchmarks/channels_by_ablation.py reviews-small-0 TEXTS --where "split == 'test'"
 """
 
-import argparse
+from pathlib import Path
 
 import numpy as np
+import typer
 
-from embspace_lens import EmbeddingLens, channel_effects, demo, vocabulary_channels
+from embspace_lens import EmbeddingLens, channel_effects, vocabulary_channels
 from embspace_lens.forward.texts import read_texts
+from embspace_lens.tables.intervals import bootstrap_interval
 
-NEURONS, CHANNELS = 10, 5
+N_NEURONS, N_CHANNELS, N_RESAMPLES = 10, 5, 2000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("texts")
-    parser.add_argument("--where")
-    parser.add_argument("--n-texts", type=int, default=200)
-    chosen = parser.parse_args()
-    lens = EmbeddingLens.from_pretrained(chosen.model, vocabulary=demo.frequent_words)
-    texts = read_texts(chosen.texts, where=chosen.where)[: chosen.n_texts]
-    print("block: own, other channels', random tokens; own - other [95 %]; share of channels with own above both")
+def main(model: str, texts: Path, where: str | None = None, n_texts: int = 200) -> None:
+    """Print one line per layer."""
+    lens = EmbeddingLens.from_pretrained(model, vocabulary="frequent")
+    examples = read_texts(texts, where=where)[:n_texts]
+    print("layer: own, other channels', random tokens; own - other [95 %]; share of channels with own above both")
     for layer in range(1, lens.weights.n_layers):
-        rng = np.random.default_rng(0)
-        neurons = sorted(rng.choice(lens.weights.d_mlp(layer), NEURONS, replace=False).tolist())
-        found = vocabulary_channels(lens, layer, neurons, n_channels=CHANNELS)
-        effects = channel_effects(lens, found, texts)
+        generator = np.random.default_rng(0)
+        neurons = sorted(generator.choice(lens.weights.d_mlp(layer), N_NEURONS, replace=False).tolist())
+        channels = vocabulary_channels(lens, layer, neurons, n_channels=N_CHANNELS)
+        effects = channel_effects(lens, channels, examples)
         changes = effects.pivot(index=["neuron", "channel"], columns="sample", values="logit_change")
-        above = (changes["own"] > changes[["other", "random"]].max(axis=1)).mean()
-        apart = (changes["own"] - changes["other"]).dropna().to_numpy()
-        low, high = np.quantile(rng.choice(apart, (2000, len(apart))).mean(axis=1), [0.025, 0.975])
+        share_above = (changes["own"] > changes[["other", "random"]].max(axis=1)).mean()
+        difference = (changes["own"] - changes["other"]).dropna().to_numpy()
+        low, high = bootstrap_interval(difference, n_resamples=N_RESAMPLES)
         mean = changes.mean()
         print(
-            f"{layer}: {mean['own']:.3f}, {mean['other']:.3f}, {mean['random']:.3f}; {apart.mean():.3f} [{low:.3f}, {high:.3f}]; {above:.2f}"
+            f"{layer}: {mean['own']:.3f}, {mean['other']:.3f}, {mean['random']:.3f}; "
+            f"{difference.mean():.3f} [{low:.3f}, {high:.3f}]; {share_above:.2f}"
         )
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

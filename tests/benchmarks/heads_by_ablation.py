@@ -1,14 +1,15 @@
-"""Which zero-pass score of a head predicts what the model loses without it? Rank correlations over all heads, with intervals.
+"""Which statistic of a head's weights predicts how much the model needs the head? Rank correlations over all heads, with intervals.
 
-A head's effect is the rise of the mean loss over the texts when its output is set to zero.
+The effect of a head is the increase of the mean loss over texts when the head's output is set to zero.
 
     PYTHONPATH=. python tests/benchmarks/heads_by_ablation.py reviews-small-0 TEXTS --where "split == 'test'"
 """
 
-import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from tqdm import tqdm
 
 from embspace_lens import EmbeddingLens, ablation_hooks, agreement, head_statistics
@@ -21,41 +22,37 @@ SCORES = ("ov_norm", "qk_norm", "ov_copying", "qk_matching", "ov_effective_rank"
 
 
 @torch.no_grad()
-def loss(model: Any, batches: list[TokenBatch], hooks: Any = ()) -> float:
-    """The mean negative log-probability of the texts' own tokens."""
-    total = n = 0.0
+def mean_loss(model: Any, batches: list[TokenBatch], hooks: Any = ()) -> float:
+    """The mean negative log-probability of each next token of the texts."""
+    total = n_tokens = 0.0
     for batch in batches:
         log_p = logits(model, batch, hooks=hooks).float().log_softmax(dim=-1)[:, :-1]
-        found = log_p.gather(2, batch.tokens[:, 1:, None])[..., 0][batch.mask[:, 1:]]
-        total, n = total - float(found.sum()), n + len(found)
-    return total / n
+        log_p_next = log_p.gather(2, batch.tokens[:, 1:, None])[..., 0][batch.mask[:, 1:]]
+        total, n_tokens = total - float(log_p_next.sum()), n_tokens + len(log_p_next)
+    return total / n_tokens
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("texts")
-    parser.add_argument("--where")
-    parser.add_argument("--n-texts", type=int, default=48)
-    chosen = parser.parse_args()
-    lens = EmbeddingLens.from_pretrained(chosen.model)
-    model, texts = lens.weights.host.model, read_texts(chosen.texts, where=chosen.where)[: chosen.n_texts]
-    batches = list(token_batches(model, texts, max_tokens=128))
-    statistics, intact = head_statistics(lens), loss(model, batches)
-    unit = statistics[["layer", "head"]].to_dict("list")
-    rises = []
-    for layer, head in tqdm(list(zip(unit["layer"], unit["head"])), unit="head", disable=None, leave=False):
-        row = tidy(["layer", "head"], [{"layer": [layer], "head": [head]}])
-        rises.append(loss(model, batches, ablation_hooks(row, model=model)) - intact)
-    effects = tidy(["layer", "head", "value"], [{**unit, "value": rises}])
-    print(f"{chosen.model}: loss {intact:.3f} over {sum(int(b.mask.sum()) for b in batches):,} tokens")
+def main(model: str, texts: Path, where: str | None = None, n_texts: int = 48) -> None:
+    """Print one line per statistic."""
+    lens = EmbeddingLens.from_pretrained(model)
+    examples = read_texts(texts, where=where)[:n_texts]
+    batches = list(token_batches(lens.model, examples, max_tokens=128))
+    statistics, intact_loss = head_statistics(lens), mean_loss(lens.model, batches)
+    heads = statistics[["layer", "head"]].to_dict("list")
+    increases = []
+    for layer, head in tqdm(list(zip(heads["layer"], heads["head"])), unit="head", disable=None, leave=False):
+        hooks = ablation_hooks(tidy(["layer", "head"], [{"layer": [layer], "head": [head]}]), model=lens.model)
+        increases.append(mean_loss(lens.model, batches, hooks) - intact_loss)
+    effects = tidy(["layer", "head", "value"], [{**heads, "value": increases}])
+    n_tokens = sum(int(batch.mask.sum()) for batch in batches)
+    print(f"{model}: loss {intact_loss:.3f} over {n_tokens:,} tokens")
     for score in SCORES:
         paired, permuted = agreement(statistics, effects, scores=(score, "value")).to_dict("records")
         print(
-            f"{score:18} {paired['correlation']:6.2f} [{paired['low']:.2f}, {paired['high']:.2f}]  p {paired['p_value']:.4f}  "
-            f"permuted [{permuted['low']:.2f}, {permuted['high']:.2f}]"
+            f"{score:18} {paired['correlation']:6.2f} [{paired['low']:.2f}, {paired['high']:.2f}]  "
+            f"p {paired['p_value']:.4f}  permuted [{permuted['low']:.2f}, {permuted['high']:.2f}]"
         )
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,119 +1,149 @@
-"""Does a relation suffer when the head that scores best at it is taken out? More than when others of its layer are?
+"""Does the model complete a relation worse without the head that scores best at it, and does it need that head more than others of its layer?
 
-For each relation whose best head is clear of its shuffled control: places in texts where a pair's target comes next and its source stands
-within 64 tokens before it. A head's cost is what the target's log-probability loses when its output is replaced by its mean; the control
-is the mean cost of the layer's other heads, and places where no source stands before. Intervals: bootstrap over pairs.
+For each relation whose best head passes the permutation test, the script takes positions in texts at which the target of a pair comes next
+and its source stands within the 64 tokens before. The cost of a head is the loss of the target's log-probability when the head's output is
+replaced by its mean. There are two controls: the mean cost of the other heads of the layer, and positions with no source before them.
+Intervals are bootstrap intervals over pairs.
 
     PYTHONPATH=. python tests/benchmarks/relations_by_ablation.py reviews-small-0 RELATIONS TEXTS --where "split == 'test'"
 """
 
-import argparse
 from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import typer
 
 from embspace_lens import EmbeddingLens, ablation_hooks
-from embspace_lens.circuits import read_relations, relation_scores
+from embspace_lens.circuits.relations import read_relations, relation_scores
 from embspace_lens.forward.batches import TokenBatch
 from embspace_lens.forward.runs import logits
 from embspace_lens.forward.texts import read_texts
 from embspace_lens.tables.frames import tidy
+from embspace_lens.tables.intervals import bootstrap_interval
 
-BACK, MOST, LENGTH = 64, 20, 127  # tokens before a target, places a pair, tokens a row
-Place = tuple[int, int]
+MAX_DISTANCE = 64  # tokens between a source and its target
+MIN_POSITION = 8  # targets at the beginning of a sequence have too little context
+MAX_PER_PAIR = 20  # positions of one pair
+LENGTH = 127  # tokens of a sequence, without the first
+N_RESAMPLES = 2000
+
+AFTER_SOURCE, WITHOUT_SOURCE = "after the source", "without a source"
+Pair = tuple[int, int]
+Position = tuple[int, int]
+"""The index of a sequence, and the index in it of the token before the target."""
 
 
-def rows_of(lens: EmbeddingLens, texts: list[str]) -> np.ndarray:
-    """Rows of equal length, the first two of each text, behind the beginning-of-sequence token."""
-    tokenizer = lens.weights.host.model.tokenizer
+def token_sequences(lens: EmbeddingLens, texts: list[str]) -> np.ndarray:
+    """Sequences of equal length, at most two of each text, after the beginning-of-sequence token."""
+    tokenizer = lens.model.tokenizer
     first = tokenizer.bos_token_id or 0
-    found = []
+    sequences = []
     for text in texts:
-        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)[: 2 * LENGTH]
-        found += [[first, *ids[i : i + LENGTH]] for i in range(0, len(ids), LENGTH)]
-    return np.array([row for row in found if len(row) == LENGTH + 1])
+        tokens = tokenizer.encode(text, add_special_tokens=False, verbose=False)[: 2 * LENGTH]
+        sequences += [[first, *tokens[start : start + LENGTH]] for start in range(0, len(tokens), LENGTH)]
+    return np.array([sequence for sequence in sequences if len(sequence) == LENGTH + 1])
 
 
-def places_of(pairs: set[Any], rows: np.ndarray) -> dict[str, dict[Any, list[Place]]]:
-    """By pair: where its target comes next behind its source, and where behind none that leads to it."""
+def find_positions(pairs: set[Pair], sequences: np.ndarray) -> dict[str, dict[Pair, list[Position]]]:
+    """The positions of each pair: those after the pair's source, and those without any source of its target before them.
+
+    Pairs that have no position after their source are left out of both.
+    """
     sources = defaultdict(set)
     for source, target in pairs:
         sources[target].add(source)
-    found: dict[str, Any] = {"behind a source": defaultdict(list), "behind none": defaultdict(list)}
-    for row, column in zip(*np.nonzero(np.isin(rows, list(sources)))):
-        if column < 8:
+    positions: dict[str, Any] = {AFTER_SOURCE: defaultdict(list), WITHOUT_SOURCE: defaultdict(list)}
+    for row, column in zip(*np.nonzero(np.isin(sequences, list(sources)))):
+        if column < MIN_POSITION:
             continue
-        target, near = rows[row, column], set(rows[row, max(0, column - BACK) : column].tolist())
-        every = set(rows[row, :column].tolist())
+        target = sequences[row, column]
+        nearby = set(sequences[row, max(0, column - MAX_DISTANCE) : column].tolist())
+        before = set(sequences[row, :column].tolist())
         for source in sources[target]:
-            where = "behind a source" if source in near else None if sources[target] & every else "behind none"
-            if where and len(found[where][source, target]) < MOST:
-                found[where][source, target].append((row, column - 1))
-    asked = found["behind a source"]
-    return {where: {pair: seen for pair, seen in by.items() if seen and asked.get(pair)} for where, by in found.items()}
+            if source in nearby:
+                kind = AFTER_SOURCE
+            elif sources[target] & before:
+                continue
+            else:
+                kind = WITHOUT_SOURCE
+            if len(positions[kind][source, target]) < MAX_PER_PAIR:
+                positions[kind][source, target].append((row, column - 1))
+    after_source = positions[AFTER_SOURCE]
+    return {
+        kind: {pair: of_pair for pair, of_pair in by_pair.items() if of_pair and after_source.get(pair)}
+        for kind, by_pair in positions.items()
+    }
 
 
 @torch.no_grad()
-def log_probability(lens: EmbeddingLens, rows: np.ndarray, hooks: Any = ()) -> np.ndarray:
-    """Of the next token, at every place."""
-    found = []
-    for part in torch.from_numpy(rows).split(32):
-        n, length = part.shape
-        zero = torch.zeros(n, dtype=torch.long)
-        batch = TokenBatch(torch.arange(n), zero, part, torch.ones_like(part, dtype=torch.bool), zero + length)
-        log_p = logits(lens.weights.host.model, batch, hooks=hooks).float().log_softmax(dim=-1)
-        found.append(log_p.gather(2, part.roll(-1, dims=1)[..., None])[..., 0].numpy())
-    return np.concatenate(found)
+def next_log_probabilities(lens: EmbeddingLens, sequences: np.ndarray, hooks: Any = ()) -> np.ndarray:
+    """The log-probability of the next token, at every position of every sequence."""
+    parts = []
+    for tokens in torch.from_numpy(sequences).split(32):
+        n, length = tokens.shape
+        zeros = torch.zeros(n, dtype=torch.long)
+        batch = TokenBatch(torch.arange(n), zeros, tokens, torch.ones_like(tokens, dtype=torch.bool), zeros + length)
+        log_p = logits(lens.model, batch, hooks=hooks).float().log_softmax(dim=-1)
+        parts.append(log_p.gather(2, tokens.roll(-1, dims=1)[..., None])[..., 0].numpy())
+    return np.concatenate(parts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("relations")
-    parser.add_argument("texts")
-    parser.add_argument("--where")
-    parser.add_argument("--n-texts", type=int, default=500)
-    chosen = parser.parse_args()
-    lens = EmbeddingLens.from_pretrained(chosen.model)
-    model, relations = lens.weights.host.model, read_relations(chosen.relations)
-    scores = relation_scores(lens, relations).query("effect == 'promotion' and p_value < 0.05")
+def mean_costs(cost: np.ndarray, positions: Mapping[Pair, list[Position]], row_of: Mapping[int, int]) -> np.ndarray:
+    """The mean cost of a head at the positions of each pair."""
+    return np.array([np.mean([cost[row_of[row], column] for row, column in of_pair]) for of_pair in positions.values()])
+
+
+def main(model: str, relations: Path, texts: Path, where: str | None = None, n_texts: int = 500) -> None:
+    """Print one line per relation and kind of position."""
+    lens = EmbeddingLens.from_pretrained(model)
+    pairs_of = read_relations(relations)
+    scores = relation_scores(lens, pairs_of).query("effect == 'promotion' and p_value < 0.05")
     best = scores.sort_values("relation_score", ascending=False, kind="stable").groupby("relation").head(1)
-    rows = rows_of(lens, read_texts(chosen.texts, where=chosen.where)[: chosen.n_texts])
-    word = lens.vocabulary.word
-    where = {
-        name: places_of({(word(a), word(b)) for a, b in relations[name] if None not in (word(a), word(b))}, rows)
-        for name in best["relation"]
-    }
-    needed = sorted({row for by in where.values() for part in by.values() for seen in part.values() for row, _ in seen})
-    number = {row: i for i, row in enumerate(needed)}
-    intact = log_probability(lens, rows[needed])
-    lost: dict[Place, np.ndarray] = {}
+    sequences = token_sequences(lens, read_texts(texts, where=where)[:n_texts])
+    token_of = lens.vocabulary.word
+    positions = {}
+    for name in best["relation"]:
+        pairs = {(token_of(source), token_of(target)) for source, target in pairs_of[name]}
+        positions[name] = find_positions({pair for pair in pairs if None not in pair}, sequences)
+
+    # Only sequences with a position are run.
+    rows = sorted(
+        {
+            row
+            for kinds in positions.values()
+            for by_pair in kinds.values()
+            for of_pair in by_pair.values()
+            for row, _ in of_pair
+        }
+    )
+    row_of = {row: index for index, row in enumerate(rows)}
+    intact = next_log_probabilities(lens, sequences[rows])
+    costs = {}
     for layer in sorted(set(best["layer"])):
         for head in range(lens.weights.n_heads):
-            unit = tidy(["layer", "head"], [{"layer": [layer], "head": [head]}])
-            hooks = ablation_hooks(unit, "mean", model=model)
-            lost[layer, head] = intact - log_probability(lens, rows[needed], hooks)
-    rng = np.random.default_rng(0)
-    print("relation, head, places: pairs, prompts; cost; others of its layer; difference [95 %]")
+            table = tidy(["layer", "head"], [{"layer": [layer], "head": [head]}])
+            hooks = ablation_hooks(table, "mean", model=lens.model)
+            costs[layer, head] = intact - next_log_probabilities(lens, sequences[rows], hooks)
+
+    print("relation, head, positions: pairs, positions; cost; cost of the layer's other heads; difference [95 %]")
     for row in best.to_dict("records"):
-        for said, by in where[row["relation"]].items():
-
-            def cost(head: int, by: Any = by, layer: int = row["layer"]) -> np.ndarray:
-                return np.array([np.mean([lost[layer, head][number[r], c] for r, c in seen]) for seen in by.values()])
-
-            if len(by) < 2:
+        for kind, by_pair in positions[row["relation"]].items():
+            if len(by_pair) < 2:
                 continue
-            mine = cost(row["head"])
-            others = np.mean([cost(head) for head in range(lens.weights.n_heads) if head != row["head"]], axis=0)
-            drawn = (mine - others)[rng.integers(len(mine), size=(2000, len(mine)))].mean(axis=1)
-            low, high = np.quantile(drawn, [0.025, 0.975])
+            of_heads = [mean_costs(costs[row["layer"], head], by_pair, row_of) for head in range(lens.weights.n_heads)]
+            own = of_heads.pop(row["head"])
+            others = np.mean(of_heads, axis=0)
+            low, high = bootstrap_interval(own - others, n_resamples=N_RESAMPLES)
+            n_positions = sum(map(len, by_pair.values()))
             print(
-                f"{row['relation']}, L{row['layer']}H{row['head']}, {said}: {len(by)}, {sum(map(len, by.values()))}; {mine.mean():.3f}; "
-                f"{others.mean():.3f}; {(mine - others).mean():.3f} [{low:.3f}, {high:.3f}]"
+                f"{row['relation']}, L{row['layer']}H{row['head']}, {kind}: {len(by_pair)}, {n_positions}; "
+                f"{own.mean():.3f}; {others.mean():.3f}; {(own - others).mean():.3f} [{low:.3f}, {high:.3f}]"
             )
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
