@@ -32,24 +32,24 @@ def demo(
     from .. import demo as shipped
 
     lens = open_lens(model, vocabulary or ("frequent" if model in shipped.names() else "words"), score)
-    from ..report.model_summary import find, options
+    from ..report.model_summary import lens_options, summarize_model
     from ..report.page import report_html
     from ..report.terminal_overview import overview
 
-    found = find(lens, word=word, model=model)
-    page = report_html(found)
-    say(overview(found))
+    summary = summarize_model(lens, word=word, model=model)
+    page = report_html(summary)
+    say(overview(summary))
     path = write_whole(out, page.encode("utf-8"))
     say(f"\n{path} shows the same, to look at in a browser.\n\nNext:")
-    say(f"  embspace-lens neurons --layer 0 {options(found)}")
-    say(f"  embspace-lens search {shlex.quote(found.text)} {options(found)}")
-    say(f"  embspace-lens heads {options(found)} --out heads.csv")
+    say(f"  embspace-lens neurons --layer 0 {lens_options(summary)}")
+    say(f"  embspace-lens search {shlex.quote(summary.word_text)} {lens_options(summary)}")
+    say(f"  embspace-lens heads {lens_options(summary)} --out heads.csv")
 
 
 def models() -> None:
     """List the demo models: what they are, and what they were trained on."""
     from .. import demo as shipped
-    from ..display.tokens import figures
+    from ..display.tokens import format_score
 
     names = shipped.names()
     if not names:
@@ -65,7 +65,9 @@ def models() -> None:
         shape += [f"seed {config['seed']}"] if "seed" in config else []
         facts = [f"{card['parameters']:,} parameters"] if "parameters" in card else []
         facts += [f"{card['tokens_seen']:,} tokens seen"] if "tokens_seen" in card else []
-        facts += [f"held-out loss {figures(card['held_out_loss'])} nats a token"] if "held_out_loss" in card else []
+        facts += (
+            [f"held-out loss {format_score(card['held_out_loss'])} nats a token"] if "held_out_loss" in card else []
+        )
         for line in (", ".join(shape), ", ".join(facts)):
             if line:
                 say(f"  {line}")
