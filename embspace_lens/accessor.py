@@ -1,16 +1,32 @@
-"""`df.embspace`: show, label and plot any table of the lens."""
+"""`df.embspace`: show, label and plot any table of this package."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
-from .display.table_groups import count, in_glossary_order, keys, kind, tokens_or_pairs
-from .display.tokens import display, pair
-from .errors import EmbspaceError
+from . import errors
+from .display.labels import label_groups
+from .display.table_groups import check_kind, count_groups, kind
+from .tables.checks import check_integer
+
+PLOTS = {
+    "tokens": "plot_tokens",
+    "search": "plot_tokens",
+    "pairs": "plot_pairs",
+    "alignment": "plot_alignment",
+    "related_pairs": "plot_related_pairs",
+    "recall": "plot_recall",
+    "keep_k": "plot_keep_k",
+    "stitch": "plot_stitch",
+    "displacement": "plot_displacement",
+    "importance": "plot_importance",
+}
+"""The function of `embspace_lens.plots` that draws each kind of table."""
 
 
-class Shown:
-    """A table as a reader sees it: HTML in a notebook, plain lines in a terminal."""
+class ShownTable:
+    """A table for a reader: HTML in a notebook, lines in a terminal, with colours in a rich console."""
 
     def __init__(self, df: pd.DataFrame, n: int) -> None:
         self.df, self.n = df, n
@@ -20,6 +36,11 @@ class Shown:
 
         return render(self.df, n=self.n)
 
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from .display.terminal import lay_out
+
+        yield lay_out(self.df, n=self.n, columns=options.max_width)
+
     def _repr_html_(self) -> str:
         from .display.html import table
 
@@ -28,7 +49,7 @@ class Shown:
 
 @pd.api.extensions.register_dataframe_accessor("embspace")
 class EmbspaceAccessor:
-    """Look at a table that an EmbeddingLens made.
+    """Show, label and plot a table that an EmbeddingLens made.
 
     Example:
         >>> lens.neurons(layer=0, neuron=3, k=2).embspace.label()["weight"].tolist()
@@ -38,8 +59,8 @@ class EmbspaceAccessor:
     def __init__(self, df: pd.DataFrame) -> None:
         self._df = df
 
-    def show(self, n: int = 10) -> Shown:
-        """Show the table with one line for each neuron, head or direction.
+    def show(self, n: int = 10) -> ShownTable:
+        """Show the table with one line per neuron, head or direction.
 
         Args:
             n: How many of them.
@@ -48,82 +69,53 @@ class EmbspaceAccessor:
             An object that a notebook shows as token chips and a terminal as lines.
 
         Raises:
-            EmbspaceError: If the frame is not one of the lens's tables, or n is no positive number.
+            EmbspaceError: If the frame is not a table of this package, or n is not a positive integer.
         """
         kind(self._df)
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise EmbspaceError(f"n={n!r} is not a positive number of neurons, heads or directions.")
-        return Shown(self._df, n)
+        return ShownTable(self._df, check_integer("n", n, minimum=1))
 
     def label(self, k: int = 5) -> pd.DataFrame:
-        """Collapse the table to one label for each neuron, head or direction: its best tokens, as they are displayed.
+        """Reduce the table to one label per neuron, head or direction: its best tokens as readers see them.
 
         Args:
             k: How many tokens (or pairs) make a label.
 
         Returns:
-            One row per unit of the table, (layer, neuron, weight) say, with `label`, in the table's order; it joins
-            with other tables on its keys. From `search()`: one row per unit found, the label being the token.
+            One row per group of the table, such as (layer, neuron, weight), with `label`, in the table's order; it joins with
+            other tables on its keys. For a table of `search()`: one row per component, and the label is the token.
 
         Raises:
-            EmbspaceError: If the frame is not one of the lens's tables of tokens or pairs, or k is no positive number.
+            EmbspaceError: If the frame is not a table of tokens or pairs, or k is not a positive integer.
         """
-        df = self._df
-        found = tokens_or_pairs(df, "label()", ("tokens", "pairs", "search"))
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise EmbspaceError(f"k={k!r} is not a positive number of tokens.")
-        names = keys(df)
-        if "rank" in df.columns and found != "search":
-            df = df.sort_values("rank", kind="stable")
-        if names:
-            place = self._df.groupby(names, sort=False, observed=True, dropna=False).ngroup()
-        else:
-            place = pd.Series(0, index=self._df.index)
-        df = df.assign(_unit=place)
-        df = df.groupby("_unit", sort=True).head(k)
-        if found == "pairs":
-            query_first = (df["weight"] == "W_QK").tolist() if "weight" in df.columns else [False] * len(df)
-            strings = zip(df["src_token_string"], df["dest_token_string"], query_first, strict=True)
-            text = [pair(dest, src) if query else pair(src, dest) for src, dest, query in strings]
-        else:
-            text = list(map(display, df["token_string"]))
-        joined = df.assign(label=text).groupby("_unit", sort=True)["label"].agg(" ".join)
-        first = df.drop_duplicates("_unit").sort_values("_unit")[in_glossary_order(names)].reset_index(drop=True)
-        return first.assign(label=joined.astype("str").to_numpy() if len(joined) else pd.Series([], dtype="str"))
+        return label_groups(self._df, check_integer("k", k, minimum=1))
 
     def plot(self, **options: Any) -> Any:
-        """Draw the table as its columns suggest: bars for tokens and searches, lines for pairs, a map for many heads,
-        curves for what `evidence`, `stitch_sweep` and `displacement` measure.
+        """Draw the table by the plot of its kind (`PLOTS`); a table of pairs of many heads becomes a map of layers × heads.
 
         Args:
-            **options: As for `plot_tokens`, `plot_pairs` or `plot_heads`.
+            **options: Those of the plot, such as `k` of `plot_tokens`; for the table of an alignment, `alignment`.
 
         Returns:
             A plotly figure.
 
         Raises:
-            EmbspaceError: If the frame is not one of the lens's tables, or holds more than a picture can.
+            EmbspaceError: If there is no plot for this kind of table, or the table holds more than the plot has room for.
         """
         from . import plots
-        from .plots import plot_heads, plot_pairs, plot_tokens
         from .plots.pair_lines import MAX_HEADS
 
-        if kind(self._df) == "measurements":
-            drawn = {
-                "jaccard": plots.plot_related_pairs,
-                "recall": plots.plot_recall,
-                "inverse": plots.plot_keep_k,
-                "kernel": plots.plot_stitch,
-                "share": plots.plot_displacement,
-                "importance": plots.plot_importance,
-            }
-            for column, plot in drawn.items():
-                if column in self._df.columns:
-                    return plot(self._df, **options)
-        found = tokens_or_pairs(self._df, "plot()", ("tokens", "pairs", "search"))
-        if found != "pairs":
-            return plot_tokens(self._df, **options)
-        n_heads = count(self._df)
-        one_weight = "weight" not in self._df.columns or len(self._df["weight"].unique()) == 1
-        many = n_heads > MAX_HEADS and one_weight and {"layer", "head"} <= set(self._df.columns)
-        return (plot_heads if many else plot_pairs)(self._df, **options)
+        table_kind = check_kind(self._df, "plot()", tuple(PLOTS))
+        plot = getattr(plots, PLOTS[table_kind])
+        if table_kind == "alignment":
+            if "alignment" not in options:
+                raise errors.alignment_missing()
+            return plot(**options)
+        if table_kind == "pairs" and _is_of_one_weight(self._df) and count_groups(self._df) > MAX_HEADS:
+            plot = plots.plot_heads
+        return plot(self._df, **options)
+
+
+def _is_of_one_weight(df: pd.DataFrame) -> bool:
+    """Whether a table of pairs can be drawn as a map of layers × heads."""
+    has_keys = {"layer", "head"} <= set(df.columns)
+    return has_keys and ("weight" not in df.columns or len(df["weight"].unique()) == 1)

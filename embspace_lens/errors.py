@@ -1133,6 +1133,85 @@ def site_not_written(path: object, reason: object) -> EmbspaceError:
 # -- display, plots and reports
 
 
+def not_a_table(columns: Sequence[str]) -> EmbspaceError:
+    """A frame is not a table of this package."""
+    return EmbspaceError(
+        "This is not one of EmbeddingLens's tables: it lacks token_index, token_string and score, or pairs of tokens. "
+        f"Its columns are {_listed(columns[:12]) or 'none'}."
+    )
+
+
+def wrong_kind(caller: str, accepted: Sequence[str], given: str) -> EmbspaceError:
+    """A table is of another kind than the function accepts."""
+    return EmbspaceError(f"{caller} takes a table of {', '.join(accepted)}; this one is of {given}.")
+
+
+def missing_columns(caller: str, missing: Sequence[str]) -> EmbspaceError:
+    """A table lacks columns that a plot needs."""
+    noun = "a column" if len(missing) == 1 else "columns"
+    return EmbspaceError(f"{caller} needs {noun} {_listed(missing)}, which this table does not have.")
+
+
+def empty_table() -> EmbspaceError:
+    """A table without rows was given to a plot."""
+    return EmbspaceError("The table is empty: there is nothing to draw.")
+
+
+def too_many_groups(caller: str, limit: int, noun: str, count: int, remedy: str) -> EmbspaceError:
+    """A table holds more neurons, heads, vectors or factors than a plot has room for."""
+    return EmbspaceError(f"{caller} draws at most {limit} {noun} at a time, and this table holds {count:,}. {remedy}")
+
+
+def not_numeric(caller: str, column: str) -> EmbspaceError:
+    """A column to be drawn does not hold numbers."""
+    return EmbspaceError(f"{caller} draws numbers, and column {column!r} does not hold numbers.")
+
+
+def no_finite_number(column: str) -> EmbspaceError:
+    """All values of a column to be drawn are NaN or infinite."""
+    return EmbspaceError(f"Column {column!r} holds no finite number.")
+
+
+def several_weights(caller: str, weights: Sequence[str]) -> EmbspaceError:
+    """A plot of one weight was given a table of several."""
+    return EmbspaceError(
+        f"{caller} draws one weight, and this table holds {', '.join(weights)}. Select one: df[df.weight == {weights[0]!r}]."
+    )
+
+
+def several_values_per_head(column: str) -> EmbspaceError:
+    """A map of heads was given several rows of one head."""
+    return EmbspaceError(
+        f"A head has several values of {column!r}. Give one row per head, for example by df.groupby(['layer', 'head'])."
+    )
+
+
+def too_few_tokens(caller: str, minimum: int, count: int) -> EmbspaceError:
+    """There are too few different tokens to lay out."""
+    return EmbspaceError(f"{caller} needs {minimum} tokens or more, and was given {count}. Raise k.")
+
+
+def no_weights_to_draw() -> EmbspaceError:
+    """An empty list of weights was given to a plot."""
+    return EmbspaceError("weights=[] leaves nothing to draw. Name a weight, or give None for all.")
+
+
+def alignment_missing() -> EmbspaceError:
+    """The table of an alignment was to be drawn without the alignment."""
+    return EmbspaceError(
+        "The plot of an alignment needs its names and its assignment, too. Call alignment.plot(), "
+        "or plot(alignment=alignment) on its table."
+    )
+
+
+def word_not_read(word: str, n_tokens: int) -> EmbspaceError:
+    """A word is a token that the lens does not read."""
+    return EmbspaceError(
+        f"word={word!r} is not among the {n_tokens:,} tokens that this lens reads. "
+        "Choose another word, or a lens that reads all tokens."
+    )
+
+
 # -- command line
 
 

@@ -1,1 +1,1 @@
-"""How one token, one number and one table look: in a terminal, in HTML, in colour."""
+"""How tokens, numbers and tables look in a terminal and in HTML, and the colours of all pages and plots."""

@@ -1,35 +1,72 @@
-"""Whose tokens a row holds: the neurons, heads and directions of a table, named as people name them."""
+"""What a table holds, and its rows grouped by neuron, head or direction, with the names that readers see."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from ..errors import EmbspaceError
+from .. import errors
 from ..tables.columns import GLOSSARY
 
-KEYS = ("layer", "expert", "head", "neuron", "subhead", "direction", "factor", "weight", "component", "side")
 TOKEN = ("token_index", "token_string")
-MEASURES = {name for name, column in GLOSSARY.items() if column.dtype == "float32"}
-MEASURES -= {"score", "singular_value", "norm"}  # of tokens, directions and weights
 PAIR = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_string")
+
+REQUIRED = {
+    "components": ("weight", "rows", "columns", "norm"),
+    "pairs": (*PAIR, "score"),
+    "search": (*TOKEN, "score", "neuron", "head", "weight"),
+    "tokens": (*TOKEN, "score"),
+    "contexts": ("factor", "layer", "rank", "code", "before", "token_string", "after"),
+    "saliency": ("factor", "layer", "rank", "offset", "token_string", "saliency"),
+    "related_pairs": ("layer", "pair", "sample", "jaccard", "low", "high", "n"),
+    "recall": ("target", "layer", "weight", "sample", "recall", "low", "high", "n"),
+    "keep_k": ("source", "inverse", "k", "similarity", "n"),
+    "stitch": ("recipient", "donor", "kernel", "keep", "accuracy", "low", "high", "n"),
+    "displacement": ("layer", "weight", "sample", "share", "low", "high", "n"),
+    "importance": ("factor", "layer", "importance"),
+    "alignment": ("weight", "layer_a", "layer_b", "correlation"),
+}
+"""The columns that each kind of table must have, in the order in which `kind` compares them with a table's columns."""
+
+TOKEN_KINDS = ("tokens", "pairs", "search")
+_WITH_OTHER_COLUMNS = ("components", *TOKEN_KINDS)
+"""Kinds that are recognised beside columns that are not in the glossary, which a merge may add."""
+
+_MAKERS = {
+    "tokens": "neurons(), subheads(), singular() or directions()",
+    "pairs": "ov() or qk()",
+    "search": "search()",
+    "components": "components()",
+    "related_pairs": "evidence.related_pairs()",
+    "recall": "evidence.hidden_state_recall()",
+    "keep_k": "evidence.keep_k()",
+    "stitch": "stitch_sweep()",
+    "displacement": "displacement()",
+    "alignment": "align()",
+}
+"""The functions that make each kind of table, for messages."""
+
+KEYS = ("layer", "expert", "head", "neuron", "subhead", "direction", "factor", "weight", "component", "side")
+MEASURES = {name for name, column in GLOSSARY.items() if column.dtype == "float32"}
+MEASURES -= {"score", "singular_value", "norm"}  # columns of tokens, directions and weights
 
 VERBS = {
     "W_in": "reads",
-    "W_gate": "gated by",
+    "W_gate": "gates",
     "W_out": "writes",
-    "W_Q": "asks for",
-    "W_K": "found by",
-    "W_V": "takes",
+    "W_Q": "queries",
+    "W_K": "keys",
+    "W_V": "values",
     "W_O": "writes",
     "W_OV": "moves",
     "W_QK": "attends",
 }
-"""What a weight does, in a word."""
+"""What each weight does, in one word."""
 
 
-class Unit(NamedTuple):
-    """One neuron, head or direction, through one of its weights: its name, that weight, and its rows, best first."""
+class TableGroup(NamedTuple):
+    """The rows of one neuron, head or direction for one of its weights, best first."""
 
     name: str
     weight: str
@@ -37,66 +74,70 @@ class Unit(NamedTuple):
 
 
 def kind(df: Any) -> str:
-    """Which table this is: `"tokens"`, `"pairs"`, `"search"`, `"components"`, `"contexts"`, `"saliency"`, or `"measurements"`.
+    """What a table holds: one of `frames.KINDS`.
+
+    The kind in `df.attrs` counts if the table still has that kind's columns; otherwise the columns decide, since pandas
+    loses `attrs` in merges.
 
     Raises:
-        EmbspaceError: If it is none of them.
+        EmbspaceError: If it is not a table of this package.
     """
-    columns = set(getattr(df, "columns", ()))
-    if columns >= {"weight", "rows", "columns", "norm"}:
-        return "components"
-    if "score" in columns and columns >= set(PAIR):
-        return "pairs"
-    if "score" in columns and columns >= set(TOKEN):
-        return "search" if columns >= {"neuron", "head", "weight"} else "tokens"
-    if columns >= {"factor", "layer", "rank"} and columns <= set(GLOSSARY):
-        if columns >= {"code", "before", "token_string", "after"}:
-            return "contexts"
-        if columns >= {"offset", "token_string", "saliency"}:
-            return "saliency"
-    if columns & MEASURES and columns <= set(GLOSSARY):
+    columns = set(map(str, getattr(df, "columns", ())))
+    stored = getattr(df, "attrs", {}).get("embspace_kind")
+    if stored in REQUIRED and columns.issuperset(REQUIRED[stored]):
+        return stored
+    ours = columns <= set(GLOSSARY)
+    for name, required in REQUIRED.items():
+        if name == "alignment" and columns != set(required):
+            continue  # a table of matched neurons has these columns, too
+        if columns.issuperset(required) and (ours or name in _WITH_OTHER_COLUMNS):
+            return name
+    if ours and columns & MEASURES:
         return "measurements"
-    raise EmbspaceError(
-        "This is not one of EmbeddingLens's tables: it lacks token_index, token_string and score, or pairs of them; "
-        f"its columns are {', '.join(map(repr, map(str, list(getattr(df, 'columns', ()))[:12]))) or 'none'}."
-    )
+    raise errors.not_a_table(list(map(str, getattr(df, "columns", ()))))
 
 
-def tokens_or_pairs(df: Any, caller: str, kinds: tuple[str, ...] = ("tokens", "pairs")) -> str:
-    """The table's kind, where the caller can use it.
+def check_kind(df: Any, caller: str, kinds: Sequence[str] = ("tokens", "pairs")) -> str:
+    """The table's kind, which must be one that the caller accepts.
 
     Raises:
         EmbspaceError: If it is of another kind.
     """
-    found = kind(df)
-    if found not in kinds:
-        tables = {
-            "tokens": "neurons(), subheads(), singular() or directions()",
-            "pairs": "ov() or qk()",
-            "search": "search()",
-        }
-        asked = ", ".join(tables[name] for name in kinds)
-        raise EmbspaceError(
-            f"{caller} takes a table of {asked}; this one is of {found}{'()' if found in ('search', 'components') else ''}."
-        )
-    return found
+    table_kind = kind(df)
+    if table_kind not in kinds:
+        accepted = [_MAKERS.get(name, name) for name in kinds]
+        raise errors.wrong_kind(caller, accepted, _MAKERS.get(table_kind, table_kind))
+    return table_kind
 
 
-def keys(df: pd.DataFrame) -> list[str]:
-    """The columns that tell one unit from another."""
+def check_columns(df: Any, table_kind: str, caller: str) -> None:
+    """Check that a table has rows, and the columns of a kind.
+
+    Raises:
+        EmbspaceError: If a column is missing, or the table is empty.
+    """
+    missing = [name for name in REQUIRED[table_kind] if name not in getattr(df, "columns", ())]
+    if missing:
+        raise errors.missing_columns(caller, missing)
+    if df.empty:
+        raise errors.empty_table()
+
+
+def key_columns(df: pd.DataFrame) -> list[str]:
+    """The columns that identify a group."""
     return [name for name in KEYS if name in df.columns]
 
 
-def name_of(row: Any) -> str:
-    """`L3N120`, `L3E2N120`, `L2H5`, `L2H5.17`, `F30`, or a direction's own name.
+def name_of(row: Mapping[Any, Any]) -> str:
+    """`L3N120`, `L3E2N120`, `L2H5`, `L2H5.17`, `F30`, or the name of a direction.
 
     Args:
-        row: A mapping, or a row of a table; −1 stands for "none of these".
+        row: Columns and values of a row; −1 or NaN in a column leaves out its part.
     """
 
     def part(letter: str, column: str) -> str:
-        number = row.get(column, -1)
-        return f"{letter}{number}" if number == number and number >= 0 else ""
+        index = row.get(column, -1)
+        return f"{letter}{index}" if index == index and index >= 0 else ""
 
     if "direction" in row:
         return str(row["direction"])
@@ -104,48 +145,58 @@ def name_of(row: Any) -> str:
     return name + part("F", "factor")
 
 
-def weight_of(row: Any) -> str:
+def weight_of(row: Mapping[Any, Any]) -> str:
     """`W_out`; for a singular direction `W_OV 0 read`."""
-    more = [row[column] for column in ("component", "side") if column in row]
-    return " ".join(map(str, [row["weight"], *more] if "weight" in row else more))
+    parts = [row[column] for column in ("weight", "component", "side") if column in row]
+    return " ".join(map(str, parts))
 
 
-def count(df: pd.DataFrame) -> int:
-    """How many units a table holds."""
-    return len(df[keys(df)].drop_duplicates())
+def noun_of(df: pd.DataFrame) -> str:
+    """What a group of the table is, in one word; empty if all rows are one group."""
+    columns = set(df.columns)
+    if columns >= {"neuron", "head"}:
+        return "component"
+    nouns = {"neuron": "neuron", "subhead": "sub-head", "direction": "direction", "factor": "factor", "head": "head"}
+    return next((noun for column, noun in nouns.items() if column in columns), "layer" if "layer" in columns else "")
 
 
-def head(df: pd.DataFrame, n: int | None) -> pd.DataFrame:
-    """The rows of a table's first n units (all for None)."""
-    names = keys(df)
+def count_groups(df: pd.DataFrame) -> int:
+    """How many groups a table holds."""
+    return len(df[key_columns(df)].drop_duplicates())
+
+
+def first_groups(df: pd.DataFrame, n: int | None) -> pd.DataFrame:
+    """The rows of a table's first n groups (None: all)."""
+    names = key_columns(df)
     if n is None or not names:
         return df
-    first = df[names].drop_duplicates().head(n)
-    kept = df[names].merge(first.assign(_kept=True), on=names, how="left")["_kept"].notna()
-    return df.loc[kept.to_numpy()]
+    is_first = df.groupby(names, sort=False, observed=True, dropna=False).ngroup() < n
+    return df.loc[is_first.to_numpy()]
 
 
-def units(df: pd.DataFrame, n: int | None = None) -> Iterator[Unit]:
-    """The first n units of a table (all for None), in its order, each with its rows, best first."""
-    names = keys(df)
-    rows = head(df, n)
+def table_groups(df: pd.DataFrame, n: int | None = None) -> Iterator[TableGroup]:
+    """The first n groups of a table (None: all), in the table's order, each with its rows, best first."""
+    names = key_columns(df)
+    rows = first_groups(df, n)
     if not names:
         if len(rows):
-            yield Unit("", "", rows)
+            yield TableGroup("", "", rows)
         return
-    for _, group in rows.groupby(names, sort=False, observed=True, dropna=False):
-        group = group.sort_values("rank", kind="stable") if "rank" in group.columns else group
-        row = group.iloc[0][names].to_dict()
-        yield Unit(name_of(row), weight_of(row), group)
+    if "rank" in rows.columns:
+        order = rows.groupby(names, sort=False, observed=True, dropna=False).ngroup()
+        rows = rows.iloc[np.lexsort((rows["rank"].to_numpy(), order.to_numpy()))]
+    for values, group in rows.groupby(names, sort=False, observed=True, dropna=False):
+        keys = dict(zip(names, values if isinstance(values, tuple) else (values,)))
+        yield TableGroup(name_of(keys), weight_of(keys), group)
 
 
-def ends(rows: pd.DataFrame) -> tuple[str, str]:
+def pair_ends(rows: pd.DataFrame) -> tuple[str, str]:
     """The two ends of a pair, in the order of the arrow: source → promoted for W_OV, query → key for W_QK."""
     query_first = "weight" in rows.columns and len(rows) and rows["weight"].iloc[0] == "W_QK"
     return ("dest", "src") if query_first else ("src", "dest")
 
 
 def in_glossary_order(columns: list[str]) -> list[str]:
-    """Columns as tables of this package order them; what is not ours comes last."""
-    order = {name: place for place, name in enumerate(GLOSSARY)}
+    """Column names in the order of the package's tables; other names last."""
+    order = {name: i for i, name in enumerate(GLOSSARY)}
     return sorted(columns, key=lambda name: order.get(name, len(order)))

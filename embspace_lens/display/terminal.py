@@ -1,184 +1,270 @@
-"""Tables made to be read in a terminal: one line a neuron or head, a hundred columns at most."""
+"""Tables for a terminal: one line per neuron, head or direction, at most a hundred columns wide."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import StringIO
+from itertools import chain
+from typing import Any, Literal
 
 import pandas as pd
+from rich.console import Console, ConsoleOptions, Group
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
 
-from .measurements import cells, n_numeric
-from .table_groups import Unit, count, ends, kind, name_of, units
-from .tokens import ELLIPSIS, figures, for_terminal, has_rtl, pad, width
+from .measurements import n_numeric_at_end, text_cells
+from .table_groups import count_groups, kind, name_of, noun_of, pair_ends, table_groups
+from .tokens import ELLIPSIS, END_ISOLATE, SPACE, for_terminal, format_score, has_rtl, isolate, visible, width
 
 COLUMNS = 100
+LONGEST_NAME = 30  # columns of a terminal for a direction's name
+LEAST_ROOM = 10  # columns of a terminal that a list of tokens gets at least
+CONTEXT = ["factor", "layer", "rank"]  # the keys of a context
 
 
-def line(cells: Iterable[str], room: int, separator: str = " ") -> str:
-    """As many cells as fit into `room` columns, and … where some do not; always the first, cut if need be."""
-    cells = list(cells)
-    shown: list[str] = []
-    used = 0
-    for place, cell in enumerate(cells):
-        needed = width(cell) + (width(separator) if shown else 0)
-        tail = 0 if place == len(cells) - 1 else width(separator) + 1
-        if used + needed + tail > room:
-            break
-        shown.append(cell)
+class Tokens:
+    """A cell with as many whole tokens as fit on its line, and … for the rest."""
+
+    def __init__(self, tokens: Iterable[str], separator: str = " ", n_bold: int = 3) -> None:
+        self.tokens, self.separator, self.n_bold = tokens, separator, n_bold
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(LEAST_ROOM, options.max_width), options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        shown, is_complete = whole_tokens(self.tokens, options.max_width, self.separator)
+        line = Text(self.separator.join(shown if is_complete else [*shown, ELLIPSIS]), no_wrap=True, overflow="crop")
+        if console.color_system is not None:
+            line.stylize("bold", 0, len(self.separator.join(shown[: self.n_bold])))
+            line.highlight_regex(SPACE, "dim")
+        yield line
+
+
+class Line:
+    """A cell with a text that is cut at its end, or at its start, if it does not fit on its line."""
+
+    def __init__(self, text: str, style: str = "", cut: Literal["end", "start"] = "end") -> None:
+        self.text, self.style, self.cut = text, style, cut
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(width(self.text), options.max_width), min(width(self.text), options.max_width))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        text = (cut_end if self.cut == "end" else cut_start)(self.text, options.max_width)
+        yield Text(text, style=self.style, no_wrap=True, overflow="crop")
+
+
+def whole_tokens(tokens: Iterable[str], room: int, separator: str = " ") -> tuple[list[str], bool]:
+    """As many tokens as fit into `room` columns, with room for … if there are more, and whether these are all.
+
+    The first token is always there, cut if need be.
+    """
+    tokens = list(tokens)
+    gap, used = width(separator), 0
+    for i, token in enumerate(tokens):
+        needed = width(token) + (gap if i else 0)
+        if used + needed + (gap + 1 if i < len(tokens) - 1 else 0) > room:
+            return (tokens[:i], False) if i else ([cut_end(token, room)], True)
         used += needed
-    if not shown and cells:
-        return cut(cells[0], room)
-    return separator.join(shown if len(shown) == len(cells) else [*shown, ELLIPSIS])
+    return tokens, True
 
 
-def cut(text: str, room: int) -> str:
-    """A text cut to a terminal's columns, … at its end."""
+def cut_end(text: str, room: int) -> str:
+    """A text cut to `room` columns, with … at its end."""
     if width(text) <= room:
         return text
-    kept = ""
+    cut = ""
     for character in text:
-        if width(kept + character) > room - 1:
+        if width(cut + character) > room - 1:
             break
-        kept += character
-    return kept + ELLIPSIS + ("\u2069" if has_rtl(kept) else "")
+        cut += character
+    return cut + ELLIPSIS + (END_ISOLATE if has_rtl(cut) else "")
 
 
-def token_cells(rows: pd.DataFrame) -> Iterator[str]:
-    """A unit's tokens, or pairs, as a terminal shows them."""
+def cut_start(text: str, room: int) -> str:
+    """A text cut to `room` columns, with … at its start."""
+    if width(text) <= room:
+        return text
+    text = text[-room:]  # a character takes no column at least
+    while text and width(text) > room - 1:
+        text = text[1:]
+    return ELLIPSIS + text
+
+
+def _columns(*right: bool) -> Table:
+    """An empty table without lines, with a column for each argument: aligned to the right for True."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    for is_right in right:
+        table.add_column(no_wrap=True, justify="right" if is_right else "left")
+    return table
+
+
+def _titled(titles: Sequence[str], right: Sequence[str] = ()) -> Table:
+    table = _columns(*(title in right for title in titles))
+    for column, title in zip(table.columns, titles, strict=True):
+        column.header = Text(title, overflow="ellipsis", no_wrap=True)
+    table.columns[-1].no_wrap = False  # rich narrows this column first
+    return table
+
+
+def _group_lines(df: pd.DataFrame, n: int | None, table_kind: str) -> Table:
+    """One line for each group: its name, its weight, its best score and its tokens or pairs."""
+    groups = list(table_groups(df, n))
+    has_names, has_weights = any(group.name for group in groups), any(group.weight for group in groups)
+    titles = [noun_of(df)] * has_names + ["weight"] * has_weights + ["best", f"{table_kind}, best first"]
+    table = _titled(titles, right=["best"])
+    for group in groups:
+        name = [Line(cut_end(isolate(visible(group.name)), LONGEST_NAME))] * has_names
+        weight = [Line(group.weight, "dim")] * has_weights
+        best = Line(format_score(float(group.rows["score"].iloc[0])), "dim")
+        table.add_row(*name, *weight, best, Tokens(token_texts(group.rows)))
+    return table
+
+
+def token_texts(rows: pd.DataFrame) -> Iterator[str]:
+    """The tokens, or pairs, of a group as a terminal shows them."""
     if "token_string" in rows.columns:
         return map(for_terminal, rows["token_string"])
-    left, right = ends(rows)
+    left, right = pair_ends(rows)
     pairs = zip(rows[f"{left}_token_string"], rows[f"{right}_token_string"], strict=True)
     return (f"{for_terminal(a)}→{for_terminal(b)}" for a, b in pairs)
 
 
-def _rows(
-    table: Sequence[tuple[list[str], Iterable[str]]],
-    columns: int,
-    titles: list[str],
-    last: str,
-    n_right: int,
-    gap: str = " ",
-) -> list[str]:
-    """Lines under a line of titles: fixed cells in columns (the last `n_right` to the right), then what fits."""
-    widths = [max(map(width, cells)) for cells in zip(titles, *(fixed for fixed, _ in table), strict=True)]
-    room = max(10, columns - sum(widths) - 2 * len(widths))
-
-    def fixed_part(cells: list[str]) -> str:
-        parts = []
-        for place, (cell, columns_) in enumerate(zip(cells, widths, strict=True)):
-            right = place >= len(cells) - n_right
-            parts.append(" " * (columns_ - width(cell)) + cell if right else pad(cell, columns_))
-        return "  ".join(parts)
-
-    heading = f"{fixed_part(titles)}  {last}".rstrip()
-    return [heading, *(f"{fixed_part(fixed)}  {line(cells, room, gap)}".rstrip() for fixed, cells in table)]
-
-
-def _unit_rows(shown: Iterable[Unit], columns: int, pairs: bool) -> list[str]:
-    shown = list(shown)
-    weights = any(unit.weight for unit in shown)
-    names = any(unit.name for unit in shown)
-    table = []
-    for unit in shown:
-        best = figures(float(unit.rows["score"].iloc[0]))
-        fixed = ([unit.name] if names else []) + ([unit.weight] if weights else []) + [best]
-        table.append(([cut(cell, 30) for cell in fixed], token_cells(unit.rows)))
-    titles = (["unit"] if names else []) + (["weight"] if weights else []) + ["best"]
-    return _rows(table, columns, titles, "pairs, best first" if pairs else "tokens, best first", 1)
-
-
-def _search_rows(df: pd.DataFrame, columns: int) -> list[str]:
-    """One line for each weight: the units that read or write the token, each with its score."""
-    table = []
+def _search_lines(df: pd.DataFrame) -> Table:
+    """One line for each weight: the components that score the token highest, each with its score."""
+    table = _titled(["weight", f"components that score {for_terminal(df['token_string'].iloc[0])} highest"])
     for weight, rows in df.groupby("weight", sort=False, observed=True):
-        cells = [f"{name_of(row)} {figures(row['score'])}" for row in rows.sort_values("rank").to_dict("records")]
-        table.append(([str(weight)], cells))
-    token = for_terminal(df["token_string"].iloc[0]) if len(df) else ""
-    return _rows(table, columns, ["weight"], f"who scores {token} highest" if token else "nobody", 0, "  ")
+        best_first = rows.sort_values("rank", kind="stable").to_dict("records")
+        names = [f"{name_of(row)} {format_score(row['score'])}" for row in best_first]
+        table.add_row(Line(str(weight)), Tokens(names, "  "))
+    return table
 
 
-def _component_rows(df: pd.DataFrame, columns: int) -> list[str]:
-    table = []
+def _component_lines(df: pd.DataFrame) -> Table:
+    table = _titled(["layer", "weight", "shape", "dtype", "norm", "folded in, notes"], right=["norm"])
     for row in df.to_dict("records"):
         shape = f"{row['rows']} × {row['columns']}" if row["rows"] else ""
         heads = f"{row['n_heads']} × " if row.get("n_heads") else ""
-        where = name_of(row) or "outer"
-        notes = [text for text in (row.get("folded"), row.get("note")) if text]
-        fixed = [where, str(row["weight"]), heads + shape, str(row.get("dtype", "")), figures(row["norm"])]
-        table.append((fixed, [", ".join(notes)] if notes else []))
-    return _rows(table, columns, ["where", "weight", "shape", "dtype", "norm"], "folded, notes", 1)
+        cells = [name_of(row) or "–", str(row["weight"]), heads + shape, str(row.get("dtype", ""))]
+        notes = ", ".join(text for text in (row.get("folded"), row.get("note")) if text)
+        table.add_row(*map(Line, cells), Line(format_score(row["norm"])), Line(notes, "dim"))
+    return table
 
 
-def _context_rows(df: pd.DataFrame, columns: int) -> list[str]:
-    """A concordance: the targets under one another, what comes before and after cut to what fits."""
-    rows = df.to_dict("records")
-    fixed = [(f"L{row['layer']}F{row['factor']}", figures(row["code"])) for row in rows]
-    targets = [for_terminal(row["token_string"]) for row in rows]
-    wide = [max(map(width, cells)) for cells in zip(*fixed, strict=True)]
-    middle = min(max(map(width, targets)), columns // 4)
-    room = max(5, (columns - sum(wide) - middle - 8) // 2)
-    lines = [f"{pad('where', wide[0])}  {'code':>{wide[1]}}  {'':{room}}  target"]
-    for (where, code), target, row in zip(fixed, targets, rows, strict=True):
-        around = (row["before"].strip(), row["after"].strip())
-        left, after = (for_terminal(text).replace("␣", " ") if text else "" for text in around)
-        while width(left) > room:  # its end stands next to the target
-            left = ELLIPSIS + left[2:]
-        left = " " * (room - width(left)) + left
-        number = " " * (wide[1] - width(code)) + code
-        lines.append(
-            f"{pad(where, wide[0])}  {number}  {left}  {pad(cut(target, middle), middle)}  {cut(after, room)}".rstrip()
-        )
-    return lines
+def _context_lines(df: pd.DataFrame) -> Table:
+    """A concordance: targets in one column, with the text before and after them cut to what fits."""
+    table = _titled(["context", "code", "", "target", ""], right=["code", ""])
+    table.expand = True
+    table.columns[2].ratio = table.columns[4].ratio = 1
+    table.columns[3].max_width = COLUMNS // 4
+    table.columns[4].justify = "left"
+    for row in df.to_dict("records"):
+        before, after = (isolate(visible(row[name].strip())) for name in ("before", "after"))
+        keys = Line(f"L{row['layer']}F{row['factor']}"), Line(format_score(row["code"]), "dim")
+        target = Line(for_terminal(row["token_string"]), "bold")
+        table.add_row(*keys, Line(before, cut="start"), target, Line(after))
+    return table
 
 
-def _saliency_rows(df: pd.DataFrame, columns: int) -> list[str]:
-    """One line a context: the tokens that decide its code, each with how far off it stands and its saliency."""
-    table = []
-    for _, rows in df.groupby(["factor", "layer", "rank"], sort=False):
-        factor, layer, rank = (rows[name].iloc[0] for name in ("factor", "layer", "rank"))
+def _saliency_lines(df: pd.DataFrame) -> Table:
+    """One line for each context: its tokens, the most salient first, with their offset and their saliency."""
+    table = _titled(
+        ["context", "rank", "tokens (offset from the target) and saliency, most salient first"], right=["rank"]
+    )
+    for _, rows in df.groupby(CONTEXT, sort=False):
+        factor, layer, rank = (rows[name].iloc[0] for name in CONTEXT)
         strongest = rows.sort_values("saliency", ascending=False, kind="stable").to_dict("records")
-        shown = [f"{for_terminal(r['token_string'])}({r['offset']}) {figures(r['saliency'])}" for r in strongest]
-        table.append(([f"L{layer}F{factor}", str(rank)], shown))
-    return _rows(table, columns, ["where", "rank"], "tokens (places from the target), most salient first", 1, "  ")
+        texts = [
+            f"{for_terminal(row['token_string'])}({row['offset']}) {format_score(row['saliency'])}" for row in strongest
+        ]
+        table.add_row(Line(f"L{layer}F{factor}"), Line(str(rank)), Tokens(texts, "  "))
+    return table
 
 
-def render(df: Any, *, n: int | None = None, columns: int = COLUMNS, hint: str = "") -> str:
-    """A table of the lens as text to be read in a terminal.
+def _measurement_lines(df: pd.DataFrame, columns: int) -> Group | Table:
+    """One line for each row; columns for which there is no room are named below the table."""
+    cells = [list(map(str, df.columns)), *text_cells(df)]
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    n_shown = max(1, sum(sum(widths[: i + 1]) + 2 * i <= columns for i in range(len(widths))))
+    first_number = len(widths) - n_numeric_at_end(df)
+    table = _columns(*(i >= first_number for i in range(n_shown)))
+    for column, title in zip(table.columns, cells[0]):
+        column.header = Text(title)
+    for row in cells[1:]:
+        table.add_row(*(Line(isolate(cell)) for cell in row[:n_shown]))
+    if n_shown == len(widths):
+        return table
+    return Group(table, Text(f"{ELLIPSIS} and columns {', '.join(cells[0][n_shown:])}", style="dim"))
+
+
+def lay_out(df: Any, *, n: int | None = None, columns: int = COLUMNS, hint: str = "") -> Group | Text:
+    """A table of the lens for a rich console, which adds colours where the terminal has them.
 
     Args:
         df: A table of any of the lens's methods.
         n: How many neurons, heads or directions to show; all by default.
-        columns: How wide it may be.
-        hint: What to do next: its last line.
-
-    Returns:
-        One line per neuron, head or direction and weight under a line of titles; scores to three figures. No line is
-        wider than `columns`, unless that is below 40.
+        columns: The width of the terminal.
+        hint: The last line, such as a command to try next.
 
     Raises:
-        EmbspaceError: If it is none of these tables.
+        EmbspaceError: If it is not a table of this package.
     """
-    found = kind(df)
-    if found == "saliency":
-        total = len(df[["factor", "layer", "rank"]].drop_duplicates())
+    table_kind = kind(df)
+    if len(df) == 0:
+        return Group(Text("The table is empty: nothing was selected."), *_hint_lines(hint))
+    context = df.groupby(CONTEXT, sort=False).ngroup() if table_kind == "saliency" else None
+    counts: dict[str, Callable[[], int]] = {
+        "saliency": lambda: int(context.max()) + 1 if context is not None else 0,
+        "tokens": lambda: count_groups(df),
+        "pairs": lambda: count_groups(df),
+    }
+    total = counts.get(table_kind, lambda: len(df))()
+    n_shown = total if n is None or table_kind == "search" else min(n, total)
+    if table_kind in ("tokens", "pairs"):
+        lines = _group_lines(df, n_shown, table_kind)
+    elif table_kind == "saliency":
+        assert context is not None
+        lines = _saliency_lines(df[context < n_shown])
+    elif table_kind == "search":
+        lines = _search_lines(df)
+    elif table_kind in ("components", "contexts"):
+        lines = {"components": _component_lines, "contexts": _context_lines}[table_kind](df.head(n_shown))
     else:
-        total = count(df) if found in ("tokens", "pairs") else len(df)
-    if total == 0:
-        lines = ["An empty table: nothing was selected."]
-    elif found == "search":
-        lines = _search_rows(df, columns)
-    elif found == "components":
-        lines = _component_rows(df.head(total if n is None else n), columns)
-    elif found == "contexts":
-        lines = _context_rows(df.head(total if n is None else n), columns)
-    elif found == "saliency":
-        chosen = df.groupby(["factor", "layer", "rank"], sort=False).ngroup()
-        lines = _saliency_rows(df[chosen < (total if n is None else n)], columns)
-    elif found == "measurements":
-        rows = [(row, []) for row in cells(df, n)]
-        lines = _rows(rows, columns, list(df.columns), "", n_numeric(df))
-    else:
-        lines = _unit_rows(islice(units(df, n), n), columns, found == "pairs")
-    if n is not None and n < total and found != "search":
-        lines.append(f"{ELLIPSIS} {total - n:,} more of {total:,}")
-    return "\n".join([*lines, *(["", hint] if hint else [])])
+        lines = _measurement_lines(df.head(n_shown), columns)
+    more = [Text(f"{ELLIPSIS} {total - n_shown:,} more of {total:,}", style="dim")] if n_shown < total else []
+    return Group(lines, *more, *_hint_lines(hint))
+
+
+def _hint_lines(hint: str) -> Iterator[Text]:
+    return iter((Text(), Text(hint)) if hint else ())
+
+
+def render(df: Any, *, n: int | None = None, columns: int = COLUMNS, hint: str = "", colour: bool = False) -> str:
+    """A table of the lens as text for a terminal.
+
+    Args:
+        df: A table of any of the lens's methods.
+        n: How many neurons, heads or directions to show; all by default.
+        columns: How wide the text may be.
+        hint: The last line, such as a command to try next.
+        colour: Whether to add escape codes for colours.
+
+    Returns:
+        A line of titles and one line per neuron, head or direction and weight, with scores to three figures. No line but the
+        hint is wider than `columns`, if that is 40 or more.
+
+    Raises:
+        EmbspaceError: If it is not a table of this package.
+    """
+    output = StringIO()
+    console = Console(
+        file=output,
+        width=columns,
+        color_system="standard" if colour else None,
+        force_terminal=colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.print(lay_out(df, n=n, columns=columns), soft_wrap=False)
+    lines = [line.rstrip() for line in output.getvalue().rstrip("\n").split("\n")]
+    return "\n".join(chain(lines, ["", hint] if hint else []))

@@ -1,4 +1,4 @@
-"""How a token is displayed: tokens stay exact in every table, and are made visible here alone."""
+"""Tokens and numbers as readers see them. Tables hold exact tokens; only this module makes their characters visible."""
 
 import re
 import unicodedata
@@ -7,26 +7,19 @@ from html import escape
 SPACE, NEWLINE, TAB = "␣", "⏎", "⇥"
 ELLIPSIS = "…"
 
-_SIGNS = {" ": SPACE, "\n": NEWLINE, "\t": TAB}
-_JOINERS = "\u200c\u200d"  # part of emoji and of some scripts
+_VISIBLE = {" ": SPACE, "\n": NEWLINE, "\t": TAB}
+_JOINERS = "\u200c\u200d"  # parts of emoji and of some scripts
+_ESCAPED_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs")
+"""Controls, formats (bidirectional overrides among them), surrogates, unassigned characters and separators."""
+
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
+_ISOLATE, END_ISOLATE = "\u2068", "\u2069"
 
 
-def _shown(character: str) -> str:
-    if character in _SIGNS:
-        return _SIGNS[character]
-    # Controls, formats (bidirectional overrides among them), surrogates, separators: they would act, or vanish.
-    if character not in _JOINERS and unicodedata.category(character) in (
-        "Cc",
-        "Cf",
-        "Cs",
-        "Co",
-        "Cn",
-        "Zl",
-        "Zp",
-        "Zs",
-    ):
+def _visible_character(character: str) -> str:
+    if character in _VISIBLE:
+        return _VISIBLE[character]
+    if character not in _JOINERS and unicodedata.category(character) in _ESCAPED_CATEGORIES:
         return character.encode("unicode_escape").decode()
     return character
 
@@ -35,7 +28,7 @@ def display(token: str) -> str:
     r"""A token as one line of visible characters: spaces as ␣, newlines as ⏎, tabs as ⇥, control characters escaped.
 
     Args:
-        token: Its exact text; pieces that do not decode are shown as they are.
+        token: Its exact text, or the tokenizer's piece if it does not decode.
 
     Returns:
         The text to show; never empty.
@@ -46,59 +39,58 @@ def display(token: str) -> str:
     """
     if not token:
         return "∅"
-    text = "".join(map(_shown, token))
+    text = "".join(map(_visible_character, token))
     if unicodedata.combining(text[0]):
-        text = "◌" + text  # a mark of its own would sit on whatever stands before it
+        text = "◌" + text  # a combining mark would join the character before it
     return text if text.strip(_JOINERS) else token.encode("unicode_escape").decode()
 
 
 def visible(text: str) -> str:
-    r"""A stretch of text as one line: spaces stay spaces, line ends and characters that would act or vanish are shown.
+    r"""A text as one line: spaces stay spaces, line ends become ⏎, control characters are escaped.
 
     Example:
         >>> visible("a film\n\x00")
         'a film⏎\\x00'
     """
-    if text.isprintable():  # nearly always, and there are millions of them
+    if text.isprintable():  # true for almost all texts, and quick to find out
         return text
-    return "".join(character if character.isprintable() else _shown(character) for character in text)
+    return "".join(character if character.isprintable() else _visible_character(character) for character in text)
 
 
 def pair(left: str, right: str) -> str:
-    """A pair of tokens: `␣not→␣bad`, from the attended-from or attending token to the promoted or attended-from one."""
+    """A pair of tokens with an arrow: `␣not→␣bad`. See `table_groups.pair_ends` for the order."""
     return f"{display(left)}→{display(right)}"
 
 
 def is_muted(token: str) -> bool:
-    """Whether a token shows no text of its own: a byte that does not decode, or nothing but escapes."""
+    """Whether a token is a byte that does not decode, or holds control characters and no letter or digit."""
     return bool(_BYTE.fullmatch(token)) or (not token.isprintable() and not any(map(str.isalnum, token)))
 
 
 def has_rtl(text: str) -> bool:
-    """Whether some character is written from right to left."""
+    """Whether any character is written from right to left."""
     return any(unicodedata.bidirectional(character) in ("R", "AL", "AN") for character in text)
 
 
+def isolate(text: str) -> str:
+    """A text for a terminal: right-to-left text is isolated, so that the columns beside it keep their order."""
+    return f"{_ISOLATE}{text}{END_ISOLATE}" if has_rtl(text) else text
+
+
 def for_terminal(token: str) -> str:
-    """A token as a terminal shows it: as `display`, isolated where it runs from right to left, so that columns stay."""
-    text = display(token)
-    return f"{_ISOLATE}{text}{_END_ISOLATE}" if has_rtl(text) else text
+    """A token for a terminal: as `display` shows it, isolated if it is written from right to left."""
+    return isolate(display(token))
 
 
 def width(text: str) -> int:
-    """How many columns of a terminal a text takes: two for wide characters, none for marks."""
+    """How many columns of a terminal a text takes: two per wide character, none for a combining mark."""
     from rich.cells import cell_len
 
-    return cell_len(text.replace(_ISOLATE, "").replace(_END_ISOLATE, ""))
+    return cell_len(text.replace(_ISOLATE, "").replace(END_ISOLATE, ""))
 
 
-def pad(text: str, columns: int) -> str:
-    """A text filled with spaces to a terminal's columns."""
-    return text + " " * max(0, columns - width(text))
-
-
-def figures(value: float, n: int = 3) -> str:
-    """A number to three figures, in as few characters as are read at a glance: 0.393, 12.3, 1,230, −0.05."""
+def format_score(value: float, n: int = 3) -> str:
+    """A number to n figures, and at least that many decimals below 1: 0.393, 12.3, 1,230, −0.050."""
     if value != value:
         return "n/a"
     if value in (float("inf"), float("-inf")):
@@ -107,13 +99,13 @@ def figures(value: float, n: int = 3) -> str:
     if size and not 1e-3 <= size < 1e6:
         text = f"{size:.{n - 1}e}"
     else:
-        digits = max(0, n - len(str(int(size)))) if size >= 1 else n
-        text = f"{size:,.{digits}f}"
+        decimals = max(0, n - len(str(int(size)))) if size >= 1 else n
+        text = f"{size:,.{decimals}f}"
     return f"−{text}" if value < 0 and text.strip("0.,") else text
 
 
 def markup(token: str) -> str:
-    """A token as escaped HTML: its stand-ins for spaces are faint, and its direction of writing is its own."""
+    """A token as escaped HTML: the signs for spaces are faint, and its writing direction does not affect its neighbours."""
     text = escape(display(token))
     for sign in (SPACE, NEWLINE, TAB):
         text = text.replace(sign, f'<span class="esl-sign">{sign}</span>')
@@ -121,30 +113,30 @@ def markup(token: str) -> str:
 
 
 def chip(token: str, token_id: int, score: float | None = None, strength: float = 0.0) -> str:
-    """A token as a chip of HTML: its strength is the tint, its id and score are the title, its sign an underline.
+    """A token as a chip in HTML: strength as tint, id and score as title, a negative score as dashed underline.
 
     Args:
         token: Its exact text.
         token_id: Its id in the vocabulary.
-        score: What it scores, if anything.
-        strength: Between 0 and 1: how strong the tint is.
+        score: Its score; None for a token without one.
+        strength: How strong the tint is, between 0 and 1.
     """
-    said = f"{display(token)}, id {token_id}" + ("" if score is None else f", score {figures(score)}")
-    return _chip(markup(token), said, is_muted(token), score, strength)
+    title = f"{display(token)}, id {token_id}" + ("" if score is None else f", score {format_score(score)}")
+    return _chip(markup(token), title, is_muted(token), score, strength)
 
 
 def pair_chip(
     left: str, right: str, left_id: int, right_id: int, score: float | None = None, strength: float = 0.0
 ) -> str:
-    """Two tokens as one chip of HTML, an arrow between them."""
-    said = f"{display(left)} (id {left_id}) → {display(right)} (id {right_id})"
-    said += "" if score is None else f", score {figures(score)}"
-    inner = f'{markup(left)}<span class="esl-arrow" aria-label="to">→</span>{markup(right)}'
-    return _chip(inner, said, is_muted(left) and is_muted(right), score, strength)
+    """Two tokens as one chip in HTML, with an arrow between them."""
+    title = f"{display(left)} (id {left_id}) → {display(right)} (id {right_id})"
+    title += "" if score is None else f", score {format_score(score)}"
+    content = f'{markup(left)}<span class="esl-arrow" aria-label="to">→</span>{markup(right)}'
+    return _chip(content, title, is_muted(left) and is_muted(right), score, strength)
 
 
-def _chip(inner: str, said: str, muted: bool, score: float | None, strength: float) -> str:
+def _chip(content: str, title: str, muted: bool, score: float | None, strength: float) -> str:
     negative = score is not None and score < 0
-    kind = "esl-chip" + (" esl-muted" if muted else "") + (" esl-negative" if negative else "")
+    classes = "esl-chip" + (" esl-muted" if muted else "") + (" esl-negative" if negative else "")
     tint = f"{min(1.0, max(0.0, strength)):.2f}"
-    return f'<span class="{kind}" style="--s:{tint}" title="{escape(said)}">{inner}</span>'
+    return f'<span class="{classes}" style="--s:{tint}" title="{escape(title)}">{content}</span>'

@@ -1,105 +1,104 @@
-"""Comparisons of two models as curves: classifiers on another model, and where tuning points."""
+"""Comparisons of two models as curves: stitched classifiers, and the tokens that tuning moves weights towards."""
 
 from html import escape
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..display import theme
-from ..display.measurements import measure
-from .curves import by_layer, check, line, name_ends
-from .figure import plotly, quiet
+from ..display.measurements import format_measure
+from ..display.table_groups import check_columns
+from .curves import CurveEnd, band, curve, name_ends, plot_by_layer
+from .figure import AXIS, TOP, axis_title, balanced_columns, finish, plotly
 
 CONTROLS = ("random", "transpose", "untranslated")
+REFERENCES = {"donor": "on the donor's own model", "chance": "chance"}
 WIDTH, HEIGHT = 560, 330
-PER_ROW = 3
+MAX_COLUMNS = 3
 
 
 def plot_stitch(df: pd.DataFrame) -> Any:
-    """Draw how well classifiers do on another model, for every number of kept blocks.
+    """Draw the accuracy of stitched classifiers by the number of the recipient's blocks that run.
 
     Args:
         df: A table of `stitch_sweep()`, of one recipient.
 
     Returns:
-        A plotly figure: a curve for each kernel, the median of the donors, and a band from the worst to the best; controls in
-        grey, and dashed what the donors reach themselves, and chance.
+        A plotly figure: one curve for each kernel, the median of the donors, with a band from the lowest to the highest;
+        controls in grey; dashed lines for the donors themselves and for chance.
 
     Raises:
-        EmbspaceError: If the table is another one or empty; or plotly is not installed.
+        EmbspaceError: If a column is missing or the table is empty; or plotly is not installed.
     """
-    check(df, ("recipient", "donor", "kernel", "keep", "accuracy", "low", "high", "n"), "plot_stitch()")
+    check_columns(df, "stitch", "plot_stitch()")
     go = plotly()
     figure = go.Figure()
     df = df.astype({"kernel": "str"})
-    levels = df.groupby("kernel")["accuracy"].median().to_dict()
-    swept = df[df["keep"] >= 0]
-    found = swept.groupby(["kernel", "keep"])["accuracy"].agg(["min", "median", "max"]).reset_index()
-    kernels = sorted(set(found["kernel"]), key=lambda name: (name not in CONTROLS, name))  # the claim is drawn on top
+    medians = df.groupby("kernel")["accuracy"].median().to_dict()
+    curves = df[df["keep"] >= 0].groupby(["kernel", "keep"])["accuracy"].agg(["min", "median", "max"]).reset_index()
+    kernels = sorted(set(curves["kernel"]), key=lambda name: (name not in CONTROLS, name))  # controls below the others
     colours = dict(zip([name for name in kernels if name not in CONTROLS], theme.SERIES * 2))
-    ends, at_end = [], []
+    ends, control_ends = [], []
     for kernel in kernels:
-        part = found[found["kernel"] == kernel]
-        rows = {name: part[name].tolist() for name in ("keep", "min", "median", "max")}
-        keep, middle = rows["keep"], rows["median"]
+        points = curves[curves["kernel"] == kernel]
+        keep, low, median, high = (points[name].tolist() for name in ("keep", "min", "median", "max"))
         colour = colours.get(kernel, theme.GREY)
-        band = {"line": {"width": 0}, "fillcolor": colour, "opacity": 0.13, "fill": "toself", "mode": "lines"}
-        outline = [*rows["max"], *rows["min"][::-1]]
-        figure.add_trace(go.Scatter(x=[*keep, *keep[::-1]], y=outline, hoverinfo="skip", **band))
+        figure.add_trace(band(go, keep, low, high, colour, 0.13))
         hover = [
-            f"{escape(kernel)}, {k} blocks kept<br>median {measure(m)} ({measure(a)} to {measure(b)})"
-            for k, a, m, b in zip(keep, rows["min"], middle, rows["max"], strict=True)
+            f"{escape(kernel)}, {k} blocks kept<br>median {format_measure(m)} ({format_measure(a)} to {format_measure(b)})"
+            for k, a, m, b in zip(keep, low, median, high, strict=True)
         ]
-        figure.add_trace(line(go, keep, middle, hover, colour, "solid" if kernel in colours else "dot"))
+        figure.add_trace(curve(go, keep, median, hover, colour, "solid" if kernel in colours else "dot"))
         if kernel in colours:
-            ends.append((escape(kernel), middle[-1], colour))
+            ends.append(CurveEnd(escape(kernel), median[-1], colour))
         else:
-            at_end.append(middle[-1])
-    if at_end:
+            control_ends.append(median[-1])
+    if control_ends:
         names = ", ".join(name for name in kernels if name in CONTROLS)
-        ends.append((names, sum(at_end) / len(at_end), theme.LIGHT.quiet))
-    for name, said in (("donor", "on its own model"), ("chance", "chance")):
-        if name in levels:
-            figure.add_hline(y=levels[name], line={"color": theme.LIGHT.quiet, "width": 1, "dash": "dash"})
-            ends.append((said, levels[name], theme.LIGHT.quiet))
-    top, bottom = _range(df["accuracy"])
-    name_ends(figure, ends, (top - bottom) / HEIGHT)
-    last = int(max(found["keep"], default=0))
-    axis = {"linecolor": theme.LIGHT.line, "tickfont": {"size": 11, "color": theme.LIGHT.quiet}, "zeroline": False}
-    recipient, donors, n = df["recipient"].iloc[0], len(set(df["donor"])), df["n"].iloc[0]
-    figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="", dtick=max(1, last // 12))
-    figure.update_xaxes(
-        title={"text": f"blocks of {escape(str(recipient))} that run", "font": {"size": 12}, "standoff": 6}
-    )
-    figure.update_yaxes(**axis, gridcolor=theme.LIGHT.line, range=[bottom, top], dtick=0.1, tickformat=".1f")
-    figure.update_yaxes(title={"text": "accuracy", "font": {"size": 12}})
-    figure.update_layout(margin={"l": 64, "r": 220, "t": 92, "b": 54})
-    many = f"median of {donors} classifiers, bands from the worst to the best" if donors > 1 else "one classifier"
-    subtitle = f"{many}; {n:,} texts"
-    return quiet(figure, "A classifier on a model it was not made for", WIDTH + 284, HEIGHT + 146, subtitle)
+        ends.append(CurveEnd(names, sum(control_ends) / len(control_ends), theme.LIGHT.quiet))
+    for kernel, name in REFERENCES.items():
+        if kernel in medians:
+            figure.add_hline(y=medians[kernel], line={"color": theme.LIGHT.quiet, "width": 1, "dash": "dash"})
+            ends.append(CurveEnd(name, medians[kernel], theme.LIGHT.quiet))
+    y_range = _padded_range(df["accuracy"].to_numpy())
+    name_ends(figure, ends, y_range, HEIGHT)
+    last = int(max(curves["keep"], default=0))
+    recipient, n_donors, n = df["recipient"].iloc[0], len(set(df["donor"])), df["n"].iloc[0]
+    x_title = axis_title(f"blocks of {escape(str(recipient))} that run")
+    figure.update_xaxes(**AXIS, showgrid=False, showline=True, dtick=max(1, last // 12), title=x_title)
+    figure.update_yaxes(**AXIS, gridcolor=theme.LIGHT.line, range=y_range, dtick=0.1, tickformat=".1f")
+    figure.update_yaxes(title=axis_title("accuracy"))
+    right = 24 + 7 * max((len(end.name) for end in ends), default=0)
+    figure.update_layout(margin={"l": 64, "r": right, "t": TOP, "b": 54})
+    counted = f"median of {n_donors} classifiers, bands from lowest to highest" if n_donors > 1 else "one classifier"
+    title = "Accuracy of a classifier transferred to another model"
+    return finish(figure, title, WIDTH + 64 + right, HEIGHT + TOP + 54, f"{counted}; {n:,} texts")
 
 
 def plot_displacement(df: pd.DataFrame) -> Any:
-    """Draw how far tuning points to words of one sign, layer by layer, above random directions and the base's own weights.
+    """Draw the share of top tokens of one sentiment among the directions of weight changes, by layer, with controls.
 
     Args:
         df: A table of `displacement()`.
 
     Returns:
-        A plotly figure: a panel for each weight, bands for the 95 % intervals.
+        A plotly figure: a panel for each weight, bands for the 95 % intervals; controls are the weights before tuning
+        (base) and random directions.
 
     Raises:
-        EmbspaceError: If the table is another one or empty; or plotly is not installed.
+        EmbspaceError: If a column is missing or the table is empty; or plotly is not installed.
     """
-    check(df, ("layer", "weight", "sample", "share", "low", "high", "n"), "plot_displacement()")
+    check_columns(df, "displacement", "plot_displacement()")
     df = df.dropna(subset=["share"])
     panels = [(str(weight), rows) for weight, rows in df.groupby("weight", sort=True, observed=True)]
-    rows = [panels[i : i + PER_ROW] for i in range(0, len(panels), PER_ROW)]
-    return by_layer(rows, "share", "share", "Top tokens that are words of one sign", "directions")
+    n_columns = balanced_columns(len(panels), MAX_COLUMNS)
+    rows = [panels[i : i + n_columns] for i in range(0, len(panels), n_columns)]
+    return plot_by_layer(rows, "share", "share", "Share of top tokens that are words of one sign", "directions")
 
 
-def _range(values: Any) -> tuple[float, float]:
-    """A little more than the values take."""
+def _padded_range(values: np.ndarray) -> tuple[float, float]:
+    """The range of accuracies with a margin, within [0, 1]."""
     low, high = float(values.min()), float(values.max())
-    room = 0.06 * max(high - low, 0.05)
-    return min(1.0, high + room), max(0.0, low - room)
+    margin = 0.06 * max(high - low, 0.05)
+    return max(0.0, low - margin), min(1.0, high + margin)

@@ -1,144 +1,158 @@
-"""Panels of curves: the claim in colour, its control in grey, how sure each is, and names at their ends."""
+"""Panels of curves: the claim in colour, its control in grey, bands for intervals, and the curves' names at their ends."""
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
 from ..display import theme
-from ..display.measurements import measure
-from ..errors import EmbspaceError
-from .figure import plotly, quiet
+from ..display.measurements import format_measure
+from .figure import AXIS, TOP, axis_title, finish, plotly
 
-PANEL, ROW = 210, 190  # pixels of one panel
-APART = 15  # pixels between two names
+Dash = Literal["solid", "dash", "dot"]
+Panel = tuple[str, pd.DataFrame]
+"""A panel's title and its rows of the table."""
+
+PANEL_WIDTH, PANEL_HEIGHT = 210, 190
+NAME_HEIGHT = 15  # pixels between the names of two curves
 CONTROLS = ("shuffled", "permuted", "base", "random")
 
 
-def check(df: Any, columns: Sequence[str], caller: str) -> None:
-    """Refuse another table, and an empty one.
+class CurveEnd(NamedTuple):
+    """The name of a curve, the value at which it ends, and its colour."""
 
-    Raises:
-        EmbspaceError: If so.
-    """
-    missing = [name for name in columns if name not in getattr(df, "columns", ())]
-    if missing:
-        raise EmbspaceError(f"{caller} draws another table: {', '.join(map(repr, missing))} is not there.")
-    if df.empty:
-        raise EmbspaceError("The table is empty: there is nothing to draw.")
+    name: str
+    value: float
+    colour: str
 
 
-def grid(panels: list[list[tuple[str, pd.DataFrame]]], more: int = 0) -> tuple[Any, int, int]:
-    """A figure of quiet panels with room for the names of curves at its right; its width and height."""
+def panel_grid(panels: list[list[Panel]], panel_height: int = PANEL_HEIGHT) -> tuple[Any, int, int]:
+    """A figure of panels in rows, with room at the right for the names of curves; its width and its height."""
     from plotly.subplots import make_subplots
 
     n_columns, n_rows = max(map(len, panels)), len(panels)
     titles = [escape(title) for row in panels for title in [name for name, _ in row] + [""] * (n_columns - len(row))]
-    left, right, top, bottom = 64, 84, 92, 54
-    gap, space = 34, 66
-    width = n_columns * (PANEL + gap) - gap
-    height = n_rows * (ROW + more + space) - space
+    left, right, bottom = 64, 84, 54
+    gap_x, gap_y = 34, 74
+    width = n_columns * (PANEL_WIDTH + gap_x) - gap_x
+    height = n_rows * (panel_height + gap_y) - gap_y
     figure = make_subplots(
         n_rows,
         n_columns,
         subplot_titles=titles,
         shared_yaxes=True,
-        horizontal_spacing=gap / width,
-        vertical_spacing=space / height,
+        horizontal_spacing=gap_x / width,
+        vertical_spacing=gap_y / height,
     )
     figure.update_annotations(font={"size": 13, "color": theme.LIGHT.text}, yshift=4)
-    figure.update_layout(margin={"l": left, "r": right, "t": top, "b": bottom})
-    axis = {"linecolor": theme.LIGHT.line, "tickfont": {"size": 11, "color": theme.LIGHT.quiet}, "zeroline": False}
-    figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="")
-    figure.update_yaxes(**axis, gridcolor=theme.LIGHT.line, showline=False, ticks="", nticks=5)
-    # Titles with two lines of heading above them need a wider figure than one panel is.
-    return figure, max(520, width + left + right), height + top + bottom
+    figure.update_layout(margin={"l": left, "r": right, "t": TOP, "b": bottom})
+    figure.update_xaxes(**AXIS, showgrid=False, showline=True)
+    figure.update_yaxes(**AXIS, gridcolor=theme.LIGHT.line, showline=False, nticks=5)
+    return figure, width + left + right, height + TOP + bottom
 
 
-def line(go: Any, x: Any, y: Any, hover: list[str], colour: str, dash: str = "solid") -> Any:
+def curve(go: Any, x: Any, y: Any, hover: list[str], colour: str, dash: Dash = "solid") -> Any:
     """A curve with its points."""
-    style = {"color": colour, "width": 2, "dash": dash}
+    line = {"color": colour, "width": 2, "dash": dash}
     marker = {"size": 5, "color": colour}
-    return go.Scatter(x=x, y=y, mode="lines+markers", hovertext=hover, hoverinfo="text", line=style, marker=marker)
+    return go.Scatter(x=x, y=y, mode="lines+markers", hovertext=hover, hoverinfo="text", line=line, marker=marker)
 
 
-def by_layer(panels: list[list[tuple[str, pd.DataFrame]]], value: str, axis: str, title: str, unit: str) -> Any:
-    """Panels of one curve for the claim and one for its control over the layers."""
+def band(go: Any, x: Sequence[Any], low: Sequence[float], high: Sequence[float], colour: str, opacity: float) -> Any:
+    """The area between two curves."""
+    outline = {"x": [*x, *x[::-1]], "y": [*high, *low[::-1]], "fill": "toself", "mode": "lines", "line": {"width": 0}}
+    return go.Scatter(**outline, fillcolor=colour, opacity=opacity, hoverinfo="skip")
+
+
+def plot_by_layer(panels: list[list[Panel]], value: str, axis: str, title: str, counted: str) -> Any:
+    """Draw the claim and its controls over the layers, one panel for each pair or weight.
+
+    Args:
+        panels: Panels by row; their tables have `layer`, `sample`, `value`, `low`, `high` and `n`.
+        value: The column to draw.
+        axis: Title of the vertical axis.
+        title: Title of the figure.
+        counted: What `n` counts.
+    """
     go = plotly()
-    figure, width, height = grid(panels)
-    for row, several in enumerate(panels, 1):
-        top = max(float(rows[[value, "high"]].max().max()) for _, rows in several)
-        for column, (name, rows) in enumerate(several, 1):
+    figure, width, height = panel_grid(panels)
+    for i, row in enumerate(panels, 1):
+        top = 1.08 * max(float(rows[[value, "high"]].max().max()) for _, rows in row) or 1.0
+        for j, (name, rows) in enumerate(row, 1):
             ends = []
-            for sample in sorted(rows["sample"].unique(), key=lambda s: s not in CONTROLS):  # the claim is drawn on top
-                curve = rows.loc[rows["sample"] == sample].sort_values(by="layer")
+            for sample in sorted(rows["sample"].unique(), key=lambda sample: sample not in CONTROLS):  # claim on top
+                points = rows.loc[rows["sample"] == sample].sort_values(by="layer")
                 colour = theme.GREY if sample in CONTROLS else theme.BLUE
-                sure = curve.dropna(subset=["low", "high"])
-                figure.add_trace(
-                    go.Scatter(
-                        x=[*sure["layer"], *sure["layer"][::-1]],
-                        y=[*sure["high"], *sure["low"][::-1]],
-                        fill="toself",
-                        mode="lines",
-                        line={"width": 0},
-                        fillcolor=colour,
-                        opacity=0.22,
-                        hoverinfo="skip",
-                    ),
-                    row,
-                    column,
-                )
+                known = points.dropna(subset=["low", "high"])
+                layers, low, high = (known[column].tolist() for column in ("layer", "low", "high"))
+                figure.add_trace(band(go, layers, low, high, colour, 0.22), i, j)
                 hover = [
-                    f"{escape(name)}, layer {r['layer']}<br>{sample} {measure(r[value])} "
-                    f"({measure(r['low'])} to {measure(r['high'])})<br>{r['n']:,} {unit}"
-                    for r in curve.to_dict("records")
+                    f"{escape(name)}, layer {point['layer']}<br>{escape(str(sample))} {format_measure(point[value])} "
+                    f"({format_measure(point['low'])} to {format_measure(point['high'])})<br>{point['n']:,} {counted}"
+                    for point in points.to_dict("records")
                 ]
-                dash = "dot" if sample == "base" else "solid"  # beside the other control
-                figure.add_trace(line(go, curve["layer"], curve[value], hover, colour, dash), row, column)
-                ends.append((str(sample), float(curve[value].iloc[-1]), colour))
-            if column == len(several):
-                name_ends(figure, ends, (1.08 * top or 1) / ROW, (row, column))
-            layers = rows["layer"].to_numpy()
-            every = max(1, -(-(int(layers.max()) - int(layers.min()) + 1) // 8))
-            figure.update_xaxes(dtick=every, row=row, col=column)
-        figure.update_yaxes(range=[0, 1.08 * top or 1], row=row)
-        figure.update_yaxes(title={"text": axis, "font": {"size": 12}}, row=row, col=1)
-    figure.update_xaxes(title={"text": "layer", "font": {"size": 12}, "standoff": 6}, row=len(panels))
-    return quiet(figure, title, width, height, "bands: 95 % intervals; grey: the control")
+                dash = "dot" if sample == "base" else "solid"  # the second control
+                figure.add_trace(curve(go, points["layer"], points[value], hover, colour, dash), i, j)
+                ends.append(CurveEnd(str(sample), float(points[value].iloc[-1]), colour))
+            if j == len(row):
+                name_ends(figure, ends, (0.0, top), PANEL_HEIGHT, (i, j))
+            figure.update_xaxes(dtick=layer_step(rows["layer"].tolist(), 8), row=i, col=j)
+            if i == len(panels) or j > len(panels[i]):  # the lowest panel of its column
+                figure.update_xaxes(title=axis_title("layer"), row=i, col=j)
+        figure.update_yaxes(range=[0, top], row=i)
+        figure.update_yaxes(title=axis_title(axis), row=i, col=1)
+    return finish(figure, title, width, height, "bands: 95 % intervals; grey: controls")
+
+
+def layer_step(layers: Sequence[int], n_ticks: int) -> int:
+    """The distance between ticks for which an axis of layers has at most `n_ticks`."""
+    return max(1, -(-(max(layers) - min(layers) + 1) // n_ticks))
 
 
 def name_ends(
-    figure: Any, ends: list[tuple[str, float, str]], unit: float, where: tuple[int, int] | None = None
+    figure: Any,
+    ends: list[CurveEnd],
+    y_range: tuple[float, float],
+    height: int,
+    panel: tuple[int, int] | None = None,
 ) -> None:
-    """Names at the right of curves, none nearer to another than can be read; a crowd stands around its own middle.
+    """Write the names of curves to the right of their ends, far enough apart to be legible.
+
+    Names that would overlap form a block around the mean of their ends; blocks stay within the panel, since plotly does not
+    draw annotations outside.
 
     Args:
         figure: The figure.
-        ends: Name, height and colour of each curve's end.
-        unit: What a pixel is on the vertical axis.
-        where: Row and column of the panel; None where there is only one.
+        ends: The curves' ends.
+        y_range: The range of the vertical axis.
+        height: The height of the panel in pixels.
+        panel: Row and column of the panel; None for a figure with one panel.
     """
-    crowds: list[list[tuple[str, float, str]]] = []
+    bottom, top = y_range
+    step = NAME_HEIGHT * (top - bottom) / height
+    blocks: list[list[CurveEnd]] = []
 
-    def lowest(crowd: list[tuple[str, float, str]]) -> float:
-        return sum(end[1] for end in crowd) / len(crowd) - (len(crowd) - 1) * APART * unit / 2
+    def lowest(block: list[CurveEnd]) -> float:
+        extent = (len(block) - 1) * step
+        centred = sum(end.value for end in block) / len(block) - extent / 2
+        return max(bottom, min(centred, top - extent))
 
-    for end in sorted(ends, key=lambda end: end[1]):
-        crowds.append([end])
-        while len(crowds) > 1 and lowest(crowds[-1]) < lowest(crowds[-2]) + len(crowds[-2]) * APART * unit:
-            crowds[-2:] = [crowds[-2] + crowds[-1]]
-    place = {} if where is None else {"row": where[0], "col": where[1]}
-    for crowd in crowds:
-        for number, (name, _, colour) in enumerate(crowd):
+    for end in sorted(ends, key=lambda end: end.value):
+        blocks.append([end])
+        while len(blocks) > 1 and lowest(blocks[-1]) < lowest(blocks[-2]) + len(blocks[-2]) * step:
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    cell = {} if panel is None else {"row": panel[0], "col": panel[1]}
+    for block in blocks:
+        for i, end in enumerate(block):
             figure.add_annotation(
                 x=1,
                 xref="x domain",
-                y=lowest(crowd) + number * APART * unit,
-                text=name,
+                y=lowest(block) + i * step,
+                text=end.name,
                 showarrow=False,
                 xanchor="left",
                 xshift=8,
-                font={"size": 12, "color": colour if colour != theme.GREY else theme.LIGHT.quiet},
-                **place,
+                font={"size": 12, "color": theme.LIGHT.quiet if end.colour == theme.GREY else end.colour},
+                **cell,
             )

@@ -1,19 +1,31 @@
-"""What all plots share: plotly when it is asked for, and a quiet theme."""
+"""What all plots share: plotly, loaded when a plot is made; titles, axes and margins; the limit on what is drawn."""
 
-from html import escape
+import re
+from html import escape, unescape
 from typing import Any
 
 import pandas as pd
 
 from .. import errors
 from ..display import theme
-from ..display.table_groups import Unit, count, units
-from ..display.tokens import display
-from ..errors import EmbspaceError
+from ..display.table_groups import TableGroup, count_groups, table_groups
+from ..display.tokens import display, width
+
+TITLE_PIXELS, SUBTITLE_PIXELS = 8.5, 6.6  # the width of a character, in a wide font
+TITLE_MARGIN = 16
+TOP = 104  # pixels above the panels of a figure with a title and a subtitle
+
+AXIS = {
+    "linecolor": theme.LIGHT.line,
+    "tickfont": {"size": 11, "color": theme.LIGHT.quiet},
+    "zeroline": False,
+    "ticks": "",
+}
+"""A quiet axis."""
 
 
 def plotly() -> Any:
-    """Plotly's figures.
+    """The module `plotly.graph_objects`.
 
     Raises:
         EmbspaceError: If plotly is not installed.
@@ -25,25 +37,32 @@ def plotly() -> Any:
     return go
 
 
-def text(token: str) -> str:
-    """A token for a label of a figure, where plotly would read HTML."""
+def token_label(token: str) -> str:
+    """A token as a label of a figure; plotly reads labels as HTML."""
     return escape(display(token))
 
 
-def quiet(figure: Any, title: str, width: int, height: int, subtitle: str = "") -> Any:
-    """Give a figure the look that all plots share."""
+def axis_title(text: str, **options: Any) -> dict[str, Any]:
+    """The title of an axis."""
+    return {"text": text, "font": {"size": 12}, "standoff": 6, **options}
+
+
+def finish(figure: Any, title: str, width: int, height: int, subtitle: str = "") -> Any:
+    """Add the title and subtitle, fonts and colours; the right margin grows if the title would not fit."""
+    needed = 2 * TITLE_MARGIN + max(label_width(title) * TITLE_PIXELS, label_width(subtitle) * SUBTITLE_PIXELS)
+    added = max(0, int(needed) - width)
+    right = figure.layout.margin.r
     heading = {
         "text": title,
         "x": 0,
         "xref": "container",
         "xanchor": "left",
-        "pad": {"l": 16},
         "y": 1,
         "yref": "container",
         "yanchor": "top",
+        "pad": {"l": TITLE_MARGIN, "t": TITLE_MARGIN},
         "font": {"size": 16},
     }
-    heading["pad"]["t"] = 16
     if subtitle:
         heading["subtitle"] = {"text": subtitle, "font": {"size": 12, "color": theme.LIGHT.quiet}}
     figure.update_layout(
@@ -54,21 +73,33 @@ def quiet(figure: Any, title: str, width: int, height: int, subtitle: str = "") 
         plot_bgcolor="#ffffff",
         hoverlabel={"font": {"family": theme.MONO, "size": 12}, "bgcolor": "#ffffff", "bordercolor": theme.LIGHT.line},
         showlegend=False,
-        width=width,
+        width=width + added,
         height=height,
+        margin_r=(80 if right is None else right) + added,
     )
     return figure
 
 
-def few(df: pd.DataFrame, limit: int, what: str, way_out: str) -> list[Unit]:
-    """A table's units, where they are few enough to draw.
+def label_width(html: str) -> int:
+    """How many characters of average width a label takes, without its tags."""
+    return width(unescape(re.sub(r"<[^>]+>", "", html)))
+
+
+def groups_to_draw(df: pd.DataFrame, limit: int, caller: str, remedy: str) -> list[TableGroup]:
+    """The groups of a table, if they are few enough to draw.
 
     Raises:
         EmbspaceError: If there are none, or more than `limit`.
     """
-    found = list(units(df, limit + 1))
-    if not found:
-        raise EmbspaceError("The table is empty: there is nothing to draw.")
-    if len(found) > limit:
-        raise EmbspaceError(f"{what} draws at most {limit} at a time, and this table holds {count(df):,}. {way_out}")
-    return found
+    groups = list(table_groups(df, limit + 1))
+    if not groups:
+        raise errors.empty_table()
+    if len(groups) > limit:
+        raise errors.too_many_groups(caller, limit, "lists", count_groups(df), remedy)
+    return groups
+
+
+def balanced_columns(n: int, limit: int) -> int:
+    """The number of columns, at most `limit`, for which n panels fill their rows as evenly as possible."""
+    n_rows = -(-n // limit)
+    return -(-n // n_rows)

@@ -1,67 +1,71 @@
-"""Importance of transformer factors, drawn over the layers."""
+"""Importance of transformer factors over the layers."""
 
 from html import escape
 from typing import Any
 
 import pandas as pd
 
+from .. import errors
 from ..display import theme
-from ..display.measurements import measure
-from ..display.tokens import display
-from ..errors import EmbspaceError
-from .curves import check, line, name_ends
-from .figure import plotly, quiet
+from ..display.measurements import format_measure
+from ..display.table_groups import check_columns
+from ..display.tokens import display, width
+from .curves import CurveEnd, curve, layer_step, name_ends
+from .figure import AXIS, TOP, axis_title, finish, plotly
 
-MOST = len(theme.SERIES)
+MAX_FACTORS = len(theme.SERIES)
 WIDTH, HEIGHT = 460, 300
-TOP = 1.16  # room for the names of curves that all end at their peaks
+HIGHEST = 1.08  # top of the vertical axis
 
 
 def plot_importance(df: pd.DataFrame, named: pd.DataFrame | None = None) -> Any:
-    """Draw how strong a few factors are in each layer.
+    """Draw the importance of a few factors over the layers.
 
     Args:
-        df: Rows of `importance`, or of `activity(…).importance`, of a few factors.
-        named: A table of `level`, whose commonest targets name the curves.
+        df: Rows of `importance`, or of `activity(…).importance`, of at most six factors.
+        named: A table of `level`; its most frequent target tokens name the curves.
 
     Returns:
-        A plotly figure: one curve a factor, each as a share of its own largest, so that their shapes compare.
+        A plotly figure: one curve per factor, each divided by its largest value.
 
     Raises:
-        EmbspaceError: If the table is another one, empty, or of more factors than a picture can hold; or plotly is not installed.
+        EmbspaceError: If a column is missing, the table is empty, or holds too many factors; or plotly is not installed.
 
     References:
         Yun et al. (2021), Transformer visualization via dictionary learning, §3. https://arxiv.org/abs/2103.15949
     """
-    check(df, ("factor", "layer", "importance"), "plot_importance()")
+    check_columns(df, "importance", "plot_importance()")
     go = plotly()
     factors = sorted(set(df["factor"]))
-    if len(factors) > MOST:
-        raise EmbspaceError(
-            f"{len(factors)} factors are more than a picture can hold; choose up to {MOST}: df[df['factor'].isin([0, 1])]."
-        )
-    names = {} if named is None else dict(zip(named["factor"], named["token_string"]))
+    if len(factors) > MAX_FACTORS:
+        remedy = "Select some: df[df['factor'].isin([0, 1])]."
+        raise errors.too_many_groups("plot_importance()", MAX_FACTORS, "factors", len(factors), remedy)
+    tokens = {} if named is None else dict(zip(named["factor"], named["token_string"]))
     figure, ends = go.Figure(), []
     for colour, factor in zip(theme.SERIES, factors):
-        curve = df.loc[df["factor"] == factor].sort_values(by="layer")
-        most = float(curve["importance"].max()) or 1.0
-        name = f"{factor} {display(names[factor])}" if names.get(factor) else str(factor)
-        hover = [
-            f"factor {escape(name)}, {'embedding' if r['layer'] < 0 else 'layer ' + str(r['layer'])}<br>importance {measure(r['importance'])}"
-            for r in curve.to_dict("records")
-        ]
-        share = curve["importance"] / most
-        figure.add_trace(line(go, curve["layer"], share, hover, colour))
-        ends.append((escape(name), float(share.iloc[-1]), colour))
-    name_ends(figure, ends, TOP / HEIGHT)
-    axis = {"linecolor": theme.LIGHT.line, "tickfont": {"size": 11, "color": theme.LIGHT.quiet}, "zeroline": False}
-    layers = df["layer"].to_numpy()
-    every = max(1, -(-(int(layers.max()) - int(layers.min()) + 1) // 14))
-    figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="", dtick=every)
-    figure.update_xaxes(title={"text": "layer (−1: the embedding)", "font": {"size": 12}, "standoff": 6})
-    figure.update_yaxes(**axis, gridcolor=theme.LIGHT.line, range=[0, TOP], dtick=0.25)
-    figure.update_yaxes(title={"text": "importance, share of its peak", "font": {"size": 12}})
-    figure.update_layout(margin={"l": 64, "r": 150, "t": 92, "b": 54})
-    return quiet(
-        figure, "Importance over layers", WIDTH + 214, HEIGHT + 146, "mean of the largest codes of each factor"
+        points = df.loc[df["factor"] == factor].sort_values(by="layer")
+        largest = float(points["importance"].max()) or 1.0
+        name = f"{factor} {display(tokens[factor])}" if tokens.get(factor) else str(factor)
+        hover = [_hover_text(name, point["layer"], point["importance"]) for point in points.to_dict("records")]
+        shares = points["importance"] / largest
+        figure.add_trace(curve(go, points["layer"], shares, hover, colour))
+        ends.append(CurveEnd(escape(name), float(shares.iloc[-1]), colour))
+    name_ends(figure, ends, (0.0, HIGHEST), HEIGHT)
+    figure.update_xaxes(
+        **AXIS,
+        showgrid=False,
+        showline=True,
+        dtick=layer_step(df["layer"].tolist(), 14),
+        title=axis_title("layer (−1: embedding)"),
     )
+    figure.update_yaxes(**AXIS, gridcolor=theme.LIGHT.line, range=[0, HIGHEST], dtick=0.25)
+    figure.update_yaxes(title=axis_title("importance / largest importance"))
+    right = 32 + 7 * max(width(end.name) for end in ends)
+    figure.update_layout(margin={"l": 64, "r": right, "t": TOP, "b": 54})
+    subtitle = "importance: mean of a factor's largest codes in a layer"
+    return finish(figure, "Importance of factors over layers", WIDTH + 64 + right, HEIGHT + TOP + 54, subtitle)
+
+
+def _hover_text(name: str, layer: int, importance: float) -> str:
+    where = "embedding" if layer < 0 else f"layer {layer}"
+    return f"factor {escape(name)}, {where}<br>importance {format_measure(importance)}"

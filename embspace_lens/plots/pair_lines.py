@@ -1,4 +1,4 @@
-"""A head's best pairs of tokens as lines between two columns."""
+"""The best pairs of tokens of heads as lines between two columns."""
 
 from html import escape
 from typing import Any
@@ -7,15 +7,19 @@ import numpy as np
 import pandas as pd
 
 from ..display import theme
-from ..display.table_groups import Unit, ends, tokens_or_pairs
-from ..display.tokens import display, figures, pair
-from .figure import few, plotly, quiet, text
+from ..display.table_groups import TableGroup, check_kind, pair_ends
+from ..display.tokens import display, format_score, pair, width
+from .figure import balanced_columns, finish, groups_to_draw, plotly, token_label
 
 MAX_HEADS = 9
+MAX_COLUMNS = 3
+ROW_HEIGHT = 24
+HEADINGS = {"W_OV": ("attended from", "promoted"), "W_QK": ("query", "key")}
+TITLES = {"W_OV": "What head {} moves", "W_QK": "What head {} attends to"}
 
 
 def plot_pairs(df: pd.DataFrame, k: int = 12) -> Any:
-    """Draw the best pairs of heads as lines between two columns of tokens, the stronger the thicker.
+    """Draw the best pairs of heads as lines between two columns of tokens; a thicker line is a higher score.
 
     Args:
         df: A table of `ov()` or `qk()`, of nine heads at most.
@@ -25,107 +29,97 @@ def plot_pairs(df: pd.DataFrame, k: int = 12) -> Any:
         A plotly figure.
 
     Raises:
-        EmbspaceError: If the table is another one, empty, or holds too many heads; or plotly is not installed.
+        EmbspaceError: If the table is of another kind, empty, or holds too many heads; or plotly is not installed.
     """
     go = plotly()
-    tokens_or_pairs(df, "plot_pairs()", ("pairs",))
-    found = few(df, MAX_HEADS, "plot_pairs()", "Select some: df.query('layer == 3'); or draw all with plot_heads(df).")
+    check_kind(df, "plot_pairs()", ("pairs",))
+    remedy = "Select some: df.query('layer == 3'); or draw all with plot_heads(df)."
+    groups = groups_to_draw(df, MAX_HEADS, "plot_pairs()", remedy)
     from plotly.subplots import make_subplots
 
-    n_columns = min(3, len(found))
-    n_rows = -(-len(found) // n_columns)
-    columns = {"W_OV": ("attended from", "promoted"), "W_QK": ("query", "key")}
-    subtitles = [f"{unit.name} {unit.weight}" if len(found) > 1 else "" for unit in found]
-    longest = max(
-        len(display(token))
-        for unit in found
-        for end in ("src", "dest")
-        for token in unit.rows.head(k)[f"{end}_token_string"]
-    )
-    side = 9 * min(longest, 22) + 18
-    panel = 2 * side + 130
-    tallest = max(len(unit.rows[f"{end}_token_index"].iloc[:k].unique()) for unit in found for end in ("src", "dest"))
-    width, height = n_columns * panel + 40, n_rows * (24 * tallest + 74) + 100
+    n_columns = balanced_columns(len(groups), MAX_COLUMNS)
+    n_rows = -(-len(groups) // n_columns)
+    columns = [(group.rows.head(k), end) for group in groups for end in ("src", "dest")]
+    longest = max(width(display(token)) for rows, end in columns for token in rows[f"{end}_token_string"])
+    most_tokens = max(len(set(rows[f"{end}_token_index"])) for rows, end in columns)
+    label_width = 9 * min(longest, 22) + 18
+    panel_width = 2 * label_width + 130
+    height = n_rows * (ROW_HEIGHT * most_tokens + 74) + 100
+    is_single = len(groups) == 1
     figure = make_subplots(
-        n_rows, n_columns, subplot_titles=subtitles, horizontal_spacing=0.0, vertical_spacing=44 / height
+        n_rows,
+        n_columns,
+        subplot_titles=["" if is_single else f"{escape(group.name)} {group.weight}" for group in groups],
+        horizontal_spacing=0.0,
+        vertical_spacing=44 / height,
     )
-    for place, unit in enumerate(found):
-        _lines(go, figure, unit, k, (place // n_columns + 1, place % n_columns + 1), columns, side / panel)
-    name = found[0].name
-    verbs = {"W_OV": f"What head {name} moves", "W_QK": f"Whom head {name} attends to"}
-    title = (
-        verbs.get(found[0].weight, f"Pairs of {name}") if len(found) == 1 else "The best pairs of tokens, head by head"
-    )
+    for i, group in enumerate(groups):
+        _draw_head(go, figure, group, k, (i // n_columns + 1, i % n_columns + 1), label_width / panel_width)
+    title = "The best pairs of tokens of each head"
+    if is_single:
+        title = TITLES.get(groups[0].weight, "The best pairs of {}").format(groups[0].name)
     figure.update_xaxes(visible=False, range=[0, 1])
-    figure.update_yaxes(visible=False, range=[tallest - 0.4, -1.3])
+    figure.update_yaxes(visible=False, range=[most_tokens - 0.4, -1.3])
     figure.update_annotations(font={"size": 13}, selector={"xanchor": "center"})
-    figure.update_layout(margin={"l": 16, "r": 16, "t": 104 if len(found) > 1 else 76, "b": 12})
-    return quiet(figure, escape(title), width, height, "the thicker the line, the higher the pair's score")
+    figure.update_layout(margin={"l": 16, "r": 16, "t": 76 if is_single else 104, "b": 12})
+    return finish(figure, escape(title), n_columns * panel_width + 40, height, "thicker lines: higher scores")
 
 
-def _lines(go: Any, figure: Any, unit: Unit, k: int, where: tuple[int, int], columns: dict, side: float) -> None:
-    """One head: each token once on each side, in the order of its best pair, and a line for each pair."""
-    rows = unit.rows.head(k)
-    left, right = ends(rows)
-    places: list[dict[int, float]] = []
-    for end in (left, right):
-        tokens = list(dict.fromkeys(rows[f"{end}_token_index"]))
-        # The shorter column stands in the middle of the longer one.
-        n_other = max(len(rows[f"{e}_token_index"].unique()) for e in (left, right))
-        places.append({token: i + (n_other - len(tokens)) / 2 for i, token in enumerate(tokens)})
+def _draw_head(go: Any, figure: Any, group: TableGroup, k: int, cell: tuple[int, int], label_width: float) -> None:
+    """One head: each token once per column, in the order of its best pair, and one line for each pair."""
+    rows = group.rows.head(k)
+    ends = pair_ends(rows)
+    heights = [_heights(rows, end, ends) for end in ends]
     sizes = rows["score"].abs().to_numpy()
     strengths = sizes / max(float(sizes.max()), 1e-30)
     t = np.linspace(0, 1, 25)
-    bend = t * t * (3 - 2 * t)
-    for row, strength in list(zip(rows.to_dict("records"), strengths, strict=True))[::-1]:
-        a, b = places[0][row[f"{left}_token_index"]], places[1][row[f"{right}_token_index"]]
-        said = escape(pair(row[f"{left}_token_string"], row[f"{right}_token_string"]))
-        negative = row["score"] < 0
-        figure.add_trace(
-            go.Scatter(
-                x=side + (1 - 2 * side) * t,
-                y=a + (b - a) * bend,
-                mode="lines",
-                hoverinfo="text",
-                line={
-                    "width": 0.8 + 3.2 * strength**2,
-                    "color": theme.ORANGE if negative else theme.BLUE,
-                    "dash": "dot" if negative else "solid",
-                },
-                opacity=0.35 + 0.6 * strength**2,
-                hovertext=f"{escape(unit.name)} {unit.weight}<br>{said}<br>score {figures(row['score'])}",
-            ),
-            *where,
+    smooth = t * t * (3 - 2 * t)
+    for row, strength in list(zip(rows.to_dict("records"), strengths, strict=True))[::-1]:  # the best pair on top
+        left, right = (height[row[f"{end}_token_index"]] for height, end in zip(heights, ends, strict=True))
+        label = escape(pair(*(row[f"{end}_token_string"] for end in ends)))
+        is_negative = row["score"] < 0
+        line = {
+            "width": 0.8 + 3.2 * strength**2,
+            "color": theme.ORANGE if is_negative else theme.BLUE,
+            "dash": "dot" if is_negative else "solid",
+        }
+        curve = go.Scatter(
+            x=label_width + (1 - 2 * label_width) * t,
+            y=left + (right - left) * smooth,
+            mode="lines",
+            hoverinfo="text",
+            line=line,
+            opacity=0.35 + 0.6 * strength**2,
+            hovertext=f"{escape(group.name)} {group.weight}<br>{label}<br>score {format_score(row['score'])}",
         )
-    for end, x, anchor, column in ((left, side, "middle left", 0), (right, 1 - side, "middle right", 1)):
+        figure.add_trace(curve, *cell)
+    headings = HEADINGS.get(group.weight, ("from", "to"))
+    for i, (end, x, position) in enumerate(
+        zip(ends, (label_width, 1 - label_width), ("middle left", "middle right"), strict=True)
+    ):
         strings = dict(zip(rows[f"{end}_token_index"], rows[f"{end}_token_string"], strict=True))
+        labels = [headings[i], *map(token_label, strings.values())]
         figure.add_trace(
             go.Scatter(
-                x=[x] * len(strings),
-                y=[places[column][i] for i in strings],
+                x=[x] * len(labels),
+                y=[-0.95, *(heights[i][token_id] for token_id in strings)],
                 mode="text",
                 hoverinfo="skip",
-                text=[f"{text(s)} " if column == 0 else f" {text(s)}" for s in strings.values()],
-                textposition=anchor,
-                textfont={"family": theme.MONO, "size": 13},
+                text=[f" {label}" if i else f"{label} " for label in labels],
+                textposition=position,
+                textfont={
+                    "family": [theme.SANS] + [theme.MONO] * len(strings),
+                    "size": [11] + [13] * len(strings),
+                    "color": [theme.LIGHT.quiet] + [theme.LIGHT.text] * len(strings),
+                },
                 cliponaxis=False,
             ),
-            *where,
+            *cell,
         )
-        figure.add_trace(
-            go.Scatter(
-                x=[x],
-                y=[-0.95],
-                mode="text",
-                hoverinfo="skip",
-                textposition=anchor,
-                cliponaxis=False,
-                text=[
-                    f"{columns.get(unit.weight, ('from', 'to'))[column]} "
-                    if column == 0
-                    else f" {columns.get(unit.weight, ('from', 'to'))[column]}"
-                ],
-                textfont={"size": 11, "color": theme.LIGHT.quiet},
-            ),
-            *where,
-        )
+
+
+def _heights(rows: pd.DataFrame, end: str, ends: tuple[str, str]) -> dict[int, float]:
+    """The vertical position of each token of one column; the shorter column is centred beside the longer one."""
+    tokens = list(dict.fromkeys(rows[f"{end}_token_index"]))
+    n_longer = max(len(set(rows[f"{other}_token_index"])) for other in ends)
+    return {token_id: i + (n_longer - len(tokens)) / 2 for i, token_id in enumerate(tokens)}

@@ -1,4 +1,4 @@
-"""Tokens of a vector laid out in the plane, as their embeddings lie."""
+"""Tokens of vectors in the plane: tokens with similar embeddings lie close together."""
 
 from html import escape
 from typing import Any
@@ -6,34 +6,38 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
 
 from .. import errors
 from ..display import theme
-from ..display.table_groups import Unit, tokens_or_pairs, units
-from ..display.tokens import display, figures, width
-from ..errors import EmbspaceError
+from ..display.table_groups import TableGroup, check_kind, table_groups
+from ..display.tokens import display, format_score
+from ..readings.base import BaseLens
 from ..space.embedding_space import EmbeddingSpace
 from ..weights.effective import Side
-from .figure import plotly, quiet
+from .figure import finish, plotly
+from .label_positions import LabelPositions
 
 MAX_VECTORS = 6
-FEW = 12  # below this many tokens t-SNE has no neighbourhoods to keep
+LEAST_FOR_TSNE = 12  # tokens; fewer have no neighbourhoods to keep
 WIDTH, HEIGHT = 820, 640
-MARKS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+CHARACTERS = "●◆■▲✚★"
 
 
-def plot_plane(lens: Any, what: Any, *, side: str = "write", k: int = 60, seed: int = 0) -> Any:
-    """Lay the top tokens of vectors out in the plane: tokens with similar embeddings lie close.
+def plot_plane(lens: Any, what: Any, *, side: Side = "write", k: int = 60, seed: int = 0) -> Any:
+    """Lay the top tokens of vectors out in the plane, so that tokens with similar embeddings lie close together.
 
-    t-SNE of the tokens' centred embeddings by cosine; principal components for fewer than 12 tokens.
+    The layout is t-SNE of the centred embeddings by cosine, or principal components for fewer than 12 tokens. A token of
+    several vectors is drawn for the vector that scores it highest.
 
     Args:
-        lens: The lens whose embeddings are used.
-        what: Vectors, `[d_model]` or `[n, d_model]`, or rows of a table of `neurons()`, `subheads()`, `singular()` or
-            `directions()`; six at most.
+        lens: The lens that has the embeddings.
+        what: Vectors, `[d_model]` or `[n, d_model]`, or a table of `neurons()`, `subheads()`, `singular()` or `directions()`; six
+            vectors at most.
         side: The embeddings: `"write"` (E) or `"read"` (E').
-        k: How many tokens of each vector; a table's rows are used as they are.
-        seed: Where t-SNE begins; the same seed gives the same picture.
+        k: How many tokens of each vector; a table keeps its own.
+        seed: Seed of t-SNE; the same seed gives the same picture.
 
     Returns:
         A plotly figure.
@@ -48,120 +52,118 @@ def plot_plane(lens: Any, what: Any, *, side: str = "write", k: int = 60, seed: 
     go = plotly()
     if not isinstance(what, pd.DataFrame):
         what = lens.directions(what, side=side, k=min(k, lens.space.n_tokens))
-    tokens_or_pairs(what, "plot_plane()", ("tokens",))
-    found = list(units(what, MAX_VECTORS + 1))
-    if len(found) > MAX_VECTORS:
-        raise EmbspaceError(
-            f"plot_plane() draws at most {MAX_VECTORS} vectors, and was given more. Select some of them."
-        )
-    ids = np.array(sorted({int(i) for unit in found for i in unit.rows["token_index"]}), dtype=np.int64)
-    if len(ids) < 3:
-        raise EmbspaceError(f"plot_plane() needs three tokens or more, and was given {len(ids)}. Raise k.")
-    positions, method = _positions(lens, ids, side, seed)
-    at = dict(zip(ids.tolist(), positions, strict=True))
-    figure = go.Figure()
-    best: dict[int, tuple[float, int]] = {}  # a token that several vectors share is drawn where it scores highest
-    for number, unit in enumerate(found):
-        for i, score in zip(unit.rows["token_index"].tolist(), unit.rows["score"].tolist(), strict=True):
-            best[i] = max(best.get(i, (-np.inf, 0)), (score, -number))
+    check_kind(what, "plot_plane()", ("tokens",))
+    groups = list(table_groups(what))
+    if len(groups) > MAX_VECTORS:
+        raise errors.too_many_groups("plot_plane()", MAX_VECTORS, "vectors", len(groups), "Select some of them.")
+    token_ids = np.array(sorted({int(i) for group in groups for i in group.rows["token_index"]}), dtype=np.int64)
+    if len(token_ids) < 3:
+        raise errors.too_few_tokens("plot_plane()", 3, len(token_ids))
+    points, method = _layout(lens, token_ids, side, seed)
+    low, high = points.min(axis=0), points.max(axis=0)
+    extent = np.maximum(high - low, 1e-9) * [1.16, 1.1]
+    corner = (low + high) / 2 - extent / 2
     size = (WIDTH - 32, HEIGHT - 90)
-    low, high = positions.min(axis=0), positions.max(axis=0)
-    reach = np.maximum(high - low, 1e-9) * [1.16, 1.1]
-    corner = (low + high) / 2 - reach / 2
-    pixels = (positions - corner) / reach * size
-    labels = _Labels(pixels, size)
-    pixel_of = dict(zip(ids.tolist(), pixels, strict=True))
-    order = sorted((int(r), n, place) for n, unit in enumerate(found) for place, r in enumerate(unit.rows["rank"]))
-    beside: dict[int, str | None] = {}
-    for _, number, place in order:
-        row = found[number].rows.iloc[place]
-        i = int(row["token_index"])
-        if i not in beside:
-            x, y = pixel_of[i]
-            beside[i] = labels.place(x, y, display(row["token_string"]))
-    for number, unit in enumerate(found):
-        rows = unit.rows[[best[i][1] == -number for i in unit.rows["token_index"].tolist()]]
-        if rows.empty:
-            continue
-        points = np.stack([at[i] for i in rows["token_index"].tolist()])
-        shown = [escape(display(s)) for s in rows["token_string"]]
-        name = escape(_name(unit))
-        keyed = zip(shown, rows["token_index"].tolist(), rows["score"].tolist(), strict=True)
-        hover = [f"{name}<br>{label} (id {i})<br>score {figures(s)}" for label, i, s in keyed]
-        places = [beside[i] for i in rows["token_index"].tolist()]
-        colour = theme.SERIES[number]
-        figure.add_trace(
-            go.Scatter(
-                x=points[:, 0],
-                y=points[:, 1],
-                mode="markers+text",
-                text=[label if p else "" for label, p in zip(shown, places, strict=True)],
-                textposition=[p or "middle right" for p in places],
-                hovertext=hover,
-                hoverinfo="text",
-                cliponaxis=False,
-                textfont={"family": theme.MONO, "size": 11, "color": colour},
-                marker={"color": colour, "symbol": MARKS[number], "size": 7, "opacity": 0.85},
-            )
-        )
-    names = [
-        f'<span style="color:{theme.SERIES[n]}">{"●◆■▲✚★"[n]} {escape(_name(unit))}</span>'
-        for n, unit in enumerate(found)
-    ]
-    blank = {"showgrid": False, "zeroline": False, "showticklabels": False, "ticks": "", "showline": False}
-    figure.update_xaxes(range=[corner[0], corner[0] + reach[0]], **blank)
-    figure.update_yaxes(range=[corner[1] + reach[1], corner[1]], **blank)
+    pixels = (points - corner) / extent * size
+    owner = _best_group(groups)
+    positions = _label_positions(groups, dict(zip(token_ids.tolist(), pixels, strict=True)), size)
+    point_of = dict(zip(token_ids.tolist(), points, strict=True))
+    figure = go.Figure()
+    for i, group in enumerate(groups):
+        rows: Any = group.rows[[owner[token_id] == i for token_id in group.rows["token_index"].tolist()]]
+        if len(rows):
+            figure.add_trace(_marks(go, group, rows, i, point_of, positions))
+    axis = {"showgrid": False, "zeroline": False, "showticklabels": False, "ticks": "", "showline": False}
+    figure.update_xaxes(range=[corner[0], corner[0] + extent[0]], **axis)
+    figure.update_yaxes(range=[corner[1] + extent[1], corner[1]], **axis)
     figure.update_layout(margin={"l": 16, "r": 16, "t": 74, "b": 16})
-    title = (
-        f"The tokens of {escape(_name(found[0]))}, as their embeddings lie"
-        if len(found) == 1
-        else "Tokens as their embeddings lie"
+    legend = [
+        f'<span style="color:{theme.SERIES[i]}">{CHARACTERS[i]} {escape(_name(group))}</span>'
+        for i, group in enumerate(groups)
+    ]
+    title = f"Top tokens of {escape(_name(groups[0]))}: similar embeddings lie close together"
+    if len(groups) > 1:
+        title, method = "Top tokens: similar embeddings lie close together", "   ".join([*legend, method])
+    return finish(figure, title, WIDTH, HEIGHT, method)
+
+
+def _name(group: TableGroup) -> str:
+    if "direction" in group.rows.columns and group.name.isdecimal():  # a vector to which the user gave no name
+        return f"vector {group.name}"
+    return f"{group.name} {group.weight}".strip() or "the vector"
+
+
+def _best_group(groups: list[TableGroup]) -> dict[int, int]:
+    """For each token, the index of the group that scores it highest."""
+    best: dict[int, tuple[float, int]] = {}
+    for i, group in enumerate(groups):
+        for token_id, score in zip(group.rows["token_index"].tolist(), group.rows["score"].tolist(), strict=True):
+            best[token_id] = max(best.get(token_id, (-np.inf, 0)), (score, -i))
+    return {token_id: -negative_index for token_id, (_, negative_index) in best.items()}
+
+
+def _label_positions(
+    groups: list[TableGroup], pixels: dict[int, np.ndarray], size: tuple[int, int]
+) -> dict[int, str | None]:
+    """Where each token's label stands beside its mark, or None if there is no room; better ranks choose first."""
+    labels = LabelPositions(np.stack(list(pixels.values())), size)
+    order = sorted((int(rank), i, j) for i, group in enumerate(groups) for j, rank in enumerate(group.rows["rank"]))
+    positions: dict[int, str | None] = {}
+    for _, i, j in order:
+        row = groups[i].rows.iloc[j]
+        token_id = int(row["token_index"])
+        if token_id not in positions:
+            x, y = pixels[token_id]
+            positions[token_id] = labels.place(float(x), float(y), display(row["token_string"]))
+    return positions
+
+
+def _marks(
+    go: Any,
+    group: TableGroup,
+    rows: pd.DataFrame,
+    index: int,
+    point_of: dict[int, np.ndarray],
+    positions: dict[int, str | None],
+) -> Any:
+    """The marks and labels of one group's tokens."""
+    token_ids = rows["token_index"].tolist()
+    points = np.stack([point_of[token_id] for token_id in token_ids])
+    labels = [escape(display(token)) for token in rows["token_string"]]
+    hover = [
+        f"{escape(_name(group))}<br>{label} (id {token_id})<br>score {format_score(score)}"
+        for label, token_id, score in zip(labels, token_ids, rows["score"].tolist(), strict=True)
+    ]
+    colour = theme.SERIES[index]
+    return go.Scatter(
+        x=points[:, 0],
+        y=points[:, 1],
+        mode="markers+text",
+        text=[label if positions[token_id] else "" for label, token_id in zip(labels, token_ids, strict=True)],
+        textposition=[positions[token_id] or "middle right" for token_id in token_ids],
+        hovertext=hover,
+        hoverinfo="text",
+        cliponaxis=False,
+        textfont={"family": theme.MONO, "size": 11, "color": colour},
+        marker={"color": colour, "symbol": SYMBOLS[index], "size": 7, "opacity": 0.85},
     )
-    legend = "   ".join(names) + "   " if len(found) > 1 else ""
-    return quiet(figure, title, WIDTH, HEIGHT, f"{legend}{method}")
 
 
-def _name(unit: Unit) -> str:
-    return f"{unit.name} {unit.weight}".strip() or "the vector"
-
-
-def _positions(lens: Any, ids: np.ndarray, side: Side, seed: int) -> tuple[np.ndarray, str]:
-    """Where tokens lie, scaled to the unit square, and how that was found."""
+def _layout(
+    lens: BaseLens, token_ids: Int[np.ndarray, " n_tokens"], side: Side, seed: int
+) -> tuple[Float[np.ndarray, "n_tokens 2"], str]:
+    """A point for each token, and the name of the method."""
     space = EmbeddingSpace(lens.weights, space=lens.space.kind, score="cosine", token_ids=lens.space.token_ids)
-    places = np.searchsorted(lens.space.token_ids.numpy(), ids)
+    positions = np.searchsorted(lens.space.token_ids.numpy(), token_ids)
     rows = space.rows(side)
-    vectors = rows[torch.from_numpy(places).to(rows.device)].float().cpu().numpy()
+    vectors = rows[torch.from_numpy(positions).to(rows.device)].float().cpu().numpy()
     try:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
     except ImportError as reason:
         raise errors.missing_extra("scikit-learn", "plots") from reason
-    if len(ids) < FEW:
+    if len(token_ids) < LEAST_FOR_TSNE:
         return PCA(2, random_state=seed).fit_transform(vectors), "principal components of the embeddings"
-    perplexity = min(15.0, (len(ids) - 1) / 3)
+    perplexity = min(15.0, (len(token_ids) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, metric="cosine", init="random", learning_rate="auto", random_state=seed)
-    return tsne.fit_transform(vectors), "t-SNE of the embeddings by cosine: close means alike, far means little"
-
-
-class _Labels:
-    """Gives a label a place beside its mark where it covers no other, or none; who comes first has the choice."""
-
-    def __init__(self, pixels: np.ndarray, size: tuple[int, int]) -> None:
-        self.taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in pixels]
-        self.size = size
-
-    def place(self, x: float, y: float, label: str) -> str | None:
-        """`"middle right"`, `"middle left"`, `"top center"`, `"bottom center"`, or None."""
-        w, h = 6.8 * width(label) + 2, 12.0
-        boxes = {
-            "middle right": (x + 6, y - h / 2, x + 8 + w, y + h / 2),
-            "middle left": (x - 8 - w, y - h / 2, x - 6, y + h / 2),
-            "top center": (x - w / 2, y - 6 - h, x + w / 2, y - 6),
-            "bottom center": (x - w / 2, y + 6, x + w / 2, y + 6 + h),
-        }
-        for where, (left, top, right, bottom) in boxes.items():
-            inside = left >= 0 and top >= 0 and right <= self.size[0] and bottom <= self.size[1]
-            if inside and not any(left < c and a < right and top < d and b < bottom for a, b, c, d in self.taken):
-                self.taken.append((left, top, right, bottom))
-                return where
-        return None
+    return tsne.fit_transform(vectors), "t-SNE of the embeddings by cosine; large distances have no meaning"

@@ -1,169 +1,169 @@
 """Tokens of neurons, sub-heads and directions as bars."""
 
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from .. import errors
 from ..display import theme
-from ..display.table_groups import VERBS, Unit, name_of, tokens_or_pairs
-from ..display.tokens import figures
-from ..errors import EmbspaceError
-from .figure import few, plotly, quiet, text
+from ..display.table_groups import VERBS, TableGroup, check_kind, name_of, noun_of
+from ..display.tokens import format_score
+from .figure import TOP, balanced_columns, finish, groups_to_draw, label_width, plotly, token_label
 
-MAX_UNITS = 6
-
-
-def _by_name(found: list[Unit]) -> dict[str, list[Unit]]:
-    groups: dict[str, list[Unit]] = {}
-    for unit in found:
-        groups.setdefault(unit.name, []).append(unit)
-    return groups
+MAX_NAMES = 6
+MAX_COLUMNS = 4
+LONGEST_LABEL = 24  # characters that a label has room for
+SELECT_SOME = "Select some: df.query('layer == 0 and neuron < 3')."
 
 
-def _said(unit: Unit) -> str:
-    """What a panel shows: `writes (W_out)`."""
-    weight = unit.weight.split(" ")[0]
-    if weight == unit.weight and weight in VERBS:
-        return f"{VERBS[weight]} ({weight})"
-    return unit.weight
+class BarPanel(NamedTuple):
+    """One panel of bars, best on top."""
+
+    row: int
+    column: int
+    title: str
+    labels: list[str]
+    scores: np.ndarray
+    hover: list[str]
 
 
 def plot_tokens(df: pd.DataFrame, k: int = 12) -> Any:
-    """Draw the best tokens of neurons, sub-heads or directions as bars; both weights of a neuron stand side by side.
+    """Draw the best tokens of neurons, sub-heads or directions as bars, the weights of a neuron side by side.
 
     Args:
-        df: A table of `neurons()`, `subheads()`, `singular()`, `directions()` or `search()`, of six neurons (or heads,
-            directions) at most.
+        df: A table of `neurons()`, `subheads()`, `singular()`, `directions()` or `search()`, of at most six neurons (or heads,
+            directions).
         k: How many tokens of each.
 
     Returns:
         A plotly figure.
 
     Raises:
-        EmbspaceError: If the table is another one, empty, or holds too many; or plotly is not installed.
+        EmbspaceError: If the table is of another kind, empty, or holds too many; or plotly is not installed.
     """
     go = plotly()
-    if tokens_or_pairs(df, "plot_tokens()", ("tokens", "search")) == "search":
-        return _plot_search(df, k)
-    rows_of_panels = _by_name(
-        few(df, 4 * MAX_UNITS, "plot_tokens()", "Select some: df.query('layer == 0 and neuron < 3').")
-    )
-    if len(rows_of_panels) > MAX_UNITS:
-        raise EmbspaceError(
-            f"plot_tokens() draws at most {MAX_UNITS} at a time, and this table holds {len(rows_of_panels)}. "
-            "Select some: df.query('layer == 0 and neuron < 3')."
-        )
+    if check_kind(df, "plot_tokens()", ("tokens", "search")) == "search":
+        return _plot_search(go, df, k)
+    groups = groups_to_draw(df, 4 * MAX_NAMES, "plot_tokens()", SELECT_SOME)
+    rows = _rows_of_panels(groups)
+    if len(rows) > MAX_NAMES:
+        raise errors.too_many_groups("plot_tokens()", MAX_NAMES, "neurons, heads or directions", len(rows), SELECT_SOME)
+    names = list(dict.fromkeys(group.name for group in groups))
     panels = [
-        (row, column, unit) for row, group in enumerate(rows_of_panels.values()) for column, unit in enumerate(group)
+        _panel(i, j, group, k, with_name=len(names) > 1) for i, row in enumerate(rows) for j, group in enumerate(row)
     ]
-    n_columns = max(len(group) for group in rows_of_panels.values())
-    bars = []
-    for row, column, unit in panels:
-        rows = unit.rows.head(k)
-        labels = [text(token) for token in rows["token_string"]]
-        title = " ".join(part for part in (unit.name if len(rows_of_panels) > 1 else "", _said(unit)) if part)
-        hover = [
-            f"{escape(unit.name)} {escape(unit.weight)}<br>{label} (id {i})<br>score {figures(s)}"
-            for label, i, s in zip(labels, rows["token_index"], rows["score"], strict=True)
-        ]
-        bars.append((row, column, title, labels, rows["score"].to_numpy(), hover))
-    names = list(rows_of_panels)
-    what = f"neuron {names[0]}" if len(names) == 1 and "neuron" in df.columns else (names[0] if len(names) == 1 else "")
-    if what and n_columns == 2 and "neuron" in df.columns:
-        title = f"What {what} reads, and what it writes"
-    elif what:
-        title = f"The tokens of {what}"
-    else:
-        title = f"The best tokens of {', '.join(names)}"
-    return _bars(go, bars, len(rows_of_panels), n_columns, escape(title))
+    return _draw(go, panels, len(rows), max(map(len, rows)), escape(_title(df, names, panels)))
 
 
-def _plot_search(df: pd.DataFrame, k: int) -> Any:
-    go = plotly()
+def _rows_of_panels(groups: list[TableGroup]) -> list[list[TableGroup]]:
+    """One row of panels for each neuron, head or direction; for singular directions, one for each component."""
+    rows: dict[tuple[str, str], list[TableGroup]] = {}
+    for group in groups:
+        words = group.weight.split(" ")
+        rows.setdefault((group.name, " ".join(words[:-1]) if len(words) == 3 else ""), []).append(group)
+    return list(rows.values())
+
+
+def _panel(row: int, column: int, group: TableGroup, k: int, *, with_name: bool) -> BarPanel:
+    rows = group.rows.head(k)
+    labels = list(map(token_label, rows["token_string"]))
+    weight = f"{VERBS[group.weight]} ({group.weight})" if group.weight in VERBS else group.weight
+    hover = [
+        f"{escape(group.name)} {escape(group.weight)}<br>{label} (id {token_id})<br>score {format_score(score)}"
+        for label, token_id, score in zip(labels, rows["token_index"], rows["score"], strict=True)
+    ]
+    title = " ".join(part for part in (group.name if with_name else "", weight) if part)
+    return BarPanel(row, column, title, labels, rows["score"].to_numpy(), hover)
+
+
+def _title(df: pd.DataFrame, names: list[str], panels: list[BarPanel]) -> str:
+    if len(names) > 1:
+        return f"The best tokens of {', '.join(names)}"
+    if "neuron" in df.columns and len(panels) == 2:
+        return f"What neuron {names[0]} reads, and what it writes"
+    noun = noun_of(df)
+    return (
+        f"The best tokens of {'' if noun == 'direction' else f'{noun} '}{names[0]}" if names[0] else "The best tokens"
+    )
+
+
+def _plot_search(go: Any, df: pd.DataFrame, k: int) -> Any:
+    """One panel of components for each weight."""
     if df.empty:
-        raise EmbspaceError("The table is empty: there is nothing to draw.")
-    bars = []
-    for column, (weight, rows) in enumerate(df.groupby("weight", sort=False, observed=True)):
+        raise errors.empty_table()
+    by_weight = list(df.groupby("weight", sort=False, observed=True))
+    n_columns = balanced_columns(len(by_weight), MAX_COLUMNS)
+    panels = []
+    for i, (weight, rows) in enumerate(by_weight):
         rows = rows.sort_values("rank").head(k)
         labels = [name_of(row) for row in rows.to_dict("records")]
-        scores = map(figures, rows["score"])
+        scores = map(format_score, rows["score"])
         hover = [f"{label} {weight}<br>score {score}" for label, score in zip(labels, scores, strict=True)]
         title = f"{VERBS.get(str(weight), '')} ({weight})"
-        bars.append((column // 4, column % 4, title, labels, rows["score"].to_numpy(), hover))
-    token = text(df["token_string"].iloc[0])
-    n_columns = min(4, len(bars))
-    return _bars(go, bars, -(-len(bars) // 4), n_columns, f"Who reads and who writes {token}")
+        panels.append(BarPanel(i // n_columns, i % n_columns, title, labels, rows["score"].to_numpy(), hover))
+    title = f"Components that score {token_label(df['token_string'].iloc[0])} highest"
+    return _draw(go, panels, panels[-1].row + 1, n_columns, title)
 
 
-def _bars(go: Any, bars: list, n_rows: int, n_columns: int, title: str) -> Any:
+def _draw(go: Any, panels: list[BarPanel], n_rows: int, n_columns: int, title: str) -> Any:
     from plotly.subplots import make_subplots
 
     titles = [[""] * n_columns for _ in range(n_rows)]
-    for row, column, name, *_ in bars:
-        titles[row][column] = escape(name)
-    longest = max((len(label) for *_, labels, _, _ in bars for label in labels), default=4)
-    tallest = max(len(labels) for *_, labels, _, _ in bars)
-    width = min(1400, max(420, 40 + n_columns * (200 + 8 * min(longest, 24))))
-    height = n_rows * (22 * tallest + 70) + 74
-    gap = 48 / max(1, height - 130)
+    for panel in panels:
+        titles[panel.row][panel.column] = escape(panel.title)
+    longest = min(LONGEST_LABEL, max((label_width(label) for panel in panels for label in panel.labels), default=4))
+    most_bars = max(len(panel.labels) for panel in panels)
+    gap = 8.4 * longest + 56  # between two columns of panels, for labels
+    width = int(40 + n_columns * (150 + gap))
+    height = n_rows * (22 * most_bars + 70) + TOP - 30
     figure = make_subplots(
         n_rows,
         n_columns,
         subplot_titles=[name for row in titles for name in row],
-        horizontal_spacing=min(0.4, (8.4 * min(longest, 24) + 56) / width)
-        if n_columns < 4
-        else min(0.16, (8.4 * longest + 56) / width),
-        vertical_spacing=min(gap, 0.8 / n_rows),
+        horizontal_spacing=min(gap / width, 0.9 / max(1, n_columns - 1)),
+        vertical_spacing=min(48 / max(1, height - 130), 0.8 / n_rows),
     )
-    low = min(0.0, *(float(scores.min()) for *_, scores, _ in bars))
-    high = max(0.0, *(float(scores.max()) for *_, scores, _ in bars))
-    room = 0.16 * (high - low)
-    for row, column, _, labels, scores, hover in bars:
-        place = np.arange(len(labels))
-        figure.add_trace(
-            go.Bar(
-                x=scores,
-                y=place,
-                orientation="h",
-                width=0.62,
-                hovertext=hover,
-                hoverinfo="text",
-                cliponaxis=False,
-                marker={"color": np.where(scores < 0, theme.ORANGE, theme.BLUE).tolist()},
-                text=[figures(float(s)) for s in scores],
-                textposition="outside",
-                textfont={"size": 11, "color": theme.LIGHT.quiet},
-            ),
-            row + 1,
-            column + 1,
-        )
-        figure.update_yaxes(
-            tickvals=place,
-            ticktext=labels,
-            range=[len(labels) - 0.4, -0.6],
-            tickfont={"family": theme.MONO, "size": 13},
-            showgrid=False,
-            zeroline=False,
-            showline=False,
-            ticks="",
-            ticklabelstandoff=6,
-            row=row + 1,
-            col=column + 1,
-        )
-        figure.update_xaxes(
-            range=[low - (room if low < 0 else 0), high + (room if high > 0 else 0)],
-            showgrid=False,
-            zeroline=True,
-            zerolinecolor=theme.LIGHT.line,
-            showline=False,
-            showticklabels=False,
-            ticks="",
-            row=row + 1,
-            col=column + 1,
-        )
+    low = min(0.0, *(float(panel.scores.min()) for panel in panels))
+    high = max(0.0, *(float(panel.scores.max()) for panel in panels))
+    room = 0.16 * (high - low)  # for the numbers at the ends of the bars
+    x_range = [low - (room if low < 0 else 0), high + (room if high > 0 else 0)]
+    for panel in panels:
+        _draw_bars(go, figure, panel, x_range)
     figure.update_annotations(font={"size": 13, "color": theme.LIGHT.quiet})
-    margin = {"l": 8.2 * min(longest, 24) + 28, "r": 30, "t": 104, "b": 20}
-    figure.update_layout(margin=margin, bargap=0.3)
-    return quiet(figure, title, width, height, "bars and numbers: the lens's score")
+    figure.update_layout(margin={"l": 8.4 * longest + 28, "r": 30, "t": TOP, "b": 20}, bargap=0.3)
+    return finish(figure, title, max(width, 420), height, "bars and numbers: score")
+
+
+def _draw_bars(go: Any, figure: Any, panel: BarPanel, x_range: list[float]) -> None:
+    cell = {"row": panel.row + 1, "col": panel.column + 1}
+    positions = np.arange(len(panel.labels))
+    bars = go.Bar(
+        x=panel.scores,
+        y=positions,
+        orientation="h",
+        width=0.62,
+        hovertext=panel.hover,
+        hoverinfo="text",
+        cliponaxis=False,
+        marker={"color": np.where(panel.scores < 0, theme.ORANGE, theme.BLUE).tolist()},
+        text=[format_score(float(score)) for score in panel.scores],
+        textposition="outside",
+        textfont={"size": 11, "color": theme.LIGHT.quiet},
+    )
+    figure.add_trace(bars, **cell)
+    quiet = {"showgrid": False, "showline": False, "ticks": ""}
+    figure.update_yaxes(
+        tickvals=positions,
+        ticktext=panel.labels,
+        range=[len(panel.labels) - 0.4, -0.6],
+        tickfont={"family": theme.MONO, "size": 13},
+        ticklabelstandoff=6,
+        zeroline=False,
+        **quiet,
+        **cell,
+    )
+    figure.update_xaxes(
+        range=x_range, zeroline=True, zerolinecolor=theme.LIGHT.line, showticklabels=False, **quiet, **cell
+    )

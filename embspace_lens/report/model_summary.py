@@ -1,39 +1,42 @@
-"""What a demo shows of a model: neurons and heads chosen by rule, a word's writers and readers, all heads."""
+"""A summary of one model for its report: legible neurons and heads, one word's neurons, and all heads."""
 
 import os
 import shlex
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from .. import demo
-from ..errors import EmbspaceError
+from .. import demo, errors
+from ..lens import EmbeddingLens
 from ..tables.frames import tidy
+from ..weights.experts import NO_EXPERT
 from .legible import legible_heads, legible_neurons, one_neuron
 
 WORDS = (" wonderful", " film", " love", " Paris", " good", " water", " the")
-"""Words to ask for where none is given: the first that the lens reads."""
+"""Words to search for if none is given: the first of these that the lens reads."""
 
 K = 10
+N_WORD_NEURONS = 3  # that read, and that write, the word
+NAMED_MASKS = ("ascii", "words", "trained", "frequent")
+"""Values of `--vocabulary`."""
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Tables of one lens; those that the model cannot have, for want of an MLP or of attention, are empty.
+class ModelSummary:
+    """Tables of one lens. A table is empty if the model lacks what it shows: an MLP, or attention.
 
     Attributes:
         lens: The lens.
-        model: How a command line names the model.
-        token: The id of the word asked for.
-        neurons: Neurons chosen by rule, W_out first.
-        heads: Heads chosen by rule, first some by W_OV, then some by W_QK.
-        word: Neurons that write the word most, then those that read it most, each with its own best tokens.
-        ov: Every head's best pairs, W_OV.
-        qk: Every head's best pairs, W_QK.
+        model: The model's name in commands.
+        token: The id of the word that is searched for.
+        neurons: Neurons chosen by a rule, W_out first.
+        heads: Heads chosen by a rule: some for W_OV, then some for W_QK.
+        word: The neurons that write the word most strongly, then those that read it, each with its own best tokens.
+        ov: The best pairs of every head, W_OV.
+        qk: The best pairs of every head, W_QK.
     """
 
-    lens: Any
+    lens: EmbeddingLens
     model: str
     token: int
     neurons: pd.DataFrame
@@ -43,27 +46,27 @@ class Findings:
     qk: pd.DataFrame
 
     @property
-    def text(self) -> str:
-        """The word asked for, exactly."""
+    def word_text(self) -> str:
+        """The exact text of the word that is searched for."""
         return str(self.lens.vocabulary.strings[self.token])
 
 
-def find(
-    lens: Any,
+def summarize_model(
+    lens: EmbeddingLens,
     *,
     word: str | None = None,
     model: str | os.PathLike[str] | None = None,
     n_neurons: int = 6,
     n_heads: int = 2,
-) -> Findings:
-    """Choose what to show of a model, with no forward pass.
+) -> ModelSummary:
+    """Choose what to show of a model, without a forward pass.
 
     Args:
         lens: An EmbeddingLens.
-        word: A word to ask for, with or without its leading space; a common one by default.
-        model: How a command line names the model; `lens.name` by default.
+        word: A word to search for, with or without its leading space; a common one by default.
+        model: The model's name in commands; `lens.name` by default.
         n_neurons: How many neurons.
-        n_heads: How many heads by each circuit.
+        n_heads: How many heads for each of W_OV and W_QK.
 
     Returns:
         The tables.
@@ -73,84 +76,76 @@ def find(
     """
     token = find_word(lens, word)
     k = min(K, lens.space.n_tokens)
-    nothing = tidy(["layer"], [])
-    neurons = asked = ov = qk = heads = nothing
+    empty = tidy(["layer"], [])
+    neurons = word_neurons = ov = qk = heads = empty
     if lens.weights.layers_with("mlp"):
         neurons = legible_neurons(lens, n_neurons, k=k)
-        asked = word_table(lens, token, n=3, k=k)
+        word_neurons = neurons_of_token(lens, token, n=N_WORD_NEURONS, k=k)
     if lens.weights.layers_with("attn"):
         ov, qk = lens.ov(k=k), lens.qk(k=k)
         heads = pd.concat([legible_heads(lens, n_heads, pairs=table) for table in (ov, qk)], ignore_index=True)
-    return Findings(lens, str(model or lens.name), token, _writing_first(neurons), heads, asked, ov, qk)
+    return ModelSummary(lens, str(model or lens.name), token, _writing_first(neurons), heads, word_neurons, ov, qk)
 
 
 def _writing_first(df: pd.DataFrame) -> pd.DataFrame:
-    """A table of neurons with W_out before W_in and W_gate, which is how they are read best."""
+    """A table of neurons with W_out before W_in and W_gate, since a neuron's written tokens are easier to interpret."""
     if df.empty:
         return df
     names = [name for name in ("layer", "expert", "neuron") if name in df.columns]
-    order = df.assign(_writes=df["weight"] != "W_out").sort_values(
-        [*names, "_writes"], kind="stable", ignore_index=True
-    )
-    return order.drop(columns="_writes")
+    order = df.assign(_reads=df["weight"] != "W_out").sort_values([*names, "_reads"], kind="stable", ignore_index=True)
+    return order.drop(columns="_reads")
 
 
-def find_word(lens: Any, word: str | None) -> int:
-    """The id of a word that the lens reads, with its leading space if need be; a common word for None.
+def find_word(lens: EmbeddingLens, word: str | None) -> int:
+    """The id of a word that the lens reads, with a leading space if there is such a token; a common word for None.
 
     Raises:
-        EmbspaceError: If it is not one token, or not one that the lens reads.
+        EmbspaceError: If the word is not one token, or not one that the lens reads.
     """
-    read = lens.space.token_ids.tolist()
-    strings = {str(lens.vocabulary.strings[i]): i for i in reversed(read)}
+    token_ids = lens.space.token_ids.tolist()
+    id_of = {str(lens.vocabulary.strings[i]): i for i in reversed(token_ids)}
     if word is None:
-        return next((strings[candidate] for candidate in WORDS if candidate in strings), read[0])
-    # With its space first: that is the word, and without it the tail of another.
+        return next((id_of[candidate] for candidate in WORDS if candidate in id_of), token_ids[0])
+    # The token with a space is the word; the token without it may be the end of another word.
     for candidate in (word if word.startswith(" ") else f" {word}", word):
-        if candidate in strings:
-            return strings[candidate]
-    lens.vocabulary.index(word, "--word")  # says how many tokens it is
-    raise EmbspaceError(
-        f"word={word!r} is not among the {lens.space.n_tokens:,} tokens that this lens reads. "
-        "Choose another, or read all tokens."
-    )
+        if candidate in id_of:
+            return id_of[candidate]
+    lens.vocabulary.index(word, "--word")  # raises if the word is several tokens
+    raise errors.word_not_read(word, lens.space.n_tokens)
 
 
-def word_table(lens: Any, token: int, n: int = 4, *, k: int = K) -> pd.DataFrame:
-    """The neurons that write a token most, and those that read it most, each with its own best tokens.
+def neurons_of_token(lens: EmbeddingLens, token: int, n: int = 4, *, k: int = K) -> pd.DataFrame:
+    """The n neurons that write a token most strongly, and the n that read it, each with its own best tokens.
 
     Returns:
-        One row per (layer, neuron, weight, rank) as in `lens.neurons`: those that write it first, best first.
+        One row per (layer, neuron, weight, rank) as in `lens.neurons`: the writing neurons first, best first.
     """
-    found = lens.search(token, weight=["W_in", "W_out"], k=n)
-    parts = []
-    for row in found.sort_values(["weight", "rank"], ascending=[False, True]).to_dict("records"):
-        parts.append(one_neuron(lens, row["layer"], row.get("expert", -1), row["neuron"], weight=row["weight"], k=k))
-    return pd.concat(parts, ignore_index=True)
+    best = lens.search(token, weight=["W_in", "W_out"], k=n)
+    tables = [
+        one_neuron(lens, row["layer"], row.get("expert", NO_EXPERT), row["neuron"], weight=row["weight"], k=k)
+        for row in best.sort_values(["weight", "rank"], ascending=[False, True]).to_dict("records")
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
-def model_lines(lens: Any) -> list[str]:
-    """A model's sizes, and for a demo model what it was trained on."""
+def model_lines(lens: EmbeddingLens) -> list[str]:
+    """A model's sizes, and for a demo model its training data."""
     w = lens.weights
     lines = [
-        f"{w.n_layers} layers of {w.n_heads} heads, residual stream of {w.d_model:,}, {lens.space.d_vocab:,} tokens."
+        f"{w.n_layers} layers with {w.n_heads} heads each, residual stream of width {w.d_model:,}, {lens.space.d_vocab:,} tokens."
     ]
     if lens.name not in demo.names() or demo.is_classifier(lens.name):
         return lines
-    facts = demo.card(lens.name)
-    said = [
-        facts["corpus"],
-        f"{facts['tokens_seen']:,} tokens seen",
-        f"held-out loss {facts['held_out_loss']:.2f} nats a token",
-    ]
-    text = "; ".join(said)
+    card = demo.card(lens.name)
+    loss = f"held-out loss {card['held_out_loss']:.2f} nats per token"
+    text = "; ".join([card["corpus"], f"{card['tokens_seen']:,} training tokens", loss])
     return [*lines, f"{text[0].upper()}{text[1:]}."]
 
 
-def options(found: Findings) -> str:
-    """The command line's options that make the findings' lens."""
-    score = found.lens.space.score
-    mask = found.lens.mask.replace(demo.frequent_words.name, "frequent")
-    named = all(part in ("ascii", "words", "trained", "frequent") for part in mask.split(" & "))
-    vocabulary = f" --vocabulary {shlex.quote(mask)}" if named else ""
-    return f"--model {shlex.quote(found.model)}{vocabulary}" + (f" --score {score}" if score != "dot" else "")
+def lens_options(summary: ModelSummary) -> str:
+    """The options of a command that make the summary's lens."""
+    score = summary.lens.space.score
+    mask = summary.lens.mask.replace(demo.frequent_words.name, "frequent")
+    is_named = all(part in NAMED_MASKS for part in mask.split(" & "))
+    vocabulary = f" --vocabulary {shlex.quote(mask)}" if is_named else ""
+    return f"--model {shlex.quote(summary.model)}{vocabulary}" + (f" --score {score}" if score != "dot" else "")

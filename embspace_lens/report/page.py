@@ -1,4 +1,4 @@
-"""One HTML file that shows what a model's weights say."""
+"""A report of one model's weights in one HTML file."""
 
 import os
 import shlex
@@ -9,126 +9,150 @@ import pandas as pd
 
 from ..display import theme
 from ..display.html import chips, environment, safe, stylesheet
-from ..display.table_groups import VERBS, units
-from ..display.tokens import figures, markup
+from ..display.table_groups import VERBS, table_groups
+from ..display.tokens import format_score, markup
 from ..files import refuse_unwritable, write_whole
-from ..plots.head_maps import heads_grid
+from ..lens import EmbeddingLens
+from ..plots.head_maps import head_grid
 from .legible import HEAD_RULE, NEURON_RULE
-from .model_summary import Findings, K, find, model_lines, options
+from .model_summary import K, ModelSummary, lens_options, model_lines, summarize_model
 
-MAX_HEADS = 24  # heads of a layer, and layers, that the map has room for
-PAIRS = 6  # of a head, so that they stand in one line
+MAX_HEADS = 24  # rows and columns that the map has room for
+N_PAIRS = 6  # pairs of a head that fit on one line
+N_TIP_PAIRS = 3  # pairs shown for a cell of the map
+MAP_TITLES = {"W_OV": "what each head moves", "W_QK": "what each head attends to"}
 
 
 def write_report(
-    lens: Any, path: str | os.PathLike[str], *, word: str | None = None, model: str | os.PathLike[str] | None = None
+    lens: EmbeddingLens,
+    path: str | os.PathLike[str],
+    *,
+    word: str | None = None,
+    model: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Write what a model's weights say as one self-contained HTML file.
+    """Write a report of a model's weights as one self-contained HTML file, without a forward pass.
 
-    It shows a few neurons and heads, chosen by the rule that it states (`choose.py`), who writes and reads a word, and
-    the best pair of every head as a map. Nothing in it is loaded from elsewhere. It reads best of a lens with
+    It shows a few neurons and heads that are chosen by a stated rule, the neurons that write and read one word, and the best
+    pair of every head as a map. The file loads nothing from elsewhere. Tokens are easiest to interpret with
     `vocabulary="words"` and `score="cosine"`.
 
     Args:
         lens: An EmbeddingLens.
-        path: The file; replaced if it is there.
-        word: A word to ask for, with or without its leading space; a common one by default.
-        model: How the commands in the report name the model; `lens.name` by default.
+        path: The file; an existing file is replaced.
+        word: A word to search for, with or without its leading space; a common one by default.
+        model: The model's name in the report's commands; `lens.name` by default.
 
     Returns:
         The path.
 
     Raises:
-        EmbspaceError: If the word is not one token that the lens reads, or the file cannot be written; it is then as it
-            was.
+        EmbspaceError: If the word is not one token that the lens reads, or the file cannot be written; an existing file is
+            then unchanged.
+
+    Example:
+        >>> write_report(lens, tmp_path / "report.html", word="film").name
+        'report.html'
 
     References:
         Dar et al. (2023), Analyzing Transformers in Embedding Space. https://arxiv.org/abs/2209.02535
     """
     path = refuse_unwritable(path)
-    return write_whole(path, report_html(find(lens, word=word, model=model)).encode("utf-8"))
+    return write_whole(path, report_html(summarize_model(lens, word=word, model=model)).encode("utf-8"))
 
 
-def report_html(found: Findings) -> str:
-    """The report, as text.
+def report_html(summary: ModelSummary) -> str:
+    """The report as HTML.
 
     Raises:
-        EmbspaceError: If jinja2 is not installed.
+        EmbspaceError: If jinja2 or plotly is not installed.
     """
-    lens = found.lens
-    neurons, heads, asked = (_cards(table) for table in (found.neurons, found.heads, found.word))
-    command = f"embspace-lens {{}} {options(found)}"
+    lens = summary.lens
+    k = min(K, lens.space.n_tokens)
+    neurons, heads, word_neurons = (_cards(table) for table in (summary.neurons, summary.heads, summary.word))
+    command = f"embspace-lens {{}} {lens_options(summary)}"
     commands = {
-        "neurons": command.format(f"neurons {_selecting(neurons[-1])}") if neurons else "",
-        "heads": command.format(f"heads {_selecting(heads[0])}") if heads else "",
-        "search": command.format(f"search {shlex.quote(found.text)}"),
+        "neurons": command.format(f"neurons {_selection(neurons[-1])}") if neurons else "",
+        "heads": command.format(f"heads {_selection(heads[0])}") if heads else "",
+        "search": command.format(f"search {shlex.quote(summary.word_text)}"),
         "map": f"{command.format('heads')} -k 1",
     }
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            css=stylesheet(),
-            mono=safe(theme.MONO),
-            name=lens.name,
-            lens=repr(lens),
-            facts=" ".join(model_lines(lens)),
-            neurons=neurons,
-            heads=heads,
-            asked=asked,
-            word=safe(markup(found.text)),
-            maps=[_map(table) for table in (found.ov, found.qk) if len(table)],
-            neuron_rule=NEURON_RULE.format(k=min(K, lens.space.n_tokens)),
-            head_rule=HEAD_RULE.format(k=min(K, lens.space.n_tokens)),
-            commands=commands,
-        )
+    template = environment().get_template("page.html")
+    return template.render(
+        css=stylesheet(),
+        mono=safe(theme.MONO),
+        name=lens.name,
+        lens=repr(lens),
+        facts=" ".join(model_lines(lens)),
+        neurons=neurons,
+        heads=heads,
+        word_neurons=word_neurons,
+        word=safe(markup(summary.word_text)),
+        maps=[_head_map(table) for table in (summary.ov, summary.qk) if len(table)],
+        neuron_rule=NEURON_RULE.format(k=k),
+        head_rule=HEAD_RULE.format(k=k),
+        commands=commands,
     )
 
 
 def _cards(df: pd.DataFrame) -> list[dict[str, Any]]:
     """One card for each neuron or head: its name, its keys, and a line of chips for each weight."""
     cards: dict[tuple[str, str], dict[str, Any]] = {}
-    for unit in units(df) if len(df) else ():
-        pairs = "src_token_index" in unit.rows.columns
-        line = {"weight": unit.weight, "verb": VERBS[unit.weight], "chips": chips(unit.rows, PAIRS if pairs else None)}
-        keys = {name: int(unit.rows[name].iloc[0]) for name in ("layer", "head", "neuron") if name in unit.rows.columns}
-        cards.setdefault((unit.name, unit.weight if pairs else ""), {"name": unit.name, "keys": keys, "lines": []})[
-            "lines"
-        ].append(line)
+    for group in table_groups(df) if len(df) else ():
+        rows = group.rows
+        has_pairs = "src_token_index" in rows.columns
+        line = {
+            "weight": group.weight,
+            "verb": VERBS[group.weight],
+            "chips": chips(rows, N_PAIRS if has_pairs else None),
+        }
+        keys = {name: int(rows[name].iloc[0]) for name in ("layer", "head", "neuron") if name in rows.columns}
+        card = cards.setdefault(
+            (group.name, group.weight if has_pairs else ""), {"name": group.name, "keys": keys, "lines": []}
+        )
+        card["lines"].append(line)
     return list(cards.values())
 
 
-def _selecting(card: dict[str, Any]) -> str:
-    """The options that select a card's neuron or head."""
+def _selection(card: dict[str, Any]) -> str:
+    """The options of a command that select a card's neuron or head."""
     weight = [f"--weight {card['lines'][0]['weight']}"] if "head" in card["keys"] else []
-    return " ".join([f"--{name} {number}" for name, number in card["keys"].items()] + weight)
+    return " ".join([f"--{name} {index}" for name, index in card["keys"].items()] + weight)
 
 
-def _map(df: pd.DataFrame) -> dict[str, Any]:
-    """The best pair of every head as cells with colours, numbers and pairs, and how many heads had no room."""
-    grid, _ = heads_grid(df)
+def _head_map(df: pd.DataFrame) -> dict[str, Any]:
+    """The best pair of every head as coloured cells with numbers and pairs, and how many heads are left out."""
+    grid, _ = head_grid(df)
     shown = grid.iloc[:MAX_HEADS, :MAX_HEADS]
     low, high = float(shown.min().min()), float(shown.max().max())
-    best = {(unit.rows["layer"].iloc[0], unit.rows["head"].iloc[0]): chips(unit.rows, 3) for unit in units(df)}
+    pairs = {
+        (group.rows["layer"].iloc[0], group.rows["head"].iloc[0]): chips(group.rows, N_TIP_PAIRS)
+        for group in table_groups(df)
+    }
     rows = []
     for layer in shown.index:
         cells = []
         for head in shown.columns:
-            number = float(shown.at[layer, head])
-            if number != number:
+            score = float(shown.at[layer, head])
+            if score != score:
                 cells.append(None)
                 continue
-            ground = theme.sequential((number - low) / ((high - low) or 1.0))
-            short = figures(number, 2)
-            cell = {"head": head, "ground": ground, "ink": theme.readable_on(ground), "pairs": best[layer, head]}
-            cells.append(cell | {"number": short[1:] if short.startswith("0.") else short, "exact": figures(number)})
+            background = theme.sequential((score - low) / ((high - low) or 1.0))
+            cells.append(
+                {
+                    "head": head,
+                    "background": background,
+                    "colour": theme.readable_on(background),
+                    "number": format_score(score, 2).removeprefix("0"),
+                    "score": format_score(score),
+                    "pairs": pairs[layer, head],
+                }
+            )
         rows.append({"layer": layer, "cells": cells})
     weight = str(df["weight"].iloc[0])
-    said = {"W_OV": "what each head moves", "W_QK": "whom each head attends to"}[weight]
     return {
         "weight": weight,
-        "said": said,
+        "title": MAP_TITLES[weight],
         "heads": list(shown.columns),
         "rows": rows,
-        "left_out": grid.size - shown.size,
+        "n_left_out": grid.size - shown.size,
     }

@@ -1,0 +1,73 @@
+"""The report of one model."""
+
+import copy
+
+import pytest
+import zoo
+from handmade import NASTY, assert_harmless
+
+from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.report import write_report
+from embspace_lens.report.model_summary import find_word, summarize_model
+
+
+def test_report_is_one_file_that_loads_nothing(lens, tmp_path):
+    path = write_report(lens, tmp_path / "report.html", word="w7")
+    page = path.read_text(encoding="utf-8")
+    parsed = assert_harmless(page)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert page.count("<h2") == 4 and page.startswith("<!doctype html>")
+    assert len(page) < 200_000
+    assert parsed.tags.count("code") == 4
+    cells = [name for name, _ in parsed.attributes if name == "tabindex"]
+    assert len(cells) == 2 * lens.weights.n_layers * lens.weights.n_heads  # every head, by keyboard too
+
+
+class NastyTokenizer:
+    """A tokenizer with tokens that are hard to show."""
+
+    def __init__(self, n):
+        self.pieces = [*NASTY, *(f"w{i}" for i in range(len(NASTY), n))]
+
+    def __len__(self):
+        return len(self.pieces)
+
+    def batch_decode(self, ids, **options):
+        return [self.pieces[i] for (i,) in ids]
+
+    def convert_ids_to_tokens(self, ids):
+        return [self.pieces[i] for i in ids]
+
+
+def test_names_of_models_and_tokens_are_escaped(lens, tmp_path):
+    weights = copy.copy(lens.weights)
+    weights.name = "<script>evil</script>"
+    named = EmbeddingLens(weights, tokenizer=NastyTokenizer(len(lens.vocabulary)))
+    page = write_report(named, tmp_path / "r.html", word=NASTY[0], model="x; rm -rf ~ <script>").read_text("utf-8")
+    parsed = assert_harmless(page)
+    assert "<script>evil</script>" in parsed.text
+    assert "--model 'x; rm -rf ~ <script>'" in "".join(parsed.text)
+
+
+def test_report_of_models_without_mlp_or_attention(tmp_path):
+
+    page = write_report(EmbeddingLens(zoo.NATIVE["native_attn_only"]()), tmp_path / "r.html").read_text("utf-8")
+    assert "Heads" in page and "Neurons that write" not in page
+
+
+def test_word_is_found_with_and_without_its_space(lens, demo_lens):
+    assert demo_lens.vocabulary.strings[find_word(demo_lens, "film")] == " film"
+    assert find_word(demo_lens, " film") == find_word(demo_lens, "film")
+    assert demo_lens.vocabulary.strings[find_word(demo_lens, None)].startswith(" ")
+    assert find_word(lens, None) == 0
+    with pytest.raises(EmbspaceError, match="tokens in this vocabulary"):
+        find_word(demo_lens, "antidisestablishment")
+    with pytest.raises(EmbspaceError, match="not among the"):
+        find_word(demo_lens, "!")
+
+
+def test_report_of_the_demo_model(demo_lens, tmp_path):
+    summary = summarize_model(demo_lens, word="film")
+    assert summary.word_text == " film" and summary.neurons["weight"].iloc[0] == "W_out"
+    page = write_report(demo_lens, tmp_path / "r.html", word="film").read_text("utf-8")
+    assert "Large Movie Review Dataset" in page and "film" in page
