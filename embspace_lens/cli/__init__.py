@@ -2,7 +2,7 @@
 
 import typer
 
-from . import circuits, compare, demo_models, evidence, factors, readings
+from . import circuits, compare, demo_models, evidence, factors, readings, stitching
 from .refusals import RefusingGroup
 
 __all__ = ["app", "main"]
@@ -16,10 +16,21 @@ app = typer.Typer(
     help="Read a transformer's weights as tables of tokens, with no forward pass.\n\nStart with: embspace-lens demo",
 )
 
-# Groups of commands, in the order of `--help`. Commands import torch and pandas when they run, so that help is quick.
-for group in (demo_models, readings, compare, circuits):
-    for command in group.COMMANDS:
-        app.command()(command)
+# In the order of `--help`. Commands import torch and pandas when they run, so that help is quick.
+for command in (
+    demo_models.demo,
+    demo_models.models,
+    readings.neurons,
+    readings.heads,
+    readings.search,
+    readings.components,
+    compare.align,
+    stitching.stitch,
+    compare.difference,
+    circuits.relations,
+    circuits.operations,
+):
+    app.command()(command)
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(factors.app, name="factors")
 

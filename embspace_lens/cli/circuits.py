@@ -92,6 +92,3 @@ def operations(
 
     df = salient_operations(lens, layer, head, n=n, k=k, largest=not lowest, first_mlp=not no_first_mlp)
     output.write(df, next_reading(f"heads {options_of_first_row(df, 'layer', 'head')}", model, vocabulary, score))
-
-
-COMMANDS = (relations, operations)

@@ -99,6 +99,3 @@ def _classifier_facts(card: dict[str, Any]) -> list[str]:
         f"{card['base']} tuned to classify texts as {' or '.join(card['labels'])}",
         f"last {config['n_blocks']} layers tuned on {config['n_texts']:,} texts, held-out accuracy {card['held_out_accuracy']:.3f}",
     ]
-
-
-COMMANDS = (demo, models)

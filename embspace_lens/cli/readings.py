@@ -137,6 +137,3 @@ def components(model: Model = MODEL, format: Format = None, out: Out = None) -> 
     output = Output(format, out)
     lens = open_lens(model)
     output.write(lens.components(), next_reading(f"neurons --layer {middle_layer(lens)}", model))
-
-
-COMMANDS = (neurons, heads, search, components)
