@@ -1,6 +1,6 @@
 """Where factors are active: their importance in each layer, their top contexts, and how well codes explain each layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def activity(
     model: Any,
     texts: Any,
     *,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     n: int = 500,
     n_contexts: int = 200,
     window: int = 10,
@@ -122,7 +122,7 @@ def importance(
     model: Any,
     texts: Any,
     *,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     n: int = 500,
     **options: Any,
 ) -> pd.DataFrame:
@@ -157,7 +157,7 @@ def top_contexts(
     model: Any,
     texts: Any,
     *,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     n: int = 200,
     window: int = 10,
     **options: Any,

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,7 +36,7 @@ def fit_factors(
     texts: Any,
     *,
     n_factors: int,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     l1: float = 0.3,
     epochs: int = 1,
     weighting: Weighting = "frequency",

@@ -1,7 +1,7 @@
 """Word senses: whether the code of one factor separates them, on held-out text and against two controls."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ def senses(
     sentences: Sequence[Sentence],
     *,
     words: Words = None,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     at_least: int = 60,
     at_most: int = 1000,
     held_out: float = 0.5,

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def explore(
     seen: Activity | None = None,
     lens: Any = None,
     saliency: pd.DataFrame | None = None,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     n_contexts: int = 200,
     n_explained: int = 0,
     max_tokens: int | None = None,
