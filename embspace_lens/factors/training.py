@@ -241,8 +241,8 @@ class _Fit:
     def _save(self, folder: Path) -> None:
         """Write the new state beside the old one, then the file that names it, then delete the old state."""
         make_folder(folder)
-        # The state after the last step, whose batch is incomplete, has a name of its own, because the number of flushes is
-        # the same as before this step, and the state before it must stay until the new one is complete.
+        # The last step does not change the number of flushes. The state after it needs another name, because the state
+        # before it must stay until the new one is complete.
         name = f"fitter-{self.n_flushes}" + ("-end" if self.is_done else "")
         self.fitter.save(folder / name)
         write_whole(folder / name / "counts.safetensors", save({"counts": self.token_counts}))

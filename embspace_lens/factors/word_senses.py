@@ -47,7 +47,7 @@ def senses(
 
     Args:
         factors: The dictionary.
-        model: The model to whose hidden states the dictionary was fitted.
+        model: The model on which the dictionary was fitted.
         sentences: Tagged text: each sentence is a sequence of (word, tag). Words are joined with spaces.
         words: The words, in lower case; or a mapping from each word to the tags that form one sense, such as
             `{"left": ["vbd", "vbn"]}`. By default every word that has at least two tags with `at_least` occurrences each; its

@@ -54,7 +54,7 @@ def explore(
     Args:
         factors: The dictionary.
         folder: The folder of the site; created if needed. An existing site there is replaced atomically.
-        model: The model to whose hidden states the dictionary was fitted. Needed to read texts; also makes the default lens.
+        model: The model on which the dictionary was fitted. Needed to read texts; also makes the default lens.
         texts: The texts for importance and contexts, as in `activity`.
         seen: The result of `activity`, if it was computed before; then `texts` is not read.
         lens: An EmbeddingLens for the nearest tokens of each factor; by default the lens of `model`.
