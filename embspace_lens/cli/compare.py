@@ -126,7 +126,8 @@ def difference(
     if table == "singular" and weight and len(weight) > 1:
         raise errors.one_weight_needed()
     lenses = open_lens(after, vocabulary, score), open_lens(base, vocabulary, score)
-    from ..compare.differences import difference, displacement
+    from ..compare.differences import difference
+    from ..compare.displacements import displacement
 
     if table == "displacement":
         df = displacement(*lenses, positive_words, negative_words, layer=layer, weight=weight or None, k=k)

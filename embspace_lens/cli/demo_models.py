@@ -48,21 +48,21 @@ def demo(
     from ..demo import catalog
 
     lens = open_lens(model, vocabulary or ("frequent" if model in catalog.names() else "words"), score)
-    from ..report.model_summary import find, options
+    from ..report.model_summary import lens_options, summarize_model
     from ..report.page import report_html
     from ..report.terminal_overview import overview
 
-    summary = find(lens, word=word, model=model)
+    summary = summarize_model(lens, word=word, model=model)
     page = report_html(summary)
     print_text(overview(summary))
     path = write_whole(out, page.encode("utf-8"))
-    lens_options = options(summary)
+    lens_options = lens_options(summary)
     layer = middle_layer(lens)
     print_text(
         f"\n{path} shows the same tables. Open it in a browser.\n\n"
         "Next:\n"
         f"  embspace-lens neurons --layer {layer} {lens_options}\n"
-        f"  embspace-lens search {shlex.quote(summary.text)} {lens_options}\n"
+        f"  embspace-lens search {shlex.quote(summary.word_text)} {lens_options}\n"
         f"  embspace-lens heads {lens_options} --out heads.csv"
     )
 

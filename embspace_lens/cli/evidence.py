@@ -24,7 +24,7 @@ def related_pairs(
     model: Model = MODEL,
     layer: Layer = None,
     pair: Annotated[
-        list[str] | None,
+        list[Any] | None,
         typer.Option(
             "--pair",
             metavar="A-B",

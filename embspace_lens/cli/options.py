@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -77,8 +77,9 @@ Expert = Annotated[
         "--expert", metavar="N", parser=Indices, help="Experts of a mixture, written like layers. All by default."
     ),
 ]
+# The library checks the names of weights: typer has no lists of literals.
 Weight = Annotated[
-    list[str] | None,
+    list[Any] | None,
     typer.Option("--weight", metavar="W", help="A weight, such as W_out. Repeat the option for several."),
 ]
 K = Annotated[int, typer.Option("-k", metavar="N", min=1, help="Number of tokens (or token pairs) in each list.")]

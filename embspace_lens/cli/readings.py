@@ -1,7 +1,7 @@
 """Commands that read one model: neurons, heads, search, components."""
 
 import shlex
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,7 +78,7 @@ def heads(
     """
     from ..tables.checks import check_choice
 
-    weights = [check_choice("weight", name, (*CIRCUITS, *SUBHEADS)) for name in weight or CIRCUITS]
+    weights: list[Any] = [check_choice("weight", name, (*CIRCUITS, *SUBHEADS)) for name in weight or CIRCUITS]
     if len({name in CIRCUITS for name in weights}) == 2:
         raise errors.circuits_and_subheads()
     output = Output(format, out)

@@ -3,8 +3,8 @@ r"""An active-set solver for non-negative sparse codes.
 Each vector has a small working set of directions. The problem on the working set is solved exactly, by the active-set
 steps of Lawson and Hanson, batched over vectors. Then one product with the dictionary finds the directions that should
 join the working set, and bounds the distance of the objective from its minimum. About a dozen such products replace
-hundreds of gradient steps. The work is done in float32; the bound is computed in float64, and vectors whose gap is still
-too large are finished in float64.
+hundreds of gradient steps. The work is done in float32; the bound is computed in float64. Vectors with a gap that is
+still too large are finished in float64.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Where factors are active: their importance in each layer, their top contexts, and how well codes explain each layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def activity(
     model: Any,
     texts: Any,
     *,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     n: int = 500,
     n_contexts: int = 200,
     window: int = 10,
@@ -70,7 +70,7 @@ def activity(
 
     Args:
         factors: The dictionary.
-        model: The model to whose hidden states the dictionary was fitted.
+        model: The model on which the dictionary was fitted.
         texts: A list, any iterable, a Hugging Face dataset, or a file.
         layers: The layers: hidden states after these blocks; −1 is the embedding. By default the embedding and all blocks.
         n: How many codes are averaged for the importance; if fewer codes are above 0, the rest count as 0.
@@ -122,7 +122,7 @@ def importance(
     model: Any,
     texts: Any,
     *,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     n: int = 500,
     **options: Any,
 ) -> pd.DataFrame:
@@ -130,7 +130,7 @@ def importance(
 
     Args:
         factors: The dictionary.
-        model: The model to whose hidden states the dictionary was fitted.
+        model: The model on which the dictionary was fitted.
         texts: As in `activity`.
         layers: As in `activity`.
         n: How many codes are averaged; 500 in Yun et al.
@@ -157,7 +157,7 @@ def top_contexts(
     model: Any,
     texts: Any,
     *,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     n: int = 200,
     window: int = 10,
     **options: Any,
@@ -166,7 +166,7 @@ def top_contexts(
 
     Args:
         factors: The dictionary.
-        model: The model to whose hidden states the dictionary was fitted.
+        model: The model on which the dictionary was fitted.
         texts: As in `activity`.
         layers: As in `activity`.
         n: How many contexts of each factor and layer.

@@ -31,7 +31,7 @@ def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame 
 
     Yun et al. describe the same three levels: importance that peaks early (word-level disambiguation), rises in the middle
     (sentence-level patterns) or rises late (long-range dependence). They separate the last two by hand, from saliency maps.
-    This function uses fixed thresholds instead, so the level of a borderline factor is somewhat arbitrary.
+    This function uses fixed thresholds instead, so other texts can give a borderline factor another level.
 
     Args:
         importance: A table of `importance`, or `activity(…).importance`, with two layers or more.

@@ -55,7 +55,7 @@ def saliency(
 
     Args:
         factors: The dictionary.
-        model: The model to whose hidden states the dictionary was fitted.
+        model: The model on which the dictionary was fitted.
         texts: The texts from which `contexts` was made.
         contexts: The contexts to explain: rows of `top_contexts` or `activity(…).contexts`.
         n_samples: The number of variants; 2,001 in Yun et al.
@@ -208,7 +208,7 @@ def _lime(
 
 
 def _context(model: Any, texts: Sequence[str], row: dict[str, Any], max_tokens: int) -> _Context:
-    """The context of a row, found in its text again.
+    """The context of a row, with its tokens read from the text.
 
     Raises:
         EmbspaceError: If the text does not exist or does not have the target at this position.

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,7 +36,7 @@ def fit_factors(
     texts: Any,
     *,
     n_factors: int,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     l1: float = 0.3,
     epochs: int = 1,
     weighting: Weighting = "frequency",
@@ -241,8 +241,8 @@ class _Fit:
     def _save(self, folder: Path) -> None:
         """Write the new state beside the old one, then the file that names it, then delete the old state."""
         make_folder(folder)
-        # The state after the last step, whose batch is incomplete, has a name of its own, because the number of flushes is
-        # the same as before this step, and the state before it must stay until the new one is complete.
+        # The last step does not change the number of flushes. The state after it needs another name, because the state
+        # before it must stay until the new one is complete.
         name = f"fitter-{self.n_flushes}" + ("-end" if self.is_done else "")
         self.fitter.save(folder / name)
         write_whole(folder / name / "counts.safetensors", save({"counts": self.token_counts}))

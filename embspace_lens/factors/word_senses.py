@@ -1,7 +1,7 @@
 """Word senses: whether the code of one factor separates them, on held-out text and against two controls."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ def senses(
     sentences: Sequence[Sentence],
     *,
     words: Words = None,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     at_least: int = 60,
     at_most: int = 1000,
     held_out: float = 0.5,
@@ -47,7 +47,7 @@ def senses(
 
     Args:
         factors: The dictionary.
-        model: The model to whose hidden states the dictionary was fitted.
+        model: The model on which the dictionary was fitted.
         sentences: Tagged text: each sentence is a sequence of (word, tag). Words are joined with spaces.
         words: The words, in lower case; or a mapping from each word to the tags that form one sense, such as
             `{"left": ["vbd", "vbn"]}`. By default every word that has at least two tags with `at_least` occurrences each; its

@@ -140,7 +140,7 @@ def _spread(candidates: list[tuple[int, set[int]]], n: int, n_layers: int, max_o
             yield i
 
 
-def legible_neurons(lens: EmbeddingLens, n: int = 6, *, k: int = 10, weight: str = "W_out") -> pd.DataFrame:
+def legible_neurons(lens: EmbeddingLens, n: int = 6, *, k: int = 10, weight: MLPWeight = "W_out") -> pd.DataFrame:
     """Choose neurons with similar tokens, from all layers and different from each other.
 
     Args:
@@ -171,7 +171,7 @@ def legible_neurons(lens: EmbeddingLens, n: int = 6, *, k: int = 10, weight: str
 
 
 def one_neuron(
-    lens: EmbeddingLens, layer: int, expert: int, neuron: int, *, weight: str | None = None, k: int
+    lens: EmbeddingLens, layer: int, expert: int, neuron: int, *, weight: MLPWeight | None = None, k: int
 ) -> pd.DataFrame:
     """The rows of one neuron; in a mixture, of one expert's neuron, since other experts may have fewer neurons.
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def explore(
     seen: Activity | None = None,
     lens: Any = None,
     saliency: pd.DataFrame | None = None,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     n_contexts: int = 200,
     n_explained: int = 0,
     max_tokens: int | None = None,
@@ -54,7 +54,7 @@ def explore(
     Args:
         factors: The dictionary.
         folder: The folder of the site; created if needed. An existing site there is replaced atomically.
-        model: The model to whose hidden states the dictionary was fitted. Needed to read texts; also makes the default lens.
+        model: The model on which the dictionary was fitted. Needed to read texts; also makes the default lens.
         texts: The texts for importance and contexts, as in `activity`.
         seen: The result of `activity`, if it was computed before; then `texts` is not read.
         lens: An EmbeddingLens for the nearest tokens of each factor; by default the lens of `model`.

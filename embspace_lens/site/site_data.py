@@ -201,7 +201,7 @@ def bucket(word: str) -> int:
     return (31 * first + second) % N_BUCKETS
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: Any) -> float:
     """The value to three significant figures."""
     return float(f"{float(value):.3g}")
 

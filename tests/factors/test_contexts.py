@@ -106,6 +106,7 @@ def test_unusual_texts_are_read(factors, model):
         ({"factors": Factors(torch.eye(7), l1=1.0)}, "width"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_invalid_arguments_are_refused(change, message, factors, model):
     arguments = {"factors": factors, "texts": TEXTS} | change
     with pytest.raises(EmbspaceError, match=message):

@@ -19,6 +19,7 @@ def factors():
     return Factors(unit(torch.randn(20, 6)), l1=0.25)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_encode_and_decode_keep_the_batch_shape(factors):
     x = torch.randn(2, 3, 6)
     codes = factors.encode(x)

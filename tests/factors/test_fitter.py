@@ -218,6 +218,7 @@ def test_factors_do_not_change_after_later_steps():
         ((["no"],), "cannot be made a tensor"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_invalid_hidden_states_are_refused(arguments, message):
     fitter = FactorFitter(4, 8)
     with pytest.raises(EmbspaceError, match=message):
@@ -228,6 +229,7 @@ def test_invalid_hidden_states_are_refused(arguments, message):
 @pytest.mark.parametrize(
     "options", [{"d_model": 0}, {"n_factors": 2.5}, {"l1": 0}, {"l1": -1.0}, {"seed": -1}, {"batch_size": 0}]
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_invalid_settings_are_refused(options):
     with pytest.raises(EmbspaceError, match=next(iter(options))):
         FactorFitter(**({"d_model": 4, "n_factors": 8} | options))
@@ -260,6 +262,7 @@ while True:
 """
 
 
+@pytest.mark.full
 def test_killed_fit_resumes_bit_for_bit(tmp_path):
     """SIGKILL at an arbitrary moment, while the fit saves after every update, loses no saved update."""
     threads = str(torch.get_num_threads())

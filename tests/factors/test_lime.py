@@ -121,6 +121,7 @@ def test_saliency_depends_only_on_the_seed_and_the_context(tiny, factors):
     ), "a context's variants do not depend on what else is explained"
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_invalid_contexts_and_texts_are_refused(tiny, factors):
     model = tiny("gpt2")
     contexts = contexts_of(factors, model).head(1)

@@ -228,6 +228,7 @@ def test_singular_gram_matrices_are_solved():
         ({"warm": torch.tensor([[float("nan"), 0.0]])}, "NaN or infinite values in warm"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_invalid_input_is_refused(change, message):
     arguments = {"x": torch.ones(1, 2), "directions": torch.eye(2), "l1": 0.5} | change
     with pytest.raises(EmbspaceError, match=message):

@@ -238,12 +238,14 @@ def test_texts_may_be_a_list_a_table_or_an_iterator(model, expected, tmp_path):
         ({"texts": pd.DataFrame({"review": TEXTS})}, "The table has no column 'text'; its columns are 'review'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_invalid_arguments_are_refused(change, message, model):
     arguments = {"texts": TEXTS, **OPTIONS} | change
     with pytest.raises(EmbspaceError, match=message):
         fit_factors(model, arguments.pop("texts"), **arguments)
 
 
+@pytest.mark.usefixtures("unchecked_types")  # numpy integers are no int
 def test_layers_may_be_an_integer_or_any_sequence(model):
     options = {key: value for key, value in OPTIONS.items() if key != "layers"}
     first = fit_factors(model, TEXTS, **options, layers=0)

@@ -30,9 +30,9 @@ def test_overview_can_be_sorted_filtered_and_searched(site, tmp_path):
     words = [f for f in range(12) if overview["rows"][f][0] == "w"]
     assert listed_factors(render(page, "#level=w")) == words
     _, index = read_data(site / "data" / "w" / f"{bucket('w3')}.js")
-    found = listed_factors(render(page, "#q=w3"))
-    assert set(found) == {f for word in index if word.startswith("w3") for f in index[word][::3]}
-    assert set(found[: len(set(index["w3"][::3]))]) == set(index["w3"][::3]), "the word itself before longer ones"
+    matches = listed_factors(render(page, "#q=w3"))
+    assert set(matches) == {f for word in index if word.startswith("w3") for f in index[word][::3]}
+    assert set(matches[: len(set(index["w3"][::3]))]) == set(index["w3"][::3]), "the word itself before longer ones"
     assert "best first" in render(page, "#q=%E2%90%A3W3")
     assert listed_factors(render(page, "#q=7"))[0] == 7
     nothing = render(page, "#q=zzzz%3Cb%3E")
@@ -53,7 +53,7 @@ def test_overview_can_be_used_with_the_keyboard(site, tmp_path):
       document.getElementById("q").value = "5";
       document.getElementById("q").dispatchEvent(new Event("input"));
       await wait(() => document.querySelectorAll("#rows a")[0].hash === "#5");
-      log.push("found 5");
+      log.push("factor 5");
       press("Escape");
       await wait(() => document.querySelectorAll("#rows a")[0].hash === "#0");
       document.querySelector('[data-key="sort-importance"]').click();
@@ -64,7 +64,7 @@ def test_overview_can_be_used_with_the_keyboard(site, tmp_path):
     """
     text = render(site / "index.html", script=press, tmp_path=tmp_path)
     log = json.loads(html.unescape(re.search(r'data-log="([^"]*)"', text).group(1)))
-    assert log == ["q", "#0", "#1", "q", "found 5", 2]
+    assert log == ["q", "#0", "#1", "q", "factor 5", 2]
 
 
 def test_factor_page_shows_its_data(site, activity_result, tmp_path):
