@@ -511,6 +511,31 @@ def damaged_states(path: object, reason: object) -> EmbspaceError:
     return EmbspaceError(f"{path} cannot be read ({reason}). Remove it, and it is computed again.")
 
 
+def no_classifier(folder: object, reason: object) -> EmbspaceError:
+    """The files of a classifier are missing or damaged."""
+    return EmbspaceError(f"{folder} holds no classifier that can be read: {reason}")
+
+
+def not_a_difference(name: str, base: str, weight: str) -> EmbspaceError:
+    """The weights of a difference are not those of its base."""
+    return EmbspaceError(f"{name} is not a difference of {base}: {weight} does not fit.")
+
+
+def too_little_text(count: int, unit: str, needed: int, purpose: str) -> EmbspaceError:
+    """Training texts are too short."""
+    return EmbspaceError(f"The texts have {count:,} {unit}, fewer than the {needed:,} of {purpose}. Give more text.")
+
+
+def other_settings(folder: object) -> EmbspaceError:
+    """A folder holds a run with another configuration."""
+    return EmbspaceError(f"{folder} holds a run with other settings. Name another folder, or remove it.")
+
+
+def not_divisible(name: str, value: int, divisor_name: str, divisor: int) -> EmbspaceError:
+    """A width is not a multiple of a count."""
+    return EmbspaceError(f"{name}={value} is not a multiple of {divisor_name}={divisor}.")
+
+
 # -- circuits and interventions
 
 

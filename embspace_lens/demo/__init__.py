@@ -1,4 +1,4 @@
-"""Demo models: trained on movie reviews, shipped with the package, loaded without a network."""
+"""Demo models: small language models of movie reviews, part of the package, loaded without a network."""
 
 import lazy_loader
 

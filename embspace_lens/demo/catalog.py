@@ -1,4 +1,4 @@
-"""Embedded models: trained on movie reviews, shipped with the package, loaded with no network."""
+"""The catalog of demo models: small language models of movie reviews, part of the package, loaded without a network."""
 
 import json
 from importlib.resources import files
@@ -21,15 +21,15 @@ MODELS = Path(str(files("embspace_lens.demo") / "models"))
 
 
 def names() -> list[str]:
-    """The demo models, as `load` and `EmbeddingLens.from_pretrained` take them."""
+    """The names of the demo models, for `load` and `EmbeddingLens.from_pretrained`."""
     return sorted(file.parent.name for kind in ("config", "difference") for file in MODELS.glob(f"*/{kind}.json"))
 
 
 def card(name: str | PathLike[str]) -> dict[str, Any]:
-    """What is known of a demo model: its configuration, tokens seen, held-out loss; of a classifier, its base and accuracy.
+    """The facts about a demo model: configuration, number of training tokens and held-out loss; of a classifier, base and accuracy.
 
     Args:
-        name: One of `names()`, or a folder that `python -m embspace_lens.demo.tune` wrote.
+        name: One of `names()`, or a folder written by `python -m embspace_lens.demo.tune`.
 
     Raises:
         EmbspaceError: If there is no such demo model.
@@ -42,14 +42,17 @@ def card(name: str | PathLike[str]) -> dict[str, Any]:
 
 
 def is_classifier(name: str | PathLike[str]) -> bool:
-    """Whether this is a demo classifier, or the folder of one."""
+    """Whether this is the name of a demo classifier, or the folder of a classifier."""
     return (_folder(name) / "difference.json").is_file()
 
 
 def seen(at_least: int = 200) -> TokenMask:
-    """Tokens that occur at least so often in the reviews that the demo models were trained on.
+    """Tokens that occur at least `at_least` times in the training reviews of the demo models.
 
-    Rare words have long, barely trained embeddings, and fill the lists of a small model; what is seen often reads best.
+    Embeddings of rare tokens are long and undertrained. Without a mask, they fill the lists of a small model.
+
+    Raises:
+        EmbspaceError: On use, if the lens's model is not a demo model.
     """
 
     def choose(vocabulary: Vocabulary, _: Any) -> torch.Tensor:
@@ -62,16 +65,16 @@ def seen(at_least: int = 200) -> TokenMask:
 
 
 frequent_words = TokenMask("frequent", (whole_words & seen(200)).choose)
-"""Whole words that the demo models saw 200 times or more: what they read best by."""
+"""Whole words that occur at least 200 times in the training reviews: the mask with the most readable lists."""
 
 
 def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """Load a demo model into a TransformerBridge, offline.
+    """Load a demo model into a TransformerBridge, without a network.
 
     Args:
         name: One of `names()`.
-        device: Where to put it.
-        dtype: Its precision; stored in half precision, computed in this one.
+        device: The device of its weights.
+        dtype: The precision of its weights, which are stored in half precision.
 
     Returns:
         A TransformerBridge with its tokenizer.
@@ -81,15 +84,16 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     """
     if name not in names():
         raise errors.choice("model", name, names())
-    return (
-        load_tuned(MODELS / name, device=device, dtype=dtype)[0]
-        if is_classifier(name)
-        else _load(name, name, {}, device, dtype)
-    )
+    if is_classifier(name):
+        return load_tuned(MODELS / name, device=device, dtype=dtype)[0]
+    return _load(name, name, {}, device, dtype)
 
 
 def head(name: str | PathLike[str]) -> PooledHead:
-    """The head of a demo classifier, or of the folder of one, for `stitch`.
+    """The head of a demo classifier, or of a classifier in a folder, for `stitch`.
+
+    Args:
+        name: A classifier in `names()`, or a folder written by `python -m embspace_lens.demo.tune`.
 
     Raises:
         EmbspaceError: If there is no such classifier.
@@ -102,14 +106,17 @@ def head(name: str | PathLike[str]) -> PooledHead:
 def load_tuned(
     folder: str | PathLike[str], *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Any, PooledHead]:
-    """Load a classifier that `python -m embspace_lens.demo.tune` wrote: its base with the difference added, and its head.
+    """Load a classifier written by `python -m embspace_lens.demo.tune`.
+
+    Returns:
+        The base model with the difference added to its weights, and the head.
 
     Raises:
-        EmbspaceError: If the folder holds none, or a file is damaged.
+        EmbspaceError: If the folder holds no classifier, or a file is damaged.
     """
     folder = Path(folder)
-    base, change, head = _read_tuned(folder)
-    return _load(folder.name, base, change, device, dtype), head
+    base, difference, head = _read_tuned(folder)
+    return _load(folder.name, base, difference, device, dtype), head
 
 
 def _folder(name: str | PathLike[str]) -> Path:
@@ -117,35 +124,39 @@ def _folder(name: str | PathLike[str]) -> Path:
 
 
 def _read_tuned(folder: Path) -> tuple[str, dict[str, torch.Tensor], PooledHead]:
+    """The base's name, the difference of its weights, and the head."""
     facts = read_json(folder / "difference.json")
     try:
         tensors = load_file(folder / "difference.safetensors")
         head = PooledHead(tensors["head.linear.weight"].shape[1], facts["labels"])
-        head.load_state_dict({key[5:]: value for key, value in tensors.items() if key.startswith("head.")})
-        change = {key[11:]: value for key, value in tensors.items() if key.startswith("difference.")}
-        return facts["base"], change, head.eval()
+        head.load_state_dict(_with_prefix(tensors, "head."))
+        return facts["base"], _with_prefix(tensors, "difference."), head.eval()
     except (OSError, KeyError, RuntimeError, SafetensorError) as reason:
-        raise errors.EmbspaceError(f"{folder} holds no classifier that can be read: {reason}") from reason
+        raise errors.no_classifier(folder, reason) from reason
 
 
-def _load(name: str, base: str, change: dict[str, torch.Tensor], device: str, dtype: torch.dtype) -> Any:
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _load(name: str, base: str, difference: dict[str, torch.Tensor], device: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     if base not in names():
         raise errors.choice("base", base, names())
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # it takes a moment
+    shows_progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # loading takes less than a second
     try:
         hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / base, dtype=dtype, local_files_only=True)
     finally:
-        if bars:
+        if shows_progress:
             logging.enable_progress_bar()
     weights = hf_model.state_dict()
-    for key, value in change.items():
+    for key, value in difference.items():
         if key not in weights or weights[key].shape != value.shape:
-            raise errors.EmbspaceError(f"{name} is not a difference of {base}: {key} does not fit.")
+            raise errors.not_a_difference(name, base, key)
         weights[key] += value.to(dtype)
-    # The models share one tokenizer, stored once beside them.
+    # All demo models have the same tokenizer, in a folder of its own.
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "tokenizer", local_files_only=True)
     return boot(name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype)

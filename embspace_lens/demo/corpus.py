@@ -1,17 +1,17 @@
-"""Texts for the demo models: learn a byte-level BPE from them, pack them into rows of tokens."""
+"""Training texts of the demo models: a byte-level BPE tokenizer, and rows of tokens."""
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from ..errors import EmbspaceError
+from .. import errors
 
 END_OF_TEXT = "<|endoftext|>"
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE, as GPT-2's: no text is unknown to it, and a leading space is part of a word."""
+    """Train a byte-level BPE tokenizer like that of GPT-2, which encodes any text and treats a leading space as part of a word."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -28,13 +28,16 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
 
 
 def pack(texts: list[str], tokenizer: PreTrainedTokenizerFast, n_ctx: int) -> np.ndarray:
-    """Join the texts, end-of-text between them, and cut rows of `n_ctx + 1` tokens, each beginning with end-of-text.
+    """Join the texts by end-of-text tokens, and cut them into rows of `n_ctx` tokens with an end-of-text token in front.
 
-    The leading token is what TransformerLens prepends by default, so the models are used as they were trained.
-    The last, incomplete row is dropped.
+    TransformerLens prepends the same token by default, so that the models are used as they were trained. The last,
+    incomplete row is left out.
 
     Returns:
-        `int32 [row, n_ctx + 1]`.
+        Token ids, `int32 [n_rows, n_ctx + 1]`.
+
+    Raises:
+        EmbspaceError: If the texts do not fill one row.
     """
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     parts = []
@@ -44,6 +47,6 @@ def pack(texts: list[str], tokenizer: PreTrainedTokenizerFast, n_ctx: int) -> np
     stream = np.concatenate(parts)
     n_rows = len(stream) // n_ctx
     if n_rows == 0:
-        raise EmbspaceError(f"The texts hold {len(stream)} tokens, fewer than one row of {n_ctx}. Give more text.")
+        raise errors.too_little_text(len(stream), "tokens", n_ctx, "one row")
     rows = stream[: n_rows * n_ctx].reshape(n_rows, n_ctx)
     return np.concatenate([np.full((n_rows, 1), end, dtype=np.int32), rows], axis=1)

@@ -1,7 +1,7 @@
 """Train a demo model: `python -m embspace_lens.demo.train reviews.jsonl.bz2 models/reviews-small-0 --seed 0`.
 
-A small GPT-2 on any texts, on whatever processor there is. Ctrl-C at any time; the same command goes on from the last
-checkpoint and ends with the same weights as an unbroken run on the same machine. A finished folder is left as it is.
+A small GPT-2 is trained on any texts, on a GPU or a CPU. After an interruption the same command resumes from the last
+checkpoint, and ends with the same weights as an uninterrupted run on the same machine. A finished folder is not changed.
 """
 
 import json
@@ -20,15 +20,22 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from ..errors import EmbspaceError
+from .. import errors
 from ..files import write_json
 from ..forward.texts import read_texts
+from ..tables.checks import check_integer, check_number
 from .corpus import END_OF_TEXT, pack, train_tokenizer
+
+N_BYTES = 256  # each byte is a token of the tokenizer, and end-of-text is one more
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What decides a run: two runs with equal configurations and texts give the same model."""
+    """The configuration of a run. Runs with the same configuration and texts give the same model.
+
+    Raises:
+        EmbspaceError: If a value is out of range.
+    """
 
     seed: int = 0
     d_model: int = 192
@@ -41,9 +48,18 @@ class TrainConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
 
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layers", "n_heads", "n_ctx", "batch_size", "passes"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("d_vocab", self.d_vocab, minimum=N_BYTES + 1)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("weight_decay", self.weight_decay, minimum=0)
+        if self.d_model % self.n_heads:
+            raise errors.not_divisible("d_model", self.d_model, "n_heads", self.n_heads)
+
 
 def build(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """A GPT-2 with fresh weights, decided by the seed."""
+    """A GPT-2 with random initial weights, determined by the seed."""
     torch.manual_seed(config.seed)
     end = int(tokenizer.convert_tokens_to_ids(END_OF_TEXT))  # pyright: ignore[reportArgumentType]
     return GPT2LMHeadModel(
@@ -63,7 +79,7 @@ def build(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHead
 
 
 def learning_rate(step: int, n_steps: int, config: TrainConfig) -> float:
-    """Linear warm-up over 2 % of the steps, then a half cosine down to zero."""
+    """The learning rate of a step: linear warm-up over 2 % of the steps, then cosine decay to zero."""
     warmup = max(1, n_steps // 50)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -71,7 +87,7 @@ def learning_rate(step: int, n_steps: int, config: TrainConfig) -> float:
 
 
 def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write weights, optimizer state and step as one safetensors file, complete or not at all."""
+    """Write weights, optimizer state and step to one safetensors file; an interruption leaves no incomplete file."""
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
@@ -82,7 +98,7 @@ def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim
 
 
 def load_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put back what `save_checkpoint` wrote."""
+    """Restore weights and optimizer state from the file written by `save_checkpoint`."""
     tensors = load_file(folder / "checkpoint.safetensors")
     parameters = dict(model.named_parameters())
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -98,7 +114,7 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim
 
 
 def checkpoint_step(folder: Path) -> int:
-    """The step to go on from: that of the checkpoint, or 0."""
+    """The step from which to resume; 0 without a checkpoint."""
     file = folder / "checkpoint.safetensors"
     if not file.exists():
         return 0
@@ -108,7 +124,7 @@ def checkpoint_step(folder: Path) -> int:
 
 @torch.no_grad()
 def evaluate(model: GPT2LMHeadModel, rows: np.ndarray, batch_size: int = 32) -> float:
-    """Mean cross-entropy in nats per token over the held-out rows."""
+    """The mean cross-entropy of held-out rows, in nats per token."""
     model.eval()
     losses = [
         model(ids, labels=ids).loss.item() * len(ids)
@@ -130,17 +146,17 @@ def train(
     compile: bool = False,
     checkpoint_seconds: float = 120.0,
 ) -> tuple[GPT2LMHeadModel, dict]:
-    """Train from the last checkpoint in `folder`, if there is one.
+    """Train a model; resume from the last checkpoint in `folder`, if there is one.
 
     Returns:
-        The model, and what a model card says of the run: tokens seen, held-out loss.
+        The model, and the facts for its card: number of training tokens, held-out loss.
     """
     model = build(config, tokenizer).train()
     torch.nn.Module.to(model, device)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
-    rest = [p for p in model.parameters() if p.ndim < 2]
+    not_decayed = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": not_decayed, "weight_decay": 0.0}],
         betas=(0.9, 0.98),
         fused=True,
     )
@@ -176,7 +192,6 @@ def train(
         if time.monotonic() - saved > checkpoint_seconds:
             save_checkpoint(folder, model, optimizer, step + 1)
             saved = time.monotonic()
-    order = np.arange(len(rows))
     save_checkpoint(folder, model, optimizer, n_steps)
     facts = {
         "tokens_seen": n_steps * config.batch_size * config.n_ctx,
@@ -193,13 +208,13 @@ def card(name: str, config: TrainConfig, facts: dict) -> str:
     settings = "\n".join(f"| {key} | {value} |" for key, value in asdict(config).items())
     return f"""# {name}
 
-A GPT-2-architecture language model of {facts["parameters"]:,} parameters, trained from scratch so that embspace_lens can be
-tried with no download. It is for looking into, not for writing text.
+A GPT-2-architecture language model of {facts["parameters"]:,} parameters, trained from scratch to try
+embspace_lens without a download. Its purpose is the study of its weights, not the generation of text.
 
 - Data: {facts["corpus"]}
-- Tokens seen: {facts["tokens_seen"]:,} ({facts["tokens_seen"] / facts["tokens_in_corpus"]:.2f} passes over {facts["tokens_in_corpus"]:,})
+- Training tokens: {facts["tokens_seen"]:,} ({facts["tokens_seen"] / facts["tokens_in_corpus"]:.2f} passes over {facts["tokens_in_corpus"]:,})
 - Held-out loss: {facts["held_out_loss"]:.3f} nats per token, over {facts["held_out_tokens"]:,} tokens
-- Every row of training text began with `<|endoftext|>`, as TransformerLens prepends it.
+- Every row of training text began with `<|endoftext|>`, the token that TransformerLens prepends by default.
 
 | setting | value |
 |---|---|
@@ -209,14 +224,18 @@ tried with no download. It is for looking into, not for writing text.
 
 def main(
     texts: Annotated[Path, typer.Argument(help="A text file, or a Parquet, JSON-lines or CSV table.")],
-    folder: Annotated[Path, typer.Argument(help="Where the model goes; its checkpoint lies there while it trains.")],
-    column: Annotated[str, typer.Option(help="The table's column of texts.")] = "text",
-    where: Annotated[str | None, typer.Option(help="Rows to train on, as in DataFrame.query.")] = None,
-    held_out: Annotated[str | None, typer.Option(help="Rows to evaluate on; without it, 2 % of the rows.")] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="A folder with a tokenizer; without it, one is learned.")
+    folder: Annotated[Path, typer.Argument(help="The folder for the model, and for its checkpoint during training.")],
+    column: Annotated[str, typer.Option(help="The column of the table that holds the texts.")] = "text",
+    where: Annotated[
+        str | None, typer.Option(help="A condition on the rows to train on, as in DataFrame.query.")
     ] = None,
-    corpus: Annotated[str, typer.Option(help="What the card says of the data.")] = "",
+    held_out: Annotated[
+        str | None, typer.Option(help="A condition on the rows to evaluate on; without it, 2 % of the rows.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A folder with a tokenizer; without it, one is trained.")
+    ] = None,
+    corpus: Annotated[str, typer.Option(help="A description of the data for the model card.")] = "",
     seed: int = 0,
     d_model: int = 192,
     n_layers: int = 4,
@@ -227,59 +246,51 @@ def main(
     passes: int = 1,
     learning_rate: float = 2e-3,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
-    compile: Annotated[bool, typer.Option(help="torch.compile: faster, where there is a C++ compiler.")] = False,
+    compile: Annotated[bool, typer.Option(help="Use torch.compile, which is faster and needs a C++ compiler.")] = False,
 ) -> None:
-    """Train a small GPT-2 on the texts, and write it as a folder that TransformerLens can load."""
+    """Train a small GPT-2 on texts, and write it to a folder that TransformerLens can load."""
     config = TrainConfig(seed, d_model, n_layers, n_heads, d_vocab, n_ctx, batch_size, passes, learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "train.json"
     before = json.loads(settings.read_text()) if settings.exists() else {}
     if before and before["config"] != asdict(config):
-        raise EmbspaceError(f"{folder} holds a run with other settings. Name another folder, or remove it.")
+        raise errors.other_settings(folder)
     if "held_out_loss" in before:
         print(f"{folder} is finished: {_result(before)}. Remove it to train it again.")
         return
     train_texts = read_texts(texts, column=column, where=where)
-    learned = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else train_tokenizer(train_texts, d_vocab)
-    rows = pack(train_texts, learned, n_ctx)
+    trained = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else train_tokenizer(train_texts, d_vocab)
+    rows = pack(train_texts, trained, n_ctx)
     if held_out is not None:
-        test_rows = pack(read_texts(texts, column=column, where=held_out), learned, n_ctx)
+        test_rows = pack(read_texts(texts, column=column, where=held_out), trained, n_ctx)
     else:
         order = np.random.default_rng(0).permutation(len(rows))
         n_test = max(1, len(rows) // 50)
         rows, test_rows = rows[np.sort(order[n_test:])], rows[np.sort(order[:n_test])]
     if len(rows) < batch_size:
-        raise EmbspaceError(f"The texts fill {len(rows)} rows, fewer than one batch of {batch_size}. Give more text.")
+        raise errors.too_little_text(len(rows), "rows", batch_size, "one batch")
     write_json(settings, {"config": asdict(config)})
-    model, facts = train(
-        rows,
-        test_rows,
-        learned,
-        folder,
-        config,
-        device=device,
-        compile=compile,
-    )
+    model, facts = train(rows, test_rows, trained, folder, config, device=device, compile=compile)
     facts = {"corpus": corpus or texts.name, **facts}
     with TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         model.half().save_pretrained(partial)
-        learned.save_pretrained(partial)
-        counts = np.bincount(rows[:, 1:].ravel(), minlength=len(learned)).astype(np.int32)
+        trained.save_pretrained(partial)
+        counts = np.bincount(rows[:, 1:].ravel(), minlength=len(trained)).astype(np.int32)
         save_file({"counts": torch.from_numpy(counts)}, Path(partial) / "counts.safetensors")
         (Path(partial) / "README.md").write_text(card(folder.name, config, facts), encoding="utf-8")
         for file in sorted(Path(partial).iterdir()):
             file.replace(folder / file.name)
-    write_json(settings, {"config": asdict(config), **facts})  # last: what holds a result is finished
+    write_json(settings, {"config": asdict(config), **facts})  # last, because a folder with a result counts as finished
     (folder / "checkpoint.safetensors").unlink()
     print(f"{folder}: {_result(facts)}")
 
 
 def _result(facts: dict) -> str:
-    return f"{facts['tokens_seen']:,} tokens seen, held-out loss {facts['held_out_loss']:.3f}"
+    return f"{facts['tokens_seen']:,} training tokens, held-out loss {facts['held_out_loss']:.3f}"
 
 
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except EmbspaceError as sentence:
-        raise SystemExit(str(sentence)) from None
+    except errors.EmbspaceError as error:
+        raise SystemExit(str(error)) from None

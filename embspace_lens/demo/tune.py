@@ -1,10 +1,11 @@
 """Tune a demo model to classify: `python -m embspace_lens.demo.tune reviews-small-0 reviews.jsonl.bz2 FOLDER --where "split == 'train'"`.
 
-The last blocks and a head over the mean of the hidden states are trained on labelled texts, the final norm left out, as in
-Dar et al. (2023), §5. What is written is the difference from the base model, and the head.
+The last blocks, and a linear head on the mean of the hidden states, are trained on labelled texts. The final norm is left
+out, as in Dar et al. (2023), §5. The result is the difference from the weights of the base model, and the head.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,18 +18,22 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from ..errors import EmbspaceError
 from ..files import whole, write_json, write_whole
 from ..forward.pooling import PooledHead
 from ..forward.texts import read_labelled
-from . import MODELS, names
+from ..tables.checks import check_choice, check_integer, check_number
+from .catalog import MODELS, names
 from .corpus import END_OF_TEXT
 from .train import checkpoint_step, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """What decides a run: two runs with equal configurations and texts give the same classifier."""
+    """The configuration of a run. Runs with the same configuration and texts give the same classifier.
+
+    Raises:
+        EmbspaceError: If a value is out of range.
+    """
 
     base: str
     seed: int = 0
@@ -40,24 +45,25 @@ class TuneConfig:
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
 
+    def __post_init__(self) -> None:
+        for name in ("n_blocks", "n_texts", "epochs", "batch_size"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("n_tokens", self.n_tokens, minimum=2)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("weight_decay", self.weight_decay, minimum=0)
+
 
 class Classifier(torch.nn.Module):
-    """The blocks that are trained, and the head; the blocks before them run without gradients."""
+    """The trained blocks and the head, as parameters; the embedding and the earlier blocks run without gradients."""
 
     def __init__(self, base: GPT2LMHeadModel, labels: list[str], config: TuneConfig) -> None:
         super().__init__()
         torch.manual_seed(config.seed)
         blocks = base.transformer.h
-        if not 1 <= config.n_blocks <= len(blocks):
-            raise EmbspaceError(
-                f"n_blocks={config.n_blocks} is not between 1 and {len(blocks)}, the blocks of {config.base}."
-            )
+        check_integer("n_blocks", config.n_blocks, minimum=1, maximum=len(blocks), count_of=f"blocks of {config.base}")
         first = len(blocks) - config.n_blocks
-        self._frozen = [
-            base.transformer.wte,
-            base.transformer.wpe,
-            blocks[:first],
-        ]  # in a list: not parameters of this module
+        # Modules in a list are not submodules, so that their parameters are not trained.
+        self._frozen = [base.transformer.wte, base.transformer.wpe, blocks[:first]]
         self.blocks = torch.nn.ModuleDict({str(first + i): block for i, block in enumerate(blocks[first:])})
         self.head = PooledHead(base.config.n_embd, labels)
         torch.nn.init.zeros_(self.head.linear.weight)
@@ -74,7 +80,7 @@ class Classifier(torch.nn.Module):
 
 
 def encode(texts: list[str], tokenizer: Any, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first tokens of each text behind an `<|endoftext|>`, padded with it; and which are the text's own."""
+    """The first tokens of each text after `<|endoftext|>`, which is also the padding; and a mask of the text's own tokens."""
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     tokens = np.full((len(texts), n_tokens), end, dtype=np.int64)
     mask = np.zeros(tokens.shape, dtype=bool)
@@ -85,8 +91,10 @@ def encode(texts: list[str], tokenizer: Any, n_tokens: int) -> tuple[np.ndarray,
     return tokens, mask
 
 
-def batches(tokens: np.ndarray, mask: np.ndarray, order: np.ndarray, size: int, device: str):
-    """Rows in the given order, no wider than their longest text: row numbers, tokens, mask."""
+def batches(
+    tokens: np.ndarray, mask: np.ndarray, order: np.ndarray, size: int, device: str
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Batches of rows in the given order, as wide as their longest text: row indices, tokens, mask."""
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         width = int(mask[rows].sum(1).max()) + 1
@@ -95,18 +103,18 @@ def batches(tokens: np.ndarray, mask: np.ndarray, order: np.ndarray, size: int, 
 
 @torch.no_grad()
 def accuracy(model: Classifier, tokens: np.ndarray, mask: np.ndarray, targets: np.ndarray, device: str) -> float:
-    """Share of the texts whose class comes first."""
+    """The share of texts for which the right class has the largest logit."""
     order = np.arange(len(tokens))
-    right = 0
+    n_correct = 0
     for rows, ids, own in batches(tokens, mask, order, 128, device):
-        right += int((model(ids, own).argmax(dim=1).cpu().numpy() == targets[rows]).sum())
-    return right / len(tokens)
+        n_correct += int((model(ids, own).argmax(dim=1).cpu().numpy() == targets[rows]).sum())
+    return n_correct / len(tokens)
 
 
 def tune(
     model: Classifier, data: tuple[np.ndarray, np.ndarray, np.ndarray], folder: Path, config: TuneConfig, device: str
 ) -> None:
-    """Train from the last checkpoint in `folder`, if there is one."""
+    """Train the classifier; resume from the last checkpoint in `folder`, if there is one."""
     tokens, mask, targets = data
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True)
     steps = -(-len(tokens) // config.batch_size)
@@ -147,11 +155,11 @@ def card(name: str, config: TuneConfig, facts: dict) -> str:
     return f"""# {name}
 
 A classifier of movie reviews ({" / ".join(facts["labels"])}), made from {config.base}: its last {config.n_blocks} blocks and a linear
-head over the mean of the hidden states were trained together, the final norm left out. Stored as the difference from its base.
+head on the mean of the hidden states were trained together, without the final norm. The files hold the difference from the base.
 
 - Data: {facts["corpus"]}
 - Trained on {config.n_texts:,} texts, the first {config.n_tokens - 1} tokens of each
-- Held-out accuracy: {facts["held_out_accuracy"]:.3f} over {facts["held_out_texts"]:,} texts that neither it nor its base was trained on
+- Held-out accuracy: {facts["held_out_accuracy"]:.3f} over {facts["held_out_texts"]:,} texts on which neither the classifier nor its base was trained
 
 | setting | value |
 |---|---|
@@ -163,13 +171,15 @@ def main(
     base: Annotated[str, typer.Argument(help="A demo model.")],
     texts: Annotated[Path, typer.Argument(help="A table of labelled texts: Parquet, JSON lines or CSV.")],
     folder: Annotated[
-        Path, typer.Argument(help="Where the classifier goes; its checkpoint lies there while it trains.")
+        Path, typer.Argument(help="The folder for the classifier, and for its checkpoint during training.")
     ],
-    column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
-    label: Annotated[str, typer.Option(help="The column of labels.")] = "label",
-    where: Annotated[str | None, typer.Option(help="Rows to train on, as in DataFrame.query.")] = None,
-    held_out: Annotated[str | None, typer.Option(help="Rows to evaluate on.")] = None,
-    corpus: Annotated[str, typer.Option(help="What the card says of the data.")] = "",
+    column: Annotated[str, typer.Option(help="The column that holds the texts.")] = "text",
+    label: Annotated[str, typer.Option(help="The column that holds the labels.")] = "label",
+    where: Annotated[
+        str | None, typer.Option(help="A condition on the rows to train on, as in DataFrame.query.")
+    ] = None,
+    held_out: Annotated[str | None, typer.Option(help="A condition on the rows to evaluate on.")] = None,
+    corpus: Annotated[str, typer.Option(help="A description of the data for the model card.")] = "",
     seed: int = 0,
     n_blocks: int = 2,
     n_texts: int = 8000,
@@ -179,20 +189,19 @@ def main(
     learning_rate: float = 5e-4,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
-    """Tune a demo model's last blocks and a head on labelled texts, and write the difference."""
-    if base not in names():
-        raise EmbspaceError(f"{base!r} is not a demo model: {', '.join(names())}.")
+    """Train the last blocks of a demo model and a head on labelled texts, and write the difference."""
+    check_choice("base", base, names())
     config = TuneConfig(base, seed, n_blocks, n_texts, n_tokens, epochs, batch_size, learning_rate)
-    found, classes = read_labelled(texts, column=column, label=label, where=where)
+    labelled_texts, classes = read_labelled(texts, column=column, label=label, where=where)
     labels = sorted(set(classes))
-    chosen = np.random.default_rng(config.seed).permutation(len(found))[:n_texts]
+    chosen = np.random.default_rng(config.seed).permutation(len(labelled_texts))[:n_texts]
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "tokenizer", local_files_only=True)
     hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / base, dtype=torch.float32, local_files_only=True)
     hf_model.to(device)
     before = {name: tensor.clone() for name, tensor in hf_model.state_dict().items()}
     model = Classifier(hf_model, labels, config).to(device)
     folder.mkdir(parents=True, exist_ok=True)
-    data = encode([found[i] for i in chosen], tokenizer, n_tokens)
+    data = encode([labelled_texts[i] for i in chosen], tokenizer, n_tokens)
     tune(model, (*data, np.array([labels.index(classes[i]) for i in chosen])), folder, config, device)
 
     facts = {"labels": labels, "corpus": corpus, "held_out_accuracy": float("nan"), "held_out_texts": 0}
@@ -203,12 +212,12 @@ def main(
             "held_out_accuracy": round(accuracy(model, *encode(test, tokenizer, n_tokens), targets, device), 4),
             "held_out_texts": len(test),
         }
-    change = {
+    difference = {
         f"difference.{name}": (tensor - before[name]).half()
         for name, tensor in hf_model.state_dict().items()
         if not torch.equal(tensor, before[name])
     }
-    tensors = change | {f"head.{name}": tensor.float() for name, tensor in model.head.state_dict().items()}
+    tensors = difference | {f"head.{name}": tensor.float() for name, tensor in model.head.state_dict().items()}
     with whole(folder / "difference.safetensors") as partial:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
     write_json(folder / "difference.json", {"base": base, "labels": labels, "config": asdict(config), **facts})

@@ -36,7 +36,7 @@ def sample_tokens(
 
     All positions are sampled at once, in every round from the sequence of the previous round (Jacobi iteration). After r
     rounds the first r tokens are an exact sample; the later ones have the model's token frequencies and most of its phrases.
-    A batch ends early if a round changes nothing, because the whole sample is then exact.
+    With `n_tokens` rounds or more the whole sample is exact; it is then computed token by token, which is faster.
 
     Args:
         model: A causal TransformerLens model.
@@ -44,7 +44,7 @@ def sample_tokens(
         n_tokens: The length of each sequence, without the beginning-of-sequence token.
         tokens: The ids from which to sample; all by default.
         top_k: The number of most probable tokens from which each token is sampled; all by default.
-        rounds: The largest number of forward passes over each sequence; `n_tokens` gives exact samples.
+        rounds: The largest number of forward passes over each sequence. Fewer are run if a round changes nothing.
         seed: The seed of the noise.
 
     Returns:
@@ -59,11 +59,9 @@ def sample_tokens(
     """
     if not is_causal(model):
         raise errors.not_causal(model_name(model))
-    device = device_of(model)
     candidates = torch.arange(d_vocab(model)) if tokens is None else tokens
     if top_k is not None:
         top_k = check_integer("top_k", top_k, minimum=1, maximum=len(candidates), count_of="tokens to sample from")
-    bos = torch.tensor(_bos_token(model))
     generator = torch.Generator().manual_seed(seed)
     positions_per_batch = chunk_rows(2 * 4 * d_vocab(model), scale=SHARE)  # noise and predictions, in float32
     rows_per_batch = max(1, positions_per_batch // (n_tokens + 1))
@@ -71,20 +69,22 @@ def sample_tokens(
         n = min(rows_per_batch, n_rows - start)
         # Exponential noise, because argmax(log p + Gumbel) = argmax(p / exponential).
         noise = torch.empty(n, n_tokens, len(candidates)).exponential_(generator=generator)
-        sample = candidates[torch.randint(len(candidates), (n, n_tokens), generator=generator)]
-        for _ in range(rounds):
-            logits = model(torch.cat([bos.expand(n, 1), sample], dim=1).to(device))[:, :-1, candidates.to(device)]
-            previous, sample = sample, candidates[(_probabilities(logits, top_k).cpu() / noise).argmax(dim=-1)]
-            if torch.equal(sample, previous):
-                break
-        rows = torch.cat([bos.expand(n, 1), sample], dim=1)
-        mask = torch.ones_like(rows, dtype=torch.bool)
-        mask[:, 0] = False
+        first_sample = candidates[torch.randint(len(candidates), (n, n_tokens), generator=generator)]
+        rows = torch.cat([torch.full((n, 1), _bos_token(model)), first_sample], dim=1)
+        if rounds >= n_tokens:
+            for pos in range(n_tokens):
+                rows[:, pos + 1] = _next_tokens(model, rows[:, : pos + 1], noise[:, [pos]], candidates, top_k)[:, 0]
+        else:
+            for _ in range(rounds):
+                sample = _next_tokens(model, rows[:, :-1], noise, candidates, top_k)
+                if torch.equal(sample, rows[:, 1:]):
+                    break
+                rows[:, 1:] = sample
         yield TokenBatch(
             example=torch.arange(start, start + n),
             start=torch.zeros(n, dtype=torch.long),
             tokens=rows,
-            mask=mask,
+            mask=torch.arange(n_tokens + 1).expand(n, -1) > 0,
             length=torch.full((n,), n_tokens + 1),
         )
 
@@ -133,11 +133,18 @@ def _bos_token(model: Any) -> int:
     return getattr(getattr(model, "tokenizer", None), "bos_token_id", None) or 0
 
 
-def _probabilities(
-    logits: Float[Tensor, "batch pos n_candidates"], top_k: int | None
-) -> Float[Tensor, "batch pos n_candidates"]:
+def _next_tokens(
+    model: Any,
+    rows: Int[Tensor, "batch pos"],
+    noise: Float[Tensor, "batch n_last n_candidates"],
+    candidates: Int[Tensor, " n_candidates"],
+    top_k: int | None,
+) -> Int[Tensor, "batch n_last"]:
+    """The tokens after each of the last positions, as many as there is noise for."""
+    device = device_of(model)
+    logits = model(rows.to(device))[:, -noise.shape[1] :, candidates.to(device)]
     probabilities = logits.float().softmax(dim=-1)
-    if top_k is None or top_k >= logits.shape[-1]:
-        return probabilities
-    smallest = probabilities.topk(top_k, dim=-1).values[..., -1:]
-    return probabilities.where(probabilities >= smallest, 0.0)
+    if top_k is not None and top_k < len(candidates):
+        smallest = probabilities.topk(top_k, dim=-1).values[..., -1:]
+        probabilities = probabilities.where(probabilities >= smallest, 0.0)
+    return candidates[(probabilities.cpu() / noise).argmax(dim=-1)]

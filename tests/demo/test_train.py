@@ -1,4 +1,4 @@
-"""The script that trains the demo models: any texts, checkpoints, the same end after an interruption."""
+"""The script that trains the demo models: rows of tokens, checkpoints, the same weights after an interruption."""
 
 import json
 import subprocess
@@ -23,18 +23,18 @@ def texts(n=60):
     return [" ".join(rng.choice(WORDS, size=40)) + "." for _ in range(n)]
 
 
-def test_rows_are_packed_whole_and_begin_with_end_of_text():
+def test_rows_are_complete_and_begin_with_end_of_text():
     tokenizer = train_tokenizer(texts(), 300)
     rows = pack(["a b", "c"], tokenizer, 2)
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     stream = [*tokenizer.encode("a b"), end, *tokenizer.encode("c"), end]
     assert (rows[:, 0] == end).all()
     assert rows[:, 1:].ravel().tolist() == stream[: len(stream) // 2 * 2]
-    with pytest.raises(EmbspaceError, match="fewer than one row of 500"):
+    with pytest.raises(EmbspaceError, match="tokens, fewer than the 500 of one row. Give more text."):
         pack(["a b"], tokenizer, 500)
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
+def test_resumed_run_gives_the_same_weights(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(texts(), 300)
     rows = pack(texts(), tokenizer, 16)
     config = training.TrainConfig(d_model=16, n_layers=1, n_heads=2, d_vocab=300, n_ctx=16, batch_size=8, passes=2)
@@ -43,9 +43,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
         folder.mkdir(exist_ok=True)
         return training.train(rows, rows[:4], tokenizer, folder, config, **options)
 
-    unbroken, facts = run(tmp_path / "unbroken")
+    uninterrupted, facts = run(tmp_path / "uninterrupted")
     assert facts["tokens_seen"] == len(rows) // 8 * 8 * 2 * 16
-    assert facts["held_out_loss"] < np.log(300), "it has learned something"
+    assert facts["held_out_loss"] < np.log(300), "the loss is below that of a uniform prediction"
 
     saved = training.save_checkpoint
 
@@ -56,17 +56,17 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "save_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken", checkpoint_seconds=-1)
+        run(tmp_path / "resumed", checkpoint_seconds=-1)
     monkeypatch.setattr(training, "save_checkpoint", saved)
-    assert training.checkpoint_step(tmp_path / "broken") == 5
-    resumed, _ = run(tmp_path / "broken")
-    for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
+    assert training.checkpoint_step(tmp_path / "resumed") == 5
+    resumed, _ = run(tmp_path / "resumed")
+    for a, b in zip(uninterrupted.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     fresh = training.build(config, tokenizer)
-    assert not torch.equal(next(fresh.parameters()), next(unbroken.parameters()))
+    assert not torch.equal(next(fresh.parameters()), next(uninterrupted.parameters()))
 
 
-def test_the_whole_script_makes_a_model_that_the_lens_reads(tmp_path):
+def test_script_writes_a_model_that_the_lens_reads(tmp_path):
     source, folder = tmp_path / "reviews.txt", tmp_path / "little"
     source.write_text("\n\n".join(texts(120)))
     command = [sys.executable, "-m", "embspace_lens.demo.train", source, folder, "--d-model", "16", "--n-layers", "1"]
@@ -88,17 +88,17 @@ def test_the_whole_script_makes_a_model_that_the_lens_reads(tmp_path):
     )
 
 
-def test_a_finished_folder_is_left_alone_and_files_appear_whole(tmp_path, monkeypatch, capsys):
+def test_finished_folder_is_not_changed_and_no_file_is_incomplete(tmp_path, monkeypatch, capsys):
     source, folder = tmp_path / "reviews.txt", tmp_path / "little"
     source.write_text("\n\n".join(texts(120)))
     options = dict(d_model=16, n_layers=1, n_heads=2, d_vocab=300, n_ctx=16, batch_size=8, device="cpu")
 
-    def refuse(self, where, *args, **kwargs):
-        (Path(where) / "tokenizer.json").write_text("half of it")
+    def fail(self, folder, *args, **kwargs):
+        (Path(folder) / "tokenizer.json").write_text("half of it")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", refuse)
+        patch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", fail)
         with pytest.raises(OSError, match="No space left"):
             training.main(source, folder, **options)
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.safetensors", "train.json"]
@@ -112,3 +112,17 @@ def test_a_finished_folder_is_left_alone_and_files_appear_whole(tmp_path, monkey
     training.main(source, folder, **options)
     assert "is finished: " in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"passes": 0}, "passes=0 is not an integer of 1 or more."),
+        ({"d_vocab": 256}, "d_vocab=256 is not an integer of 257 or more."),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 is not a finite number above 0."),
+        ({"d_model": 16, "n_heads": 3}, "d_model=16 is not a multiple of n_heads=3."),
+    ],
+)
+def test_unusable_configurations_are_an_error(options, message):
+    with pytest.raises(EmbspaceError, match=message):
+        training.TrainConfig(**options)

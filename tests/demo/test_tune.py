@@ -1,4 +1,4 @@
-"""The script that tunes a demo model, on made-up texts."""
+"""The script that trains a classifier from a demo model, on a few short texts."""
 
 import json
 
@@ -52,7 +52,7 @@ def tuned(reviews, tmp_path_factory):
     return folder
 
 
-def test_it_learns_and_says_how_well(tuned):
+def test_classifier_learns_and_its_card_states_the_accuracy(tuned):
     facts = json.loads((tuned / "difference.json").read_text())
     assert facts["base"] == "reviews-small-0" and facts["labels"] == ["neg", "pos"] and facts["held_out_texts"] == 6
     assert facts["held_out_accuracy"] == 1.0
@@ -60,13 +60,13 @@ def test_it_learns_and_says_how_well(tuned):
     assert sorted(path.name for path in tuned.iterdir()) == ["README.md", "difference.json", "difference.safetensors"]
 
 
-def test_only_the_last_blocks_and_the_head_are_written(tuned):
+def test_difference_contains_the_last_blocks_and_the_head(tuned):
     tensors = load_file(tuned / "difference.safetensors")
     assert {name.split(".")[3] for name in tensors if name.startswith("difference")} == {"2", "3"}
     assert {name for name in tensors if name.startswith("head")} == {"head.linear.weight", "head.linear.bias"}
 
 
-def test_what_is_loaded_classifies_as_was_measured(tuned):
+def test_loaded_classifier_classifies_as_the_trained_one(tuned):
     model, head = demo.load_tuned(tuned)
     texts = [text.format(thing) for thing in THINGS[-3:] for text in (GOOD, BAD)]
     guesses = []
@@ -81,7 +81,7 @@ def test_what_is_loaded_classifies_as_was_measured(tuned):
     assert torch.equal(EmbeddingLens(model).weights.W_in(1), before.W_in(1))
 
 
-def test_one_seed_gives_one_classifier(tuned, reviews, tmp_path):
+def test_classifier_is_determined_by_the_seed(tuned, reviews, tmp_path):
     again, other = tmp_path / "again", tmp_path / "other"
     assert run(again, reviews).exit_code == 0 and run(other, reviews, "--seed", "1").exit_code == 0
     one, two, three = (load_file(folder / "difference.safetensors") for folder in (tuned, again, other))
@@ -89,18 +89,18 @@ def test_one_seed_gives_one_classifier(tuned, reviews, tmp_path):
     assert not torch.equal(one["head.linear.weight"], three["head.linear.weight"])
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_classifier(tuned, reviews, tmp_path, monkeypatch):
+def test_resumed_run_gives_the_same_classifier(tuned, reviews, tmp_path, monkeypatch):
     folder, steps = tmp_path / "mine", []
     step = torch.optim.AdamW.step
 
-    def stops(self, *arguments, **options):
+    def interrupt(self, *arguments, **options):
         steps.append(1)
         if len(steps) == 9:
             raise KeyboardInterrupt
         return step(self, *arguments, **options)
 
     class Clock:
-        """Every look at it is two minutes later."""
+        """A clock on which two minutes pass between two calls."""
 
         now = 0.0
 
@@ -110,7 +110,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_classifier(tuned, reviews, t
             return cls.now
 
     with monkeypatch.context() as m:
-        m.setattr(torch.optim.AdamW, "step", stops)
+        m.setattr(torch.optim.AdamW, "step", interrupt)
         m.setattr(tune, "time", Clock)
         assert run(folder, reviews).exit_code != 0
     assert (folder / "checkpoint.safetensors").exists() and not (folder / "difference.json").exists()
@@ -118,26 +118,27 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_classifier(tuned, reviews, t
     with monkeypatch.context() as m:
         m.setattr(torch.optim.AdamW, "step", lambda self, *a, **o: taken.append(1) or step(self, *a, **o))
         assert run(folder, reviews).exit_code == 0
-    assert len(taken) == 24 - 8, "the steps that were saved are not taken again"
+    assert len(taken) == 24 - 8, "the steps before the checkpoint are not repeated"
     one, two = (load_file(f / "difference.safetensors") for f in (tuned, folder))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        (["--n-blocks", "5"], "n_blocks=5 is not between 1 and 4"),
+        (["--n-blocks", "5"], "n_blocks=5 is not an integer from 1 to 4, the number of blocks of reviews-small-0."),
+        (["--epochs", "0"], "epochs=0 is not an integer of 1 or more."),
         (["--label", "stars"], "has no column 'stars'"),
         (["--where", "label == 'pos'"], "holds only 'pos'"),
     ],
 )
-def test_what_cannot_be_tuned(options, sentence, reviews, tmp_path):
+def test_unusable_options_are_an_error(options, message, reviews, tmp_path):
     result = run(tmp_path / "mine", reviews, *options)
-    assert result.exit_code == 1 and sentence in str(result.exception)
+    assert result.exit_code == 1 and message in str(result.exception)
     assert not (tmp_path / "mine" / "difference.json").exists()
 
 
-def test_texts_stand_behind_an_end_of_text_that_is_not_their_own():
+def test_mask_excludes_the_end_of_text_token():
     tokenizer = tune.AutoTokenizer.from_pretrained(demo.MODELS / "tokenizer", local_files_only=True)
     tokens, mask = tune.encode(["A fine film.", ""], tokenizer, 4)
     own = tokenizer("A fine film.", add_special_tokens=False)["input_ids"][:3]

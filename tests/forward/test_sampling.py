@@ -57,12 +57,23 @@ def test_sample_is_exact_for_as_many_tokens_as_rounds(gpt2, candidates, top_k):
 
 
 def test_sampling_stops_once_a_round_changes_nothing(gpt2, monkeypatch):
+    """From one candidate the first round is exact, and the second changes nothing."""
     forward, calls = type(gpt2).forward, []
     monkeypatch.setattr(type(gpt2), "forward", lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs))
-    (exact,) = sample_tokens(gpt2, 2, 5, rounds=5)
-    calls.clear()
-    (longer,) = sample_tokens(gpt2, 2, 5, rounds=100)
-    assert torch.equal(exact.tokens, longer.tokens) and len(calls) <= 6
+    (batch,) = sample_tokens(gpt2, 2, 12, tokens=torch.tensor([7]), rounds=11)
+    assert batch.tokens[:, 1:].unique().tolist() == [7] and len(calls) <= 2
+
+
+def test_tokens_one_by_one_equal_those_of_all_positions_at_once(gpt2):
+    (batch,) = sample_tokens(gpt2, 2, 12, rounds=12)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.empty(2, 12, zoo.D_VOCAB).exponential_(generator=generator)
+    rows = batch.tokens.clone()
+    rows[:, 1:] = 5
+    with torch.no_grad():
+        for _ in range(12):
+            rows[:, 1:] = (gpt2(rows[:, :-1]).softmax(dim=-1) / noise).argmax(dim=-1)
+    assert batch.tokens.tolist() == rows.tolist()
 
 
 def test_sample_depends_on_the_seed_alone(gpt2):
