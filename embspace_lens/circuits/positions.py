@@ -31,8 +31,8 @@ def position_qk(
 
     .. math:: s(\mathrm{dest}, \mathrm{src}) = p_\mathrm{dest}\, W_Q W_K^\top\, p_\mathrm{src}^\top
 
-    Position embeddings take the place of token embeddings here. So these scores compare with those of `lens.qk`: neither is
-    divided by √d_head or by the scale of the norm. Pairs that the attention mask hides are left out: later keys in a causal
+    Position embeddings replace token embeddings, and scores have the scale of `lens.qk`: they are not divided by √d_head or by
+    the scale of the norm. Pairs that the attention mask hides are left out: later keys in a causal
     model, and distant keys in a block with local attention.
 
     Args:
@@ -81,7 +81,7 @@ def position_heads(
 ) -> pd.DataFrame:
     r"""Measure how far each head's attention depends on positions.
 
-    The attention by position alone is that of a text in which every token is the mean token. The residual stream holds
+    Attention by position is the attention on a text in which every token is the mean token. The residual stream holds
     :math:`x_i = \bar e + p_i`, the mean embedding of the lens's tokens plus a position embedding. With :math:`\hat x` the
     output of the norm,
 

@@ -209,9 +209,9 @@ class _Relation:
             raise errors.no_pairs(name)
         readable = set(lens.space.token_ids.tolist())
         tokens = [[lens.vocabulary.word(word, "relation_scores()") for word in pair] for pair in pairs]
-        kept = [(source, target) for source, target in tokens if source in readable and target in readable]
-        source, target = torch.tensor(kept, dtype=torch.long).view(-1, 2).T.contiguous()
-        return cls(str(name), source, target, len(pairs) - len(kept))
+        single = [(source, target) for source, target in tokens if source in readable and target in readable]
+        source, target = torch.tensor(single, dtype=torch.long).view(-1, 2).T.contiguous()
+        return cls(str(name), source, target, len(pairs) - len(single))
 
     def hits(self, sources: Int[Tensor, " m"], top: Int[Tensor, "m k"], d_vocab: int) -> Bool[Tensor, "n n"]:
         """Entry (i, j): whether the target of pair j is among the top tokens for the source of pair i."""

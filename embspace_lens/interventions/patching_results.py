@@ -136,9 +136,9 @@ def _expand_shared_heads(
     if n_key_value_heads == n_heads or (types is None and head.max(initial=0) >= n_key_value_heads):
         return cells, values
     group = n_heads // n_key_value_heads
-    kept = np.flatnonzero(~is_shared | (head < n_key_value_heads))
-    n_copies = np.where(is_shared[kept], group, 1)
-    row = np.repeat(kept, n_copies)
+    real_cells = np.flatnonzero(~is_shared | (head < n_key_value_heads))
+    n_copies = np.where(is_shared[real_cells], group, 1)
+    row = np.repeat(real_cells, n_copies)
     within_group = np.concatenate([np.arange(0), *(np.arange(n) for n in n_copies)])
     query_head = np.where(is_shared[row], head[row] * group + within_group, head[row])
     expanded = {name: column[row] for name, column in cells.items()} | {"head": query_head}

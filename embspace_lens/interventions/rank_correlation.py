@@ -117,7 +117,7 @@ def in_both(zero_pass: pd.DataFrame, causal: pd.DataFrame, on: Sequence[str], sc
     return joined
 
 
-def _spearman(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+def _spearman(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
     """Spearman's correlation along an axis; NaN for constant samples."""
     from scipy import stats
 
