@@ -1,6 +1,6 @@
 """`df.embspace`: show, label and plot any table of this package."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -8,21 +8,28 @@ import pandas as pd
 from . import errors
 from .display.labels import label_groups
 from .display.table_groups import check_kind, count_groups, kind
+from .plots.alignment_maps import plot_alignment
+from .plots.comparison_curves import plot_displacement, plot_stitch
+from .plots.evidence_curves import plot_keep_k, plot_recall, plot_related_pairs
+from .plots.head_maps import plot_heads
+from .plots.importance_curves import plot_importance
+from .plots.pair_lines import MAX_HEADS, plot_pairs
+from .plots.token_bars import plot_tokens
 from .tables.checks import check_integer
 
-PLOTS = {
-    "tokens": "plot_tokens",
-    "search": "plot_tokens",
-    "pairs": "plot_pairs",
-    "alignment": "plot_alignment",
-    "related_pairs": "plot_related_pairs",
-    "recall": "plot_recall",
-    "keep_k": "plot_keep_k",
-    "stitch": "plot_stitch",
-    "displacement": "plot_displacement",
-    "importance": "plot_importance",
+PLOTS: dict[str, Callable[..., Any]] = {
+    "tokens": plot_tokens,
+    "search": plot_tokens,
+    "pairs": plot_pairs,
+    "alignment": plot_alignment,
+    "related_pairs": plot_related_pairs,
+    "recall": plot_recall,
+    "keep_k": plot_keep_k,
+    "stitch": plot_stitch,
+    "displacement": plot_displacement,
+    "importance": plot_importance,
 }
-"""The function of `embspace_lens.plots` that draws each kind of table."""
+"""The function that draws each kind of table."""
 
 
 class ShownTable:
@@ -101,17 +108,14 @@ class EmbspaceAccessor:
         Raises:
             EmbspaceError: If there is no plot for this kind of table, or the table holds more than the plot has room for.
         """
-        from . import plots
-        from .plots.pair_lines import MAX_HEADS
-
         table_kind = check_kind(self._df, "plot()", tuple(PLOTS))
-        plot = getattr(plots, PLOTS[table_kind])
+        plot = PLOTS[table_kind]
         if table_kind == "alignment":
             if "alignment" not in options:
                 raise errors.alignment_missing()
             return plot(**options)
         if table_kind == "pairs" and _is_of_one_weight(self._df) and count_groups(self._df) > MAX_HEADS:
-            plot = plots.plot_heads
+            plot = plot_heads
         return plot(self._df, **options)
 
 

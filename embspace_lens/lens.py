@@ -14,7 +14,7 @@ from torch import Tensor
 from .demo.catalog import frequent_words
 from .errors import EmbspaceError
 from .loading import load_model
-from .readings.base import AnyWeight, AttentionWeight, BaseLens, DirectionWeight, MLPWeight
+from .readings.base import AnyWeight, BaseLens, DirectionWeight
 from .readings.components import list_components
 from .readings.directions import read_directions
 from .readings.heads import read_ov, read_qk, read_subheads
@@ -27,6 +27,7 @@ from .space.masks import NAMED_MASKS, VocabularyOption, choose_tokens
 from .space.vocabulary import Vocabulary
 from .tables.selection import Select
 from .weights.effective import Side, Weights
+from .weights.host import AttentionWeight, MLPWeight
 
 MASKS = {**NAMED_MASKS, "frequent": frequent_words}
 """The masks that `vocabulary=` accepts by name."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import errors
 from ..lens import EmbeddingLens
 from ..search.tiles import chunks, float64
-from ..weights.difference import WeightDifference
+from ..weights.weight_difference import WeightDifference
 from .common_tokens import check_lens
 
 # Share of the embeddings' norm: fine-tuned models stay far below it, models trained from other seeds are far above.

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from .. import demo, errors
+from .. import errors
+from ..demo import catalog
 from .dictionary import WEIGHTS, Factors
 
 
@@ -25,7 +26,9 @@ def demo_factors(name: str = "reviews-small-0") -> Factors:
         >>> demo_factors()
         Factors(1000 factors, d_model 192, l1 2)
     """
-    folders: dict[str, Path] = {file.parents[1].name: file.parent for file in demo.MODELS.glob(f"*/factors/{WEIGHTS}")}
+    folders: dict[str, Path] = {
+        file.parents[1].name: file.parent for file in catalog.MODELS.glob(f"*/factors/{WEIGHTS}")
+    }
     if name not in folders:
         raise errors.choice("factors", name, sorted(folders))
     return Factors.load(folders[name])

@@ -12,9 +12,8 @@ from tqdm import tqdm
 from ..space.embedding_space import EmbeddingSpace
 from ..space.vocabulary import Vocabulary
 from ..weights.effective import Side, Weights
+from ..weights.host import AttentionWeight, MLPWeight
 
-MLPWeight = Literal["W_in", "W_gate", "W_out"]
-AttentionWeight = Literal["W_Q", "W_K", "W_V", "W_O"]
 DirectionWeight = Literal[MLPWeight, AttentionWeight]
 AnyWeight = Literal["W_OV", "W_QK", DirectionWeight]
 

@@ -11,7 +11,8 @@ from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
 from ..weights.effective import ATTENTION, Side, side_of
-from .base import TOKEN_COLUMNS, AttentionWeight, BaseLens, Block, interleave, token_bar, token_block
+from ..weights.host import AttentionWeight
+from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 
 PAIR_COLUMNS = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score")
 

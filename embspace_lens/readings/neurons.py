@@ -13,7 +13,8 @@ from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, select, weight_names
 from ..weights.effective import MLP, WeightIndex, side_of
-from .base import TOKEN_COLUMNS, BaseLens, Block, MLPWeight, interleave, token_bar, token_block
+from ..weights.host import MLPWeight
+from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 
 
 def read_neurons(

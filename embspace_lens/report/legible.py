@@ -18,6 +18,7 @@ from ..space.undertrained import undertraining
 from ..tables.frames import tidy
 from ..weights.effective import Side, side_of
 from ..weights.experts import NO_EXPERT
+from ..weights.host import MLPWeight
 
 NEURON_RULE = (
     "Neurons are chosen by a rule: the {k} tokens that each writes most strongly have the most similar embeddings (mean "
