@@ -444,7 +444,7 @@ def missing_column(name: str, column: str, columns: Iterable[object]) -> Embspac
     return EmbspaceError(f"{name} has no column {column!r}. Its columns are {_listed(columns)}.")
 
 
-def not_numeric(name: str, column: str, dtype: object) -> EmbspaceError:
+def scores_not_numeric(name: str, column: str, dtype: object) -> EmbspaceError:
     """A column does not hold numbers."""
     return EmbspaceError(f"Column {column!r} of {name} has dtype {dtype}. Name a column of numbers in scores=.")
 

@@ -106,7 +106,7 @@ def in_both(zero_pass: pd.DataFrame, causal: pd.DataFrame, on: Sequence[str], sc
             if required not in table:
                 raise errors.missing_column(name, required, table.columns)
         if not pd.api.types.is_numeric_dtype(table[column]):
-            raise errors.not_numeric(name, column, table[column].dtype)
+            raise errors.scores_not_numeric(name, column, table[column].dtype)
         mean: Any = table.groupby(keys, observed=True)[column].mean()
         means.append(mean.to_frame(name))
     joined = means[0].join(means[1], how="inner").dropna()
