@@ -98,8 +98,8 @@ def planted(strength):
     U = 8 * torch.nn.functional.normalize(U, dim=1)  # all of the same length
     lens = EmbeddingLens(model)
     with torch.no_grad():
-        lens.weights.host.outer("W_U").copy_(U.T)
-        lens.weights.host.mlp(lens.weights.host.blocks[0], "W_out")[0] = one + two
+        lens.weights.stored("W_U").copy_(U.T)
+        lens.weights.stored("W_out", 0)[0] = one + two
     torch.testing.assert_close(lens.space.rows("write")[:], U)
     return vocabulary_channels(lens, 0, 0, n_channels=2, k=5, kurtosis_weight=2.0)
 

@@ -94,8 +94,8 @@ def test_channels_of_a_demo_model_change_their_own_tokens_most():
 
 def test_unsupported_effects_raise(tiny, lens):
     with pytest.raises(EmbspaceError, match="These are channels of W_in. Only channels of W_out can be removed"):
-        channel_effects(lens, vocabulary_channels(lens, 0, 1, weight="W_in", k=2), TEXTS)
-    found = vocabulary_channels(lens, 0, 1, k=2)
+        channel_effects(lens, vocabulary_channels(lens, 0, 1, weight="W_in", n_channels=1, k=2), TEXTS)
+    found = vocabulary_channels(lens, 0, 1, n_channels=1, k=2)
     with pytest.raises(EmbspaceError, match="Fewer than two texts have a token"):
         channel_effects(lens, found, ["w2"])
     with pytest.raises(EmbspaceError, match="n_active=1 is not an integer of 2 or more"):
@@ -103,7 +103,7 @@ def test_unsupported_effects_raise(tiny, lens):
     for fold_ln in (True, False):
         post_norm = EmbeddingLens(tiny("gemma2"), fold_ln=fold_ln)
         with pytest.raises(EmbspaceError, match="follows the MLP"):
-            channel_effects(post_norm, vocabulary_channels(post_norm, 0, 1, k=2), TEXTS)
+            channel_effects(post_norm, vocabulary_channels(post_norm, 0, 1, n_channels=1, k=2), TEXTS)
     mixture = EmbeddingLens(tiny("mixtral"))
     with pytest.raises(EmbspaceError, match="no hook point for neurons"):
-        channel_effects(mixture, vocabulary_channels(mixture, 0, 1, k=2), TEXTS)
+        channel_effects(mixture, vocabulary_channels(mixture, 0, 1, n_channels=1, k=2), TEXTS)

@@ -237,7 +237,7 @@ def test_layers_may_be_numpy_or_torch_integers(models):
 
 def test_edits_without_effect_raise(models):
     model = models("gpt2")
-    with pytest.raises(EmbspaceError, match="hook='hook_attn_out'"):
+    with pytest.raises(EmbspaceError, match="reaches the MLP and not the residual stream.*hook='hook_attn_out'"):
         steering_hooks(torch.ones(32), 0, model=model, hook="hook_resid_mid")
     if "ht_gpt2" in zoo.HT_ZOO:
         hooked = models("ht_gpt2")

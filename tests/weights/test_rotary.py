@@ -11,14 +11,14 @@ from reference import brute_top_pairs
 from unchecked import unchecked_types
 
 from embspace_lens import EmbeddingLens, EmbspaceError, difference
-from embspace_lens.weights import rotary
 from embspace_lens.weights.effective import Weights
 from embspace_lens.weights.modules import unwrap
+from embspace_lens.weights.rotary import INTERLEAVED, ROTATE_HALF
 
 TOKENS = torch.tensor([[5, 9, 11, 40, 7, 3, 88, 60, 5]])
 NOT_ROTARY = ["gpt2", "bloom", "opt", "falcon_rw", "bert"]
 UNKNOWN = ["llama4_text", "nanochat", "hunyuan_dense"]
-SUPPORTED = rotary.HALVES | rotary.NEIGHBOURS
+SUPPORTED = ROTATE_HALF | INTERLEAVED
 SPLIT_INCORRECTLY = ("falcon_40b", "stablelm_parallel")  # the host splits the heads of these incorrectly
 
 
@@ -149,7 +149,7 @@ def test_a_distance_without_rotary_positions_raises(tiny, name):
 
 @pytest.mark.parametrize("name", [name for name in UNKNOWN if name not in zoo.UNAVAILABLE])
 def test_unknown_rotations_raise(tiny, name):
-    with pytest.raises(EmbspaceError, match="A distance in .* is not read: "):
+    with pytest.raises(EmbspaceError, match="it is unknown which dimensions of a head .* rotates together"):
         EmbeddingLens(model_of(tiny, name)).qk(layer=0, distance=1)
 
 
@@ -162,5 +162,5 @@ def test_invalid_distances_raise(tiny, distance):
 def test_length_dependent_rotations_raise():
     scaling = dict(rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0))
     lens = EmbeddingLens(zoo.boot(zoo._build("llama", "LlamaConfig", "LlamaForCausalLM", zoo.LLAMA | scaling)))
-    with pytest.raises(EmbspaceError, match=r"its rotation \(dynamic\) depends on"):
+    with pytest.raises(EmbspaceError, match=r"its rotation \(dynamic\) depends on the length of the text"):
         lens.qk(layer=0, distance=1)
