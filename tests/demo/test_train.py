@@ -56,7 +56,7 @@ def test_resumed_run_gives_the_same_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "save_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "resumed", checkpoint_seconds=-1)
+        run(tmp_path / "resumed", checkpoint_seconds=-1.0)
     monkeypatch.setattr(training, "save_checkpoint", saved)
     assert training.checkpoint_step(tmp_path / "resumed") == 5
     resumed, _ = run(tmp_path / "resumed")
