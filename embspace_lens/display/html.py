@@ -1,5 +1,6 @@
 """Tables and their parts as escaped, self-contained HTML."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,6 @@ from . import theme
 from .measurements import n_numeric_at_end, text_cells
 from .table_groups import TOKEN_KINDS, VERBS, count_groups, kind, name_of, noun_of, pair_ends, table_groups
 from .tokens import chip, display, format_score, pair_chip
-
 
 Column = tuple[str, Literal["quiet", "number", "tokens"]]
 """The title of a column and its class in the template."""
@@ -83,8 +83,8 @@ def table(df: pd.DataFrame, *, n: int | None = None) -> str:
     """
     table_kind = kind(df)
     total = count_groups(df) if table_kind in TOKEN_KINDS else len(df)
-    columns: list[Column]
-    rows: list[list[Any]]
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Any]]
     if table_kind in ("tokens", "pairs"):
         columns, rows = _token_table(df, n, table_kind)
     elif table_kind == "search":
@@ -93,9 +93,9 @@ def table(df: pd.DataFrame, *, n: int | None = None) -> str:
         columns, rows = _component_table(df.iloc[:n])
     else:
         first_number = len(df.columns) - n_numeric_at_end(df)
-        columns = [(str(name), "quiet") for name in df.columns[:first_number]]
-        columns += [(str(name), "number") for name in df.columns[first_number:]]
-        rows = [list(row) for row in text_cells(df, n)]
+        texts, numbers = list(map(str, df.columns[:first_number])), list(map(str, df.columns[first_number:]))
+        columns = [*((name, "quiet") for name in texts), *((name, "number") for name in numbers)]
+        rows = text_cells(df, n)
     more = (
         f"{total - len(rows):,} more of {total:,}; show(n={min(total, 5 * len(rows))}) shows them."
         if total > len(rows)
@@ -135,7 +135,7 @@ def _search_table(df: pd.DataFrame, n: int | None) -> tuple[list[Column], list[l
 
 
 def _component_table(df: pd.DataFrame) -> tuple[list[Column], list[list[Any]]]:
-    columns: list[Column] = [(title, "quiet") for title in ("layer", "weight", "shape", "dtype")]
+    columns: list[Column] = [("layer", "quiet"), ("weight", "quiet"), ("shape", "quiet"), ("dtype", "quiet")]
     columns += [("norm", "number"), ("folded in, notes", "quiet")]
     rows = []
     for row in df.to_dict("records"):
