@@ -135,8 +135,14 @@ def _search_table(df: pd.DataFrame, n: int | None) -> tuple[list[Column], list[l
 
 
 def _component_table(df: pd.DataFrame) -> tuple[list[Column], list[list[Any]]]:
-    columns: list[Column] = [("layer", "quiet"), ("weight", "quiet"), ("shape", "quiet"), ("dtype", "quiet")]
-    columns += [("norm", "number"), ("folded in, notes", "quiet")]
+    columns: list[Column] = [
+        ("layer", "quiet"),
+        ("weight", "quiet"),
+        ("shape", "quiet"),
+        ("dtype", "quiet"),
+        ("norm", "number"),
+        ("folded in, notes", "quiet"),
+    ]
     rows = []
     for row in df.to_dict("records"):
         heads = f"{row['n_heads']} × " if row.get("n_heads") else ""
