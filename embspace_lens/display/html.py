@@ -1,16 +1,20 @@
 """Tables and their parts as escaped, self-contained HTML."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from .. import errors
 from . import theme
-from .measurements import text_cells
-from .table_groups import TOKEN_KINDS, VERBS, TableGroup, count_groups, kind, name_of, noun_of, pair_ends, table_groups
-from .tokens import chip, format_score, pair_chip
+from .measurements import n_numeric_at_end, text_cells
+from .table_groups import TOKEN_KINDS, VERBS, count_groups, kind, name_of, noun_of, pair_ends, table_groups
+from .tokens import chip, display, format_score, pair_chip
+
+Column = tuple[str, Literal["quiet", "number", "tokens"]]
+"""The title of a column and its class in the template."""
 
 
 @cache
@@ -71,20 +75,6 @@ def chips(rows: pd.DataFrame, k: int | None = None) -> Any:
     return safe(" ".join(pair_chip(*pair) for pair in zip(*texts, *ids, rows["score"], tints, strict=True)))
 
 
-def _group_row(group: TableGroup) -> dict[str, Any]:
-    weight = group.weight
-    cells = [f"{VERBS[weight]} ({weight})" if weight in VERBS else weight] if weight else []
-    best = format_score(float(group.rows["score"].iloc[0]))
-    return {"name": group.name, "cells": cells, "number": best, "chips": chips(group.rows)}
-
-
-def _component_row(row: dict[str, Any]) -> dict[str, Any]:
-    heads = f"{row['n_heads']} × " if row.get("n_heads") else ""
-    notes = ", ".join(text for text in (row.get("folded"), row.get("note")) if text)
-    cells = [row["weight"], f"{heads}{row['rows']} × {row['columns']}", row.get("dtype", "")]
-    return {"name": name_of(row) or "–", "cells": cells, "number": format_score(row["norm"]), "chips": notes}
-
-
 def table(df: pd.DataFrame, *, n: int | None = None) -> str:
     """A table of the lens as HTML: one line for each of the first n neurons, heads or directions, its tokens as chips.
 
@@ -92,23 +82,71 @@ def table(df: pd.DataFrame, *, n: int | None = None) -> str:
         EmbspaceError: If it is not a table of this package.
     """
     table_kind = kind(df)
-    has_chips = table_kind in TOKEN_KINDS
-    total = count_groups(df) if has_chips else len(df)
-    if has_chips:
-        rows = [_group_row(group) for group in table_groups(df, n)]
-        weight = ["weight"] if any(row["cells"] for row in rows) else []
-        content = "pairs" if table_kind == "pairs" else "tokens"
-        titles = [noun_of(df), *weight, "best", f"{content}, best first"]
+    total = count_groups(df) if table_kind in TOKEN_KINDS else len(df)
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Any]]
+    if table_kind in ("tokens", "pairs"):
+        columns, rows = _token_table(df, n, table_kind)
+    elif table_kind == "search":
+        columns, rows = _search_table(df, n)
     elif table_kind == "components":
-        rows = [_component_row(row) for row in df.iloc[:n].to_dict("records")]
-        titles = ["layer", "weight", "shape", "dtype", "norm", "folded in, notes"]
+        columns, rows = _component_table(df.iloc[:n])
     else:
-        rows = [{"name": "", "cells": row, "number": "", "chips": ""} for row in text_cells(df, n)]
-        titles = ["", *df.columns, "", ""]
+        first_number = len(df.columns) - n_numeric_at_end(df)
+        texts, numbers = list(map(str, df.columns[:first_number])), list(map(str, df.columns[first_number:]))
+        columns = [*((name, "quiet") for name in texts), *((name, "number") for name in numbers)]
+        rows = text_cells(df, n)
     more = (
         f"{total - len(rows):,} more of {total:,}; show(n={min(total, 5 * len(rows))}) shows them."
         if total > len(rows)
         else ""
     )
     template = environment().get_template("table.html")
-    return template.render(css=stylesheet(), titles=titles, rows=rows, more=more, notes=not has_chips)
+    return template.render(css=stylesheet(), columns=columns, rows=rows, more=more)
+
+
+def _token_table(df: pd.DataFrame, n: int | None, table_kind: str) -> tuple[list[Column], list[list[Any]]]:
+    groups = list(table_groups(df, n))
+    has_weights = any(group.weight for group in groups)
+    columns: list[Column] = [(noun_of(df), "quiet"), ("best", "number"), (f"{table_kind}, best first", "tokens")]
+    rows: list[list[Any]] = [
+        [group.name, format_score(float(group.rows["score"].iloc[0])), chips(group.rows)] for group in groups
+    ]
+    if has_weights:
+        columns.insert(1, ("weight", "quiet"))
+        for row, group in zip(rows, groups, strict=True):
+            row.insert(1, _with_verb(group.weight))
+    return columns, rows
+
+
+def _with_verb(weight: str) -> str:
+    return f"{VERBS[weight]} ({weight})" if weight in VERBS else weight
+
+
+def _search_table(df: pd.DataFrame, n: int | None) -> tuple[list[Column], list[list[Any]]]:
+    """The components with their scores of the token, which stands in the title."""
+    token = display(df["token_string"].iloc[0]) if len(df) else "the token"
+    columns: list[Column] = [("component", "quiet"), ("weight", "quiet"), (f"score of {token}", "number")]
+    rows = [
+        [name_of(row), _with_verb(str(row["weight"])), format_score(row["score"])]
+        for row in df.iloc[:n].to_dict("records")
+    ]
+    return columns, rows
+
+
+def _component_table(df: pd.DataFrame) -> tuple[list[Column], list[list[Any]]]:
+    columns: list[Column] = [
+        ("layer", "quiet"),
+        ("weight", "quiet"),
+        ("shape", "quiet"),
+        ("dtype", "quiet"),
+        ("norm", "number"),
+        ("folded in, notes", "quiet"),
+    ]
+    rows = []
+    for row in df.to_dict("records"):
+        heads = f"{row['n_heads']} × " if row.get("n_heads") else ""
+        shape = f"{heads}{row['rows']} × {row['columns']}" if row["rows"] else ""
+        notes = ", ".join(text for text in (row.get("folded"), row.get("note")) if text)
+        rows.append([name_of(row) or "–", row["weight"], shape, row.get("dtype", ""), format_score(row["norm"]), notes])
+    return columns, rows

@@ -8,6 +8,7 @@ import pandas as pd
 
 from .. import errors
 from ..tables.columns import GLOSSARY
+from .tokens import visible
 
 TOKEN = ("token_index", "token_string")
 PAIR = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_string")
@@ -140,7 +141,7 @@ def name_of(row: Mapping[Any, Any]) -> str:
         return f"{letter}{index}" if index == index and index >= 0 else ""
 
     if "direction" in row:
-        return str(row["direction"])
+        return visible(str(row["direction"]))
     name = part("L", "layer") + part("E", "expert") + part("H", "head") + part(".", "subhead") + part("N", "neuron")
     return name + part("F", "factor")
 

@@ -113,7 +113,7 @@ def _group_lines(df: pd.DataFrame, n: int | None, table_kind: str) -> Table:
     titles = [noun_of(df)] * has_names + ["weight"] * has_weights + ["best", f"{table_kind}, best first"]
     table = _titled(titles, right=["best"])
     for group in groups:
-        name = [Line(cut_end(isolate(visible(group.name)), LONGEST_NAME))] * has_names
+        name = [Line(cut_end(isolate(group.name), LONGEST_NAME))] * has_names
         weight = [Line(group.weight, "dim")] * has_weights
         best = Line(format_score(float(group.rows["score"].iloc[0])), "dim")
         table.add_row(*name, *weight, best, Tokens(token_texts(group.rows)))

@@ -32,3 +32,19 @@ def test_error_names_the_extra_if_jinja_is_missing(monkeypatch, lens):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(EmbspaceError, match=r"needs jinja2, .* pip install 'embspace-lens\[plots\]'"):
         lens.neurons(0, 0, k=2).embspace.show()._repr_html_()
+
+
+def test_names_with_control_characters_are_visible():
+    df = neurons_of([" x"], ["W_out"]).drop(columns=["layer", "neuron", "weight"]).assign(direction="b\x1b[31m")
+    page = df.embspace.show()._repr_html_()
+    assert "\x1b" not in page and "b\\x1b[31m" in page
+
+
+def test_a_search_names_its_token_once(lens):
+    page = lens.search(5, k=3).embspace.show(4)._repr_html_()
+    assert page.count("w5") == 1 and "score of w5" in page and "reads (W_in)" in page and "14 more of 18" in page
+
+
+def test_numbers_are_aligned_to_the_right(lens):
+    page = lens.components().embspace.show(2)._repr_html_()
+    assert page.count('<td class="number">') == 2 and '<th scope="col" class="number">norm</th>' in page
