@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from .. import demo, errors
+from .. import errors
+from ..demo import catalog
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..weights.experts import NO_EXPERT
@@ -134,9 +135,9 @@ def model_lines(lens: EmbeddingLens) -> list[str]:
     lines = [
         f"{w.n_layers} layers with {w.n_heads} heads each, residual stream of width {w.d_model:,}, {lens.space.d_vocab:,} tokens."
     ]
-    if lens.name not in demo.names():
+    if lens.name not in catalog.names():
         return lines
-    card = demo.card(lens.name)
+    card = catalog.card(lens.name)
     loss = f"held-out loss {card['held_out_loss']:.2f} nats per token"
     text = "; ".join([card["corpus"], f"{card['tokens_seen']:,} training tokens", loss])
     return [*lines, f"{text[0].upper()}{text[1:]}."]
@@ -145,7 +146,7 @@ def model_lines(lens: EmbeddingLens) -> list[str]:
 def lens_options(summary: ModelSummary) -> str:
     """The options of a command that make the summary's lens."""
     score = summary.lens.space.score
-    mask = summary.lens.mask.replace(demo.frequent_words.name, "frequent")
+    mask = summary.lens.mask.replace(catalog.frequent_words.name, "frequent")
     is_named = all(part in NAMED_MASKS for part in mask.split(" & "))
     vocabulary = f" --vocabulary {shlex.quote(mask)}" if is_named else ""
     return f"--model {shlex.quote(summary.model)}{vocabulary}" + (f" --score {score}" if score != "dot" else "")
