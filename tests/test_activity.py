@@ -221,6 +221,33 @@ def test_every_column_is_in_the_glossary():
     assert {"importance", "level", "peak", "onset", "purity", "reach", "before", "after", "code"} <= set(GLOSSARY)
 
 
+def test_curves_of_importance_are_drawn():
+    pytest.importorskip("plotly", reason="plots need plotly")
+    from embspace_lens.show import plot_importance
+
+    curve = {
+        "factor": np.repeat([3, 7], 3),
+        "layer": np.tile([-1, 0, 1], 2),
+        "importance": np.array([0, 1, 4, 2, 8, 6.0]),
+    }
+    df = tidy(["factor", "layer", "importance"], [curve])
+    words = {"factor": np.array([3, 7]), "token_string": np.array([" <b>", ""], dtype=object)}
+    figure = plot_importance(df, tidy(["factor", "token_string"], [words]))
+    assert [list(trace.x) for trace in figure.data] == [[-1, 0, 1]] * 2
+    assert [list(trace.y) for trace in figure.data] == [[0, 0.25, 1], [0.25, 1, 0.75]]
+    said = [a.text for a in figure.layout.annotations]
+    assert any("3 ␣&lt;b&gt;" in text for text in said) and any(text == "7" for text in said)
+    assert len({trace.line.color for trace in figure.data}) == 2
+    assert len(df.embspace.plot().data) == 2
+    many = tidy(
+        ["factor", "layer", "importance"], [{"factor": np.arange(9), "layer": np.zeros(9), "importance": np.ones(9)}]
+    )
+    with pytest.raises(EmbspaceError, match="9 factors are more than a picture can hold; choose up to 6"):
+        plot_importance(many)
+    with pytest.raises(EmbspaceError, match="draws another table: 'layer', 'importance' is not there"):
+        plot_importance(tidy(["factor", "token_string"], [words]))
+
+
 def test_a_threshold_does_not_part_equal_codes():
     truth = np.array([True, False, False])
     score, factor, threshold = import_module("embspace_lens.factors.word_senses")._threshold(

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
-from embspace_lens import EmbeddingLens, EmbspaceError, align, compare, demo, match_neurons
+from embspace_lens import Alignment, EmbeddingLens, EmbspaceError, align, compare, demo, match_neurons
 from embspace_lens.compare import common_tokens as shared
 from embspace_lens.compare.common_tokens import shared_rows, shared_tokens
 from embspace_lens.space.vocabulary import Vocabulary
@@ -496,6 +496,26 @@ def test_the_examples_in_docstrings_run():
             assert result.failed == 0, test.name
             ran += result.attempted
     assert ran == 6
+
+
+# -- pictures
+
+
+def test_plot_draws_every_weight_and_rings_the_assignment():
+    pytest.importorskip("plotly")
+    a = EmbeddingLens(boot(build("llama"), name="<b>a</b>"))
+    found = align(a, a, weights=["W_in", "W_V"])
+    assert isinstance(found, Alignment)
+    figure = found.plot()
+    assert [np.asarray(trace.z).shape for trace in figure.data] == [(2, 2)] * 2
+    assert len(figure.layout.shapes) == 4
+    assert figure.layout.title.text == "4 of 4 layers are matched with their own number (by chance 2)"
+    assert "<b>a</b>" not in figure.to_json() and "&lt;b&gt;a" in figure.to_json()
+    assert len(found.plot(weights="W_V").data) == 1
+    with pytest.raises(EmbspaceError, match="weight='W_K' was not compared; this alignment has W_in, W_V"):
+        found.plot(weights=["W_K"])
+    with pytest.raises(EmbspaceError, match="leaves nothing to draw"):
+        found.plot(weights=[])
 
 
 def test_functions_are_not_hidden_by_their_modules():

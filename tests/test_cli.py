@@ -182,13 +182,13 @@ def test_heads_put_both_circuits_side_by_side(run, folder):
     subheads = run(
         "heads", "--layer", "1", "--head", "2", "--weight", "W_V", "--weight", "W_O", "-k", "2", model=folder
     ).stdout
-    assert "L1H2.0    W_V" in subheads and "L1H2.7    W_O" in subheads
+    assert "L1H2.0  W_V" in subheads and "L1H2.7  W_O" in subheads
 
 
 def test_search(run, folder):
     result = run("search", " film", "-k", "2", model=folder)
     assert result.exit_code == 0
-    assert result.stdout.startswith("weight  components that score ␣film highest")
+    assert result.stdout.startswith("weight  who scores ␣film highest")
     lens = EmbeddingLens.from_pretrained(folder)
     number = lens.vocabulary.index(" film")
     by_id = run("search", f"#{number}", "-k", "2", "--layer", "1", "--weight", "W_out", "--format", "csv", model=folder)
@@ -246,7 +246,7 @@ def test_format_wins_over_the_ending(run, folder, tmp_path):
     run("neurons", "--layer", "0", "--neuron", "0", "--format", "json", "--out", str(out), model=folder)
     assert json.loads(out.read_text(encoding="utf-8"))[0]["neuron"] == 0
     run("neurons", "--layer", "0", "--neuron", "0", "--out", str(tmp_path / "table.txt"), model=folder)
-    assert (tmp_path / "table.txt").read_text("utf-8").startswith("neuron")
+    assert (tmp_path / "table.txt").read_text("utf-8").startswith("unit  weight")
 
 
 # -- mistakes
@@ -324,7 +324,7 @@ def test_demo_of_a_folder(run, folder, tmp_path):
         "tiny",
         "Neurons",
         "Heads",
-        "Neurons that write ␣film",
+        "Who writes ␣film",
         "my.html shows the same",
         "Next:\n  embspace-lens neurons",
     ):

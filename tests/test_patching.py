@@ -14,6 +14,7 @@ from tables import check_tidy
 from embspace_lens import EmbeddingLens, EmbspaceError, agreement
 from embspace_lens.circuits import attribution_frame, composition_frame, logit_lens_frame, patching_frame
 from embspace_lens.tables.columns import GLOSSARY
+from embspace_lens.tables.frames import tidy
 
 KEYS = ["metric", "patch_type", "layer", "head", "neuron", "pos", "src_pos", "example"]
 ATTRIBUTION = ["layer", "node", "head", "neuron", "pos", "example"]
@@ -295,3 +296,20 @@ def test_mistakes_are_told(tiny, lens):
     ):  # fmt: skip
         with pytest.raises(EmbspaceError, match=message):
             call()
+
+
+def test_agreement_is_drawn():
+    pytest.importorskip("plotly", reason="plots need plotly")
+    from embspace_lens.show import plot_agreement
+
+    keys = {"layer": np.repeat([0, 1], 4), "head": np.tile(np.arange(4), 2)}
+    a = tidy(["layer", "head", "score"], [keys | {"score": np.arange(8.0)}])
+    b = tidy(["layer", "head", "value"], [keys | {"value": np.array([0, 0.1, 0, 0.2, 0.1, 0.3, 0.2, 5.0])}])
+    figure = plot_agreement(a, b, said=("score <x>", "effect"))
+    (trace,) = figure.data
+    assert list(trace.x) == list(range(8)) and trace.y[7] == pytest.approx(5)
+    assert "L1H3" in trace.hovertext[7] and "L1H3" in {note.text for note in figure.layout.annotations}
+    found = agreement(a, b).to_dict("records")
+    text = figure.layout.title.text + str(figure.layout.title.subtitle.text)
+    assert f"{found[0]['correlation']:.3g}" in text and "n = 8" in text and "permuted" in text
+    assert figure.layout.xaxis.title.text == "score &lt;x&gt;"

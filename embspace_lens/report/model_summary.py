@@ -135,7 +135,7 @@ def model_lines(lens: EmbeddingLens) -> list[str]:
     lines = [
         f"{w.n_layers} layers with {w.n_heads} heads each, residual stream of width {w.d_model:,}, {lens.space.d_vocab:,} tokens."
     ]
-    if lens.name not in catalog.names():
+    if lens.name not in catalog.names() or catalog.is_classifier(lens.name):
         return lines
     card = catalog.card(lens.name)
     loss = f"held-out loss {card['held_out_loss']:.2f} nats per token"
