@@ -8,28 +8,30 @@ import pandas as pd
 from . import errors
 from .display.labels import label_groups
 from .display.table_groups import check_kind, count_groups, kind
-from .plots.alignment_maps import plot_alignment
-from .plots.comparison_curves import plot_displacement, plot_stitch
-from .plots.evidence_curves import plot_keep_k, plot_recall, plot_related_pairs
-from .plots.head_maps import plot_heads
-from .plots.importance_curves import plot_importance
-from .plots.pair_lines import MAX_HEADS, plot_pairs
-from .plots.token_bars import plot_tokens
 from .tables.checks import check_integer
 
-PLOTS: dict[str, Callable[..., Any]] = {
-    "tokens": plot_tokens,
-    "search": plot_tokens,
-    "pairs": plot_pairs,
-    "alignment": plot_alignment,
-    "related_pairs": plot_related_pairs,
-    "recall": plot_recall,
-    "keep_k": plot_keep_k,
-    "stitch": plot_stitch,
-    "displacement": plot_displacement,
-    "importance": plot_importance,
-}
-"""The function that draws each kind of table."""
+
+def plots_by_kind() -> dict[str, Callable[..., Any]]:
+    """The function that draws each kind of table; plots are imported here, since most users of tables need none."""
+    from .plots.alignment_maps import plot_alignment
+    from .plots.comparison_curves import plot_displacement, plot_stitch
+    from .plots.evidence_curves import plot_keep_k, plot_recall, plot_related_pairs
+    from .plots.importance_curves import plot_importance
+    from .plots.pair_lines import plot_pairs
+    from .plots.token_bars import plot_tokens
+
+    return {
+        "tokens": plot_tokens,
+        "search": plot_tokens,
+        "pairs": plot_pairs,
+        "alignment": plot_alignment,
+        "related_pairs": plot_related_pairs,
+        "recall": plot_recall,
+        "keep_k": plot_keep_k,
+        "stitch": plot_stitch,
+        "displacement": plot_displacement,
+        "importance": plot_importance,
+    }
 
 
 class ShownTable:
@@ -97,7 +99,7 @@ class EmbspaceAccessor:
         return label_groups(self._df, check_integer("k", k, minimum=1))
 
     def plot(self, **options: Any) -> Any:
-        """Draw the table by the plot of its kind (`PLOTS`); a table of pairs of many heads becomes a map of layers × heads.
+        """Draw the table by the plot of its kind; a table of pairs of many heads becomes a map of layers × heads.
 
         Args:
             **options: Those of the plot, such as `k` of `plot_tokens`; for the table of an alignment, `alignment`.
@@ -108,8 +110,12 @@ class EmbspaceAccessor:
         Raises:
             EmbspaceError: If there is no plot for this kind of table, or the table holds more than the plot has room for.
         """
-        table_kind = check_kind(self._df, "plot()", tuple(PLOTS))
-        plot = PLOTS[table_kind]
+        from .plots.head_maps import plot_heads
+        from .plots.pair_lines import MAX_HEADS
+
+        plots = plots_by_kind()
+        table_kind = check_kind(self._df, "plot()", tuple(plots))
+        plot = plots[table_kind]
         if table_kind == "alignment":
             if "alignment" not in options:
                 raise errors.alignment_missing()

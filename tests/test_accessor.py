@@ -86,8 +86,9 @@ def test_label_accepts_a_repeated_index(lens):
 
 
 def test_every_plot_of_a_kind_is_public():
-    assert all(callable(getattr(plots, name)) for name in accessor.PLOTS.values())
-    assert set(accessor.PLOTS) <= set(KINDS)
+    by_kind = accessor.plots_by_kind()
+    assert all(getattr(plots, plot.__name__) is plot for plot in by_kind.values())
+    assert set(by_kind) <= set(KINDS)
 
 
 def test_the_table_of_an_alignment_is_drawn_with_the_alignment(lens):

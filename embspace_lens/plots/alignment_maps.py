@@ -34,6 +34,11 @@ def plot_alignment(alignment: Alignment, *, weights: str | Sequence[str] | None 
 
     Raises:
         EmbspaceError: If a weight was not compared; or plotly is not installed.
+
+    Example:
+        >>> from embspace_lens import align
+        >>> plot_alignment(align(lens, other, weights="W_O")).layout.title.text
+        '4 of 4 layers are matched with the layer of the same number (1 by chance)'
     """
     go = plotly()
     from plotly.subplots import make_subplots

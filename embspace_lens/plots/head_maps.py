@@ -30,6 +30,10 @@ def plot_heads(df: pd.DataFrame, value: str = "score") -> Any:
 
     Raises:
         EmbspaceError: If a column is missing, or a head has several values; or plotly is not installed.
+
+    Example:
+        >>> plot_heads(lens.ov(k=1)).layout.title.text
+        'Score of the best pair of each head (W_OV)'
     """
     go = plotly()
     grid, pairs = head_grid(df, value)

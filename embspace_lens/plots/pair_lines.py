@@ -30,6 +30,10 @@ def plot_pairs(df: pd.DataFrame, k: int = 12) -> Any:
 
     Raises:
         EmbspaceError: If the table is of another kind, empty, or holds too many heads; or plotly is not installed.
+
+    Example:
+        >>> plot_pairs(lens.qk(layer=0, head=1), k=5).layout.title.text
+        'What head L0H1 attends to'
     """
     go = plotly()
     check_kind(df, "plot_pairs()", ("pairs",))

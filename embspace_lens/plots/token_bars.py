@@ -42,6 +42,10 @@ def plot_tokens(df: pd.DataFrame, k: int = 12) -> Any:
 
     Raises:
         EmbspaceError: If the table is of another kind, empty, or holds too many; or plotly is not installed.
+
+    Example:
+        >>> plot_tokens(lens.neurons(layer=0, neuron=3)).layout.title.text
+        'What neuron L0N3 reads, and what it writes'
     """
     go = plotly()
     if check_kind(df, "plot_tokens()", ("tokens", "search")) == "search":

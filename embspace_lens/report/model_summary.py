@@ -146,7 +146,7 @@ def model_lines(lens: EmbeddingLens) -> list[str]:
 def lens_options(summary: ModelSummary) -> str:
     """The options of a command that make the summary's lens."""
     score = summary.lens.space.score
-    mask = summary.lens.mask
+    mask = summary.lens.mask.replace(catalog.frequent_words.name, "frequent")
     is_named = all(part in NAMED_MASKS for part in mask.split(" & "))
     vocabulary = f" --vocabulary {shlex.quote(mask)}" if is_named else ""
     return f"--model {shlex.quote(summary.model)}{vocabulary}" + (f" --score {score}" if score != "dot" else "")
