@@ -18,7 +18,7 @@ UNUSUAL = ("gpt_oss", "gemma4_text", *DOUBLED, "afmoe", "bitnet")
 
 
 def input_of(name: str, layer: int, of: str) -> Tensor:
-    """What attention or the MLP of a block reads, normalised without gain where a norm stands in front of it."""
+    """The input of a block's attention or MLP; if there is a norm in front of it, normalized and without the gain."""
     plan, cache, modules = plan_of(name, layer), activations(name), shared(name).model.blocks[layer]._modules
     stream = cache[f"blocks.{layer}.hook_in"]
     norm_name = plan.norms[0 if of == "attn" else 1]
@@ -43,33 +43,34 @@ def test_attention_computes_with_the_effective_weights(name):
     cache, weights, stored = activations(name), Weights(shared(name).model), Weights(shared(name).model, fold_ln=False)
     n_heads = weights.n_heads
     for layer in weights.layers_with("attn"):
-        x = changes(input_of(name, layer, "attn"))[:, None]  # a place for heads
+        x = changes(input_of(name, layer, "attn"))[:, None]  # a dimension for heads
         at = f"blocks.{layer}.attn."
         for letter in "qkv":
             weight = getattr(weights, f"W_{letter.upper()}")(layer).double()
             d_head = weight.shape[-1]
-            seen = cache[f"{at}{letter}.hook_out"].flatten(2)
-            seen = seen.unflatten(2, (-1, 2 * d_head))[..., :d_head] if name in DOUBLED and letter == "q" else seen
-            seen = changes(seen.flatten(2).unflatten(2, (-1, d_head))).transpose(1, 2)
-            seen = seen.repeat_interleave(n_heads // seen.shape[1], dim=1)
-            assert error(x @ weight, seen) <= 1e-4, (layer, letter)
+            output = cache[f"{at}{letter}.hook_out"].flatten(2)
+            if name in DOUBLED and letter == "q":
+                output = output.unflatten(2, (-1, 2 * d_head))[..., :d_head]
+            output = changes(output.flatten(2).unflatten(2, (-1, d_head))).transpose(1, 2)
+            output = output.repeat_interleave(n_heads // output.shape[1], dim=1)
+            assert error(x @ weight, output) <= 1e-4, (layer, letter)
         z = heads_of(changes(cache[f"{at}o.hook_in"]), n_heads)
         written = (z @ stored.W_O(layer).double()).sum(1)
         assert error(written, changes(cache[f"{at}o.hook_out"])) <= 1e-4, layer
         # 3.9 has no such hook on some architectures.
         if name not in UNUSUAL and (zoo.HookedTransformer is None or f"{at}hook_pattern" in cache):
             values = input_of(name, layer, "attn")[:, None] @ weights.W_V(layer).double()
-            moved, seen = cache[f"{at}hook_pattern"] @ values, heads_of(cache[f"{at}o.hook_in"], n_heads)
-            assert error(changes(moved.transpose(1, 2)), changes(seen.transpose(1, 2))) <= 1e-4, layer
+            expected, z = cache[f"{at}hook_pattern"] @ values, heads_of(cache[f"{at}o.hook_in"], n_heads)
+            assert error(changes(expected.transpose(1, 2)), changes(z.transpose(1, 2))) <= 1e-4, layer
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma", "gemma2", "phi3", "mixtral", "ernie4_5", "falcon_7b"])
 def test_attention_scores_at_distance_zero_equal_the_qk_circuit(name):
-    """Rotary positions cancel where a token attends to itself; no biases, no norms on queries and keys in these."""
+    """Rotary positions cancel at distance 0. These models have no biases and no norms of queries and keys."""
     cache, weights = activations(name), Weights(shared(name).model)
     for layer in weights.layers_with("attn"):
         x = input_of(name, layer, "attn")
-        if name == "falcon_7b":  # a bias in the norm: add what it adds
+        if name == "falcon_7b":  # the norm has a bias
             bias = next(p for n, p in shared(name).model.blocks[layer].ln1.named_parameters() if n.endswith("bias"))
             gain = next(p for n, p in shared(name).model.blocks[layer].ln1.named_parameters() if n.endswith("weight"))
             stored = Weights(shared(name).model, fold_ln=False)
@@ -86,16 +87,16 @@ def test_attention_scores_at_distance_zero_equal_the_qk_circuit(name):
 @pytest.mark.parametrize("name", skipping([n for n in NAMES if n != "mamba"], zoo.NO_FORWARD))
 def test_mlp_computes_with_the_effective_weights(name):
     cache, weights, stored = activations(name), Weights(shared(name).model), Weights(shared(name).model, fold_ln=False)
-    seen_any = False
+    has_dense_layer = False
     for layer in weights.layers_with("mlp"):
         at = next(
             (f"blocks.{layer}.mlp.{p}" for p in ("", "dense_") if f"blocks.{layer}.mlp.{p}in.hook_out" in cache), None
         )
         if at is None:
-            assert sorted(weights.experts(layer))[:2] != [], layer  # a mixture: its experts have a test of their own
+            assert weights.has_experts, layer  # another test is about experts
             continue
-        seen_any = True
-        expert = (weights.experts(layer))[0]
+        has_dense_layer = True
+        expert = weights.experts(layer)[0]
         x, w_in = changes(input_of(name, layer, "mlp")), weights.W_in(layer, expert).double()
         if name == "modernbert_decoder":
             both = torch.cat([weights.W_gate(layer).double(), w_in], dim=-1)
@@ -108,12 +109,12 @@ def test_mlp_computes_with_the_effective_weights(name):
                 ), layer
         written = changes(cache[f"{at}out.hook_in"]) @ stored.W_out(layer, expert).double()
         assert error(written, changes(cache[f"{at}out.hook_out"])) <= 1e-4, layer
-    assert seen_any or weights.experts(weights.n_layers - 1)
+    assert has_dense_layer or weights.has_experts
 
 
 @pytest.mark.parametrize("name", skipping([n for n in NAMES if PLANS[n].post != (None, None)]))
 def test_output_norms_multiply_writing_weights(name):
-    """Behind a norm, what reaches the stream is parallel to z @ W_O (these have no output biases)."""
+    """A norm behind a sublayer only scales z @ W_O with the gain folded in. These models have no output biases."""
     cache, weights = activations(name), Weights(shared(name).model)
     for layer in range(weights.n_layers):
         if plan_of(name, layer).post == (None, None):
@@ -127,8 +128,8 @@ def test_output_norms_multiply_writing_weights(name):
         written = {ln1_post: (z @ weights.W_O(layer).double()).sum(1)}
         if f"{at}mlp.out.hook_in" in cache:  # a dense MLP
             written[ln2_post] = cache[f"{at}mlp.out.hook_in"] @ weights.W_out(layer).double()
-        for norm, ours in written.items():
-            cosine = torch.cosine_similarity(ours, cache[f"{at}{norm}.hook_out"], dim=-1)
+        for norm, output in written.items():
+            cosine = torch.cosine_similarity(output, cache[f"{at}{norm}.hook_out"], dim=-1)
             assert cosine.min() >= 1 - 1e-8, (layer, norm)
 
 
@@ -156,7 +157,7 @@ def test_embedding_and_unembedding_compute_with_the_effective_weights(name):
     ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "olmoe", "granitemoe", "jamba", "qwen3_next", "deepseek_v2"],
 )
 def test_experts_compute_with_the_effective_weights(name):
-    """Send everything to one expert of the Hugging Face module, and compare with the formula."""
+    """One expert of the Hugging Face module processes all vectors, and equals the formula."""
     hf_model = zoo.ZOO[name]()
     experts = [
         m for m in hf_model.modules() if hasattr(m, "gate_up_proj") and isinstance(m.gate_up_proj, nn.Parameter)
@@ -167,12 +168,12 @@ def test_experts_compute_with_the_effective_weights(name):
         layer = stored.n_layers - 1
         w_gate, w_in, w_out = (getattr(stored, w)(layer, expert) for w in ("W_gate", "W_in", "W_out"))
         with torch.no_grad():
-            seen = experts(x, torch.full((5, 1), expert), torch.ones(5, 1))
+            expected = experts(x, torch.full((5, 1), expert), torch.ones(5, 1))
             if name == "gpt_oss":
                 bias = experts.gate_up_proj_bias[expert]
                 gate, up = x @ w_gate + bias[0::2], x @ w_in + bias[1::2]
-                made = (up.clamp(-7, 7) + 1) * gate.clamp(max=7) * torch.sigmoid(1.702 * gate.clamp(max=7))
-                made = made @ w_out + experts.down_proj_bias[expert]
+                actual = (up.clamp(-7, 7) + 1) * gate.clamp(max=7) * torch.sigmoid(1.702 * gate.clamp(max=7))
+                actual = actual @ w_out + experts.down_proj_bias[expert]
             else:
-                made = (experts.act_fn(x @ w_gate) * (x @ w_in)) @ w_out
-        assert error(made, seen) <= 1e-5, expert
+                actual = (experts.act_fn(x @ w_gate) * (x @ w_in)) @ w_out
+        assert error(actual, expected) <= 1e-5, expert

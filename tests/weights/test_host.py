@@ -102,12 +102,12 @@ def test_hooked_transformers_compute_with_the_effective_weights(name):
     with torch.no_grad():
         cache = {k: v.double() for k, v in model.run_with_cache(TOKENS)[1].items()}
 
-    def seen(x: Tensor, ln: str) -> Tensor:
+    def normalized_changes(x: Tensor, ln: str) -> Tensor:
         return changes(x if kind is None else normalised(x, model.blocks[0]._modules[ln], kind == "LN"))
 
     for layer in range(2):
         at = f"blocks.{layer}."
-        x = seen(cache[f"{at}hook_resid_pre"], "ln1")[:, None]
+        x = normalized_changes(cache[f"{at}hook_resid_pre"], "ln1")[:, None]
         for letter in "qkv":
             out = changes(cache[f"{at}attn.hook_{letter}"]).transpose(1, 2)
             out = out.repeat_interleave(4 // out.shape[1], 1)
@@ -117,7 +117,7 @@ def test_hooked_transformers_compute_with_the_effective_weights(name):
         if model.cfg.attn_only:
             continue
         middle = cache[f"{at}hook_resid_pre" if model.cfg.parallel_attn_mlp else f"{at}hook_resid_mid"]
-        x = seen(middle, "ln2")
+        x = normalized_changes(middle, "ln2")
         if model.cfg.gated_mlp:
             assert error(x @ weights.W_gate(layer).double(), changes(cache[f"{at}mlp.hook_pre"])) <= 1e-4
             assert error(x @ weights.W_in(layer).double(), changes(cache[f"{at}mlp.hook_pre_linear"])) <= 1e-4
