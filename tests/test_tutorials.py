@@ -58,7 +58,7 @@ def without_the_package(name, *args, **kwargs):
 def test_committed_outputs_show_without_scripts(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert len(notebook.cells) <= 30
+    assert len(notebook.cells) <= 31
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run from the top, once"
     for cell in code:
         for output in cell.outputs:

@@ -3,8 +3,16 @@
 import pytest
 from command_line import HOSTILE, save_model
 from typer.testing import CliRunner
+from unchecked import unchecked_types
 
 from embspace_lens.cli import app
+
+
+@pytest.fixture(autouse=True)
+def unchecked():
+    """The command line passes on what the user types; the library checks it, and not the annotations."""
+    with unchecked_types():
+        yield
 
 
 @pytest.fixture(scope="session")

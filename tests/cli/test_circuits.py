@@ -95,7 +95,7 @@ def test_operations_are_printed_as_pairs(run):
     [
         (["relations", "absent.json"], r"absent\.json cannot be read.*"),
         (["relations", "next.json", "next.json"], r".*'next'.*"),
-        (["relations", "bad.json"], r"bad\.json holds no relation.*"),
+        (["relations", "bad.json"], r"bad\.json does not hold relations\. .*"),
         (["relations", "next.json", "--layer", "9"], r"layer=9 is out of range: tiny has 2 layers \(0 to 1\)\."),
         (["operations", "--n", "9999"], r"n=9999 is not .* \d+, the number of tokens that this lens reads\."),
     ],

@@ -136,7 +136,7 @@ def test_stitch_reads_a_classifier_from_a_folder_and_selected_rows(reviews, tmp_
         (["reviews-small-1", "reviews-small-0"], r"classifier='reviews-small-0' is not one of 'reviews-small-0-sentiment'\..*"),
         (["reviews-small-1", TUNED, "--where", "label == 'pos'"], r".* holds only 'pos' where label == 'pos'; two classes are needed\."),
         (["reviews-small-1", TUNED, "--label", "stars"], r".* has no column 'stars'; its columns are 'text', 'label', 'split'\."),
-        (["reviews-small-1", TUNED, "--graft", "5"], r"graft=5 is not between 0 and 4, the blocks of reviews-small-0-sentiment\."),
+        (["reviews-small-1", TUNED, "--graft", "5"], r"graft=5 is not an integer from 0 to 4, the number of layers of reviews-small-0-sentiment\."),
         (["reviews-small-1", TUNED, "--kernel", "best"], r"inverse='best' is not one of .*"),
     ],
 )  # fmt: skip
@@ -193,8 +193,8 @@ def test_displacement_reads_lists_of_words(tuned_and_base, tmp_path):
     ("arguments", "message"),
     [
         (["reviews-small-0"], r"The model from which reviews-small-0 was tuned is not known\. Name it: embspace-lens difference reviews-small-0 BEFORE\."),
-        (["reviews-small-1", "reviews-small-0"], r"reviews-small-1 is not a tuned reviews-small-0: .*"),
-        (["reviews-medium-0", "reviews-small-0"], r".* differ in n_layers \(5 and 4\): .*"),
+        (["reviews-small-1", "reviews-small-0"], r"reviews-small-1 was not fine-tuned from reviews-small-0: .*"),
+        (["reviews-medium-0", "reviews-small-0"], r".* differ in n_layers \(5 and 4\)\. .*"),
         ([TUNED, "--table", "displacement"], r"--table displacement needs two lists of words: .*"),
         ([TUNED, "--positive", "nowhere.txt"], r"--positive nowhere\.txt cannot be read: No such file or directory\."),
         ([TUNED, "--table", "singular", "--weight", "W_V", "--weight", "W_O"], r"--table singular reads one weight\. Give --weight once\."),

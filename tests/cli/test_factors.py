@@ -99,7 +99,7 @@ def test_explore_writes_a_site(reviews, tmp_path, monkeypatch):
     assert "4, reviews.csv" in about and "hidden states of 2 layers" in about
     sampled = []
     monkeypatch.setattr(
-        "embspace_lens.factors.pretrained.sample_texts", lambda model: sampled.append(model) or ["A film."]
+        "embspace_lens.forward.sampling.sample_texts", lambda model: sampled.append(model) or ["A film."]
     )
     pytest.importorskip("captum", reason="saliency needs captum")
     monkeypatch.setattr(pages, "N_SAMPLES", 2)

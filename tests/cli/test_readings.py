@@ -41,7 +41,7 @@ def test_heads_list_one_circuit(run, folder):
 def test_heads_list_subheads(run, folder):
     options = ["--layer", "1", "--head", "2", "--weight", "W_V", "--weight", "W_O", "-k", "2"]
     table = run("heads", *options, model=folder).stdout
-    assert "L1H2.0  W_V" in table and "L1H2.7  W_O" in table
+    assert "L1H2.0    W_V" in table and "L1H2.7    W_O" in table
 
 
 def test_search_prints_the_components_and_a_neuron_to_read_next(run, folder):

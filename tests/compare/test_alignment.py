@@ -273,7 +273,7 @@ def test_plot_draws_every_weight_and_marks_the_assignment():
     figure = alignment.plot()
     assert [np.asarray(trace.z).shape for trace in figure.data] == [(2, 2)] * 2
     assert len(figure.layout.shapes) == 4
-    assert figure.layout.title.text == "4 of 4 layers are matched with their own number (by chance 2)"
+    assert figure.layout.title.text == "4 of 4 layers are matched with the layer of the same number (2 by chance)"
     assert "<b>a</b>" not in figure.to_json() and "&lt;b&gt;a" in figure.to_json()
     assert len(alignment.plot(weights="W_V").data) == 1
     with pytest.raises(EmbspaceError, match="weight='W_K' was not compared; this alignment has W_in, W_V"):

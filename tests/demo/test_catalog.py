@@ -83,7 +83,7 @@ def test_undertrained_tokens_are_those_absent_from_the_training_texts(name):
 
 
 def test_token_counts_for_another_model_are_an_error(tiny):
-    with pytest.raises(EmbspaceError, match="these counts are not its own"):
+    with pytest.raises(EmbspaceError, match="the demo models' token counts"):
         EmbeddingLens(tiny("gpt2"), vocabulary=demo.seen(5))
     lens = EmbeddingLens(demo.load("reviews-small-0"), vocabulary=whole_words & demo.seen(200))
     assert "of 7168 tokens (words & seen 200+ times)" in repr(lens)

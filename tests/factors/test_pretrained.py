@@ -6,7 +6,7 @@ import zoo
 
 from embspace_lens import EmbspaceError, demo
 from embspace_lens.factors import demo_factors
-from embspace_lens.factors.pretrained import sample_texts
+from embspace_lens.forward import sample_texts
 from embspace_lens.forward.states import hidden_states
 
 needs_demo = pytest.mark.skipif(
