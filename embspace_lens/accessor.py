@@ -33,7 +33,7 @@ PLOTS: dict[str, Callable[..., Any]] = {
 
 
 class ShownTable:
-    """A table for a reader: HTML in a notebook, lines in a terminal, with colours in a rich console."""
+    """A table for display: HTML in a notebook, lines in a terminal, with colours in a rich console."""
 
     def __init__(self, df: pd.DataFrame, n: int) -> None:
         self.df, self.n = df, n
@@ -70,7 +70,7 @@ class EmbspaceAccessor:
         """Show the table with one line per neuron, head or direction.
 
         Args:
-            n: How many of them.
+            n: How many neurons, heads or directions to show.
 
         Returns:
             An object that a notebook shows as token chips and a terminal as lines.

@@ -35,7 +35,7 @@ def demo(
 ) -> None:
     """Show what weights read and write, and make an HTML report.
 
-    The report lists neurons and heads whose tokens are alike, the neurons that write and read one word, and the strongest
+    The report lists neurons and heads whose tokens are similar, the neurons that write and read one word, and the strongest
     pair of every head.
 
     For example:

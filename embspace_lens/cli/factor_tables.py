@@ -152,7 +152,7 @@ def senses(
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Measure how well one factor tells the senses of a word apart.
+    """Measure how well one factor separates the senses of a word.
 
     The table of --tagged has the columns `word` and `tag`, and those named by --sentence.
     """

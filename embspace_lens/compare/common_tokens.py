@@ -69,7 +69,7 @@ def shared_tokens(a: EmbeddingLens, b: EmbeddingLens) -> tuple[Int[Tensor, " n_s
         raise errors.few_shared_tokens(a.name, b.name, n, n_a, n_b, MIN_SHARED)
     if n < WEAK_COUNT or n < WEAK_SHARE * max(n_a, n_b):
         message = f"{a.name} and {b.name} share {n:,} of the {n_a:,} and {n_b:,} tokens that their lenses read"
-        warnings.warn(f"{message}; a comparison through so few is weak.", UserWarning, stacklevel=3)
+        warnings.warn(f"{message}; a comparison over so few tokens is weak.", UserWarning, stacklevel=3)
     return ids_a, ids_b
 
 
@@ -126,6 +126,6 @@ def _exact_texts(vocabulary: Vocabulary, pieces: Sequence[str | None]) -> list[s
 
 
 def _unique_ids(keys: Sequence[str | None]) -> dict[str, int]:
-    """From key to id, for keys that exactly one token has, in the order of ids."""
+    """A mapping from key to id, for keys that exactly one token has, in the order of ids."""
     counts = Counter(keys)
     return {key: i for i, key in enumerate(keys) if key is not None and counts[key] == 1}

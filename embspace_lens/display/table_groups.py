@@ -77,8 +77,8 @@ class TableGroup(NamedTuple):
 def kind(df: Any) -> str:
     """What a table holds: one of `frames.KINDS`.
 
-    The kind in `df.attrs` counts if the table still has that kind's columns; otherwise the columns decide, since pandas
-    loses `attrs` in merges.
+    The kind in `df.attrs` is returned if the table still has that kind's columns. Otherwise the kind is inferred from the
+    columns, because pandas drops `attrs` in merges.
 
     Raises:
         EmbspaceError: If it is not a table of this package.

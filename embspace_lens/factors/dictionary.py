@@ -110,7 +110,7 @@ class Factors:
             One vector per row of codes, `[..., d_model]`.
 
         Raises:
-            EmbspaceError: If there is not one code per factor.
+            EmbspaceError: If the number of codes differs from the number of factors.
         """
         codes = as_tensor(codes, "codes")
         if not codes.ndim or codes.shape[-1] != self.n_factors:

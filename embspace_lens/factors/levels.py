@@ -9,7 +9,7 @@ from .. import errors
 from ..tables.frames import tidy
 
 EARLY, LATE = 1 / 3, 2 / 3  # depths that separate the levels
-SHORT_REACH = 2.0  # tokens; up to this reach, the target and its neighbours decide the code
+SHORT_REACH = 2.0  # tokens; up to this reach, the target and its neighbours determine the code
 SALIENT = 0.1  # tokens with a smaller share of the largest saliency do not count for the reach
 COLUMNS = ["factor", "token_index", "token_string", "level", "peak", "onset", "purity", "reach"]
 
@@ -92,7 +92,7 @@ def reach_of(saliency: pd.DataFrame) -> pd.DataFrame:
     .. math:: \mathrm{reach} = \sum_i w_i |i| / \sum_i w_i \quad \text{over tokens with } w_i \ge \tfrac{1}{10} \max_j w_j
 
     Here i is a token's offset and w its saliency. The reach of a factor is the median over its contexts. Tokens with little
-    saliency are left out, because a fit to random samples gives every token some, and most tokens are far away.
+    saliency are left out, because a fit to random samples gives every token some saliency, and most tokens are far away.
 
     Args:
         saliency: A table of `saliency`.

@@ -13,7 +13,7 @@ from ..tables.checks import check_choice
 from .figure import axis_title, finish, plotly
 
 MAX_COLUMNS = 4
-MAP_SIZE = 260  # pixels of a map's longer side, as near as its cells allow
+MAP_SIZE = 260  # approximate number of pixels of a map's longer side
 SMALLEST_NUMBERED = 36  # pixels of a cell that has room for a number
 LEFT, TOP, BOTTOM = 66, 112, 56
 GAP_X, GAP_Y = 62, 92  # pixels between maps, for axes and titles
@@ -22,7 +22,7 @@ GAP_X, GAP_Y = 62, 92  # pixels between maps, for axes and titles
 def plot_alignment(alignment: Alignment, *, weights: str | Sequence[str] | None = None) -> Any:
     """Draw a map of layers × layers for every weight, layer 0 on top; frames mark the assignment.
 
-    Each map has a range of colours of its own, from its smallest to its largest mean |correlation|, since the level differs
+    Each map has its own range of colours, from its smallest to its largest mean |correlation|, because the level differs
     between weights and does not affect the assignment.
 
     Args:

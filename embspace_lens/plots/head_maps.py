@@ -130,7 +130,7 @@ def _hover_text(layer: int, head: int, name: str, value: float, pairs: dict[tupl
 
 
 def _cell_numbers(values: np.ndarray) -> np.ndarray:
-    """Each cell's number as text, with as many decimals as give the largest two figures; empty for NaN."""
+    """Each cell's number as text, with the decimals that show two significant figures of the largest; empty for NaN."""
     largest = float(np.nanmax(np.abs(np.where(np.isfinite(values), values, np.nan))))
     decimals = 1 - int(np.floor(np.log10(largest))) if largest else 2
 

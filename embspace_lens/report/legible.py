@@ -31,7 +31,7 @@ MAX_NEURON_OVERLAP, MAX_HEAD_OVERLAP = 0.2, 0.5  # share of tokens that two chos
 
 
 class _ContrastiveEmbeddings:
-    """Unit embeddings without their mean and their strongest common directions, which leaves what separates tokens.
+    """Unit embeddings without their mean and their strongest common directions; the rest separates tokens.
 
     References:
         Mu & Viswanath (2018), All-but-the-Top: Simple and Effective Postprocessing for Word Representations.

@@ -20,7 +20,7 @@ from .duplicates import distinct_rows, expand_pairs
 from .screening import Screen, Tile
 from .tiles import Rows, Subset, chunks, float64, row_bytes, signed, take, upcast
 
-MAX_WIDTH = 2048  # candidates of each vector; if these do not settle the answer, all rows are scored in float64
+MAX_WIDTH = 2048  # candidates of each vector; if these do not determine the result, all rows are scored in float64
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, all rows)."""
@@ -77,7 +77,7 @@ def _screen_and_rescore(
 
     The mean row is subtracted before screening: it changes all scores of a vector equally and leaves smaller numbers to round.
     The screened score of a row that is no candidate is at most that of the last candidate, so its true score is at most that
-    plus the rounding error. If this is below the k-th best score, the row can neither win nor tie.
+    plus the rounding error. If this is below the k-th best score, the row is not in the result.
     """
     n, n_rows = len(x), embedding.shape[0]
     value = x.new_full((n, width), -math.inf)

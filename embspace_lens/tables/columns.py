@@ -26,7 +26,9 @@ GLOSSARY: dict[str, Column] = {
     "source": Column("str", "", "Origin of the vectors: gaussian, W_out, or a name that the user gave."),
     "word": Column("str", "", "A word with several senses, in lower case."),
     "tag": Column(
-        "str", "", "One sense of the word, as named in the tagged text; it is told apart from all other senses."
+        "str",
+        "",
+        "One sense of the word, as named in the tagged text; it is compared with all other senses of the word.",
     ),
     "method": Column(
         "str",
@@ -270,8 +272,8 @@ GLOSSARY: dict[str, Column] = {
     "position_position": Column(
         "float32", "", "Share of the scores' mean square from pairs of query position and key position."
     ),
-    "rows": Column("int64", "", "First dimension of the weight, heads and experts apart."),
-    "columns": Column("int64", "", "Second dimension of the weight, heads and experts apart."),
+    "rows": Column("int64", "", "First dimension of the weight, without the dimensions of heads and experts."),
+    "columns": Column("int64", "", "Second dimension of the weight, without the dimensions of heads and experts."),
     "n_heads": Column("int64", "", "How many heads the stored weight is split into; 0 if it is not split."),
     "norm": Column("float32", "", "Frobenius norm of the effective weight, all heads together."),
     "dtype": Column("str", "", "Precision in which the model stores the weight."),
@@ -282,7 +284,7 @@ GLOSSARY: dict[str, Column] = {
     "note": Column(
         "str",
         "",
-        "What lies between the weight and the residual stream that no weight holds, such as caps and scales; or why the weight cannot be read.",
+        "Operations between the weight and the residual stream that no weight contains, such as caps and scales; or why the weight cannot be read.",
     ),
     "before": Column("str", "", "The text before the target, as far as it is stored."),
     "after": Column("str", "", "The text after the target, as far as it is stored."),

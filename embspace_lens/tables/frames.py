@@ -48,7 +48,7 @@ def tidy(
 
     Returns:
         A plain frame with a RangeIndex, its rows in the order of the blocks. Without blocks it has no rows and the same columns.
-        pandas drops `attrs` in some operations, such as a merge: readers of the kind must be able to do without it.
+        pandas drops `attrs` in some operations, such as a merge: code that reads the kind must also work without it.
     """
     assert kind in KINDS, kind
     order = [name for name in GLOSSARY if name in columns]

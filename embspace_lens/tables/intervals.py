@@ -1,4 +1,4 @@
-"""Confidence intervals and permutation tests: one method each for the whole package, scipy's.
+"""Confidence intervals and permutation tests: the whole package uses one method for each, from scipy.
 
 Every `low` and `high` of a table is a 95 % percentile bootstrap interval of a mean, unless the function's docstring names
 another; every control's interval holds the middle 95 % of its shuffles.

@@ -55,7 +55,7 @@ class Weights:
 
     Args:
         model: A TransformerBridge or a HookedTransformer.
-        fold_ln: With False, the weights as stored.
+        fold_ln: Whether to fold norms into the weights; with False, weights are read as stored.
 
     Attributes:
         model: The model.
