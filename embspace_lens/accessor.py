@@ -82,7 +82,7 @@ class EmbspaceAccessor:
         return ShownTable(self._df, check_integer("n", n, minimum=1))
 
     def label(self, k: int = 5) -> pd.DataFrame:
-        """Reduce the table to one label per neuron, head or direction: its best tokens as readers see them.
+        """Reduce the table to one label per neuron, head or direction: its best tokens as displayed.
 
         Args:
             k: How many tokens (or pairs) make a label.

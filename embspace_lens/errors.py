@@ -504,7 +504,7 @@ def not_creatable(folder: object, reason: object) -> EmbspaceError:
 
 
 def other_states(path: object) -> EmbspaceError:
-    """A cached file holds the states of something else."""
+    """A cached file holds the states of other texts, other layers or another model."""
     return EmbspaceError(
         f"{path} was computed from other texts, other layers or another model. Name another folder, or remove it."
     )
@@ -889,7 +889,7 @@ def unreadable_stitched_model(folder: object, reason: object) -> EmbspaceError:
 
 
 def stitched_with_other(folder: object, saved: str, given: str) -> EmbspaceError:
-    """A saved stitched model is loaded with another model than it was made from."""
+    """A saved stitched model is loaded with a model from which it was not made."""
     return EmbspaceError(f"{folder} was stitched with {saved}, not with {given}. Give the lens of {saved}.")
 
 
@@ -1020,7 +1020,7 @@ def no_factors_file(path: object) -> EmbspaceError:
 
 
 def other_kind_of_file(path: object, expected: str, actual: object) -> EmbspaceError:
-    """A safetensors file holds something else."""
+    """A safetensors file has another architecture."""
     return EmbspaceError(f"{path} has architecture {actual!r}. Expected {expected!r}.")
 
 

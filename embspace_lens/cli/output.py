@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..lens import EmbeddingLens
 
 FORMATS = get_args(FormatName)
-ON_SCREEN = 40  # neurons or heads shown on a terminal; files and pipes hold all
+ON_SCREEN = 40  # neurons or heads shown on a terminal; files and pipes receive all
 
 
 class Output:

@@ -24,7 +24,7 @@ BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def check_lens(value: Any) -> EmbeddingLens:
-    """The value, which must be an `EmbeddingLens`.
+    """Return the value if it is an `EmbeddingLens`.
 
     Raises:
         EmbspaceError: If it is not.
@@ -86,7 +86,7 @@ def _is_read(lens: EmbeddingLens) -> Bool[Tensor, " d_vocab"]:
 
 
 def _equal_tokens(a: Vocabulary, b: Vocabulary) -> tuple[Int[Tensor, " n_equal"], Int[Tensor, " n_equal"]]:
-    """The ids of equal tokens, ascending in a."""
+    """The ids of equal tokens in both vocabularies, sorted by a's ids."""
     if a.tokenizer is None and b.tokenizer is None and len(a) == len(b):
         return torch.arange(len(a)), torch.arange(len(a))
     for one, other in ((a, b), (b, a)):

@@ -63,7 +63,7 @@ def strengths(scores: list[float]) -> list[float]:
 
 
 def chips(rows: pd.DataFrame, k: int | None = None) -> Any:
-    """The first k tokens, or pairs, of a group as chips (None: all)."""
+    """The first k tokens, or pairs, of a group as chips (all for None)."""
     rows = rows.iloc[:k]
     tints = strengths(rows["score"].tolist())
     if "token_string" in rows.columns:

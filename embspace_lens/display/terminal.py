@@ -54,7 +54,7 @@ class Line:
 
 
 def whole_tokens(tokens: Iterable[str], room: int, separator: str = " ") -> tuple[list[str], bool]:
-    """As many tokens as fit into `room` columns, with room for … if there are more, and whether these are all.
+    """As many tokens as fit into `room` columns, with room for … if there are more, and whether all tokens fit.
 
     The first token is always shown, and is cut if necessary.
     """

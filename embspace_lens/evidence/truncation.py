@@ -37,8 +37,8 @@ def keep_k(
     .. math:: \cos\left(\operatorname{vec} X X^\top,\;
               \operatorname{vec}\, \operatorname{keep}_k(XE)\, \operatorname{keep}_k(XE')^\top\right)
 
-    The transpose is not a right inverse, but preserves inner products at small k. The pseudo-inverse is exact, but only with
-    most of the vocabulary. E is the embedding through which the lens writes, with its tokens and its score.
+    The transpose is not a right inverse, but preserves inner products at small k. The pseudo-inverse is exact for all
+    scores, but preserves inner products only if k is most of the vocabulary. E is the embedding through which the lens writes, with its tokens and its score.
 
     Args:
         lens: The model's lens.
@@ -142,7 +142,7 @@ def _similarities(
 
 
 def _ranks(scores: Float[Tensor, "n n_tokens"]) -> Int[Tensor, "n n_tokens"]:
-    """The rank of each entry in its row by absolute value, 0 for the largest; ties in order of position."""
+    """The rank of each entry in its row by absolute value, 0 for the largest; equal values in order of position."""
     order = scores.abs().argsort(dim=1, descending=True, stable=True).int()
     ranks = torch.arange(scores.shape[1], dtype=torch.int32, device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order.long(), ranks)

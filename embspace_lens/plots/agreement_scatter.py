@@ -14,7 +14,7 @@ from ..interventions.rank_correlation import agreement, in_both
 from .figure import AXIS, TOP, axis_title, finish, plotly
 
 WIDTH, HEIGHT = 516, 320
-N_NAMED = 3  # of the largest effects, and of the highest scores
+N_NAMED = 3  # named points: this many of the largest effects, and as many of the highest scores
 
 
 def plot_agreement(

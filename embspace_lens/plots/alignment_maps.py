@@ -132,7 +132,7 @@ def _draw_map(go: Any, figure: Any, alignment: Alignment, weight: str, panel: di
             line = {"color": colour, "width": 2.5 if is_own else 1.2, "dash": dash}
             figure.add_shape(type="rect", **box, line=line, **panel)
     axis: dict[str, Any] = {"type": "category", "showgrid": False, "ticks": "", "zeroline": False, "showline": False}
-    axis |= {"constrain": "domain", "dtick": -(-24 // cell)}  # labels as far apart as two digits are wide
+    axis |= {"constrain": "domain", "dtick": -(-24 // cell)}  # the space between labels fits two digits
     x_axis = figure.get_subplot(**panel).xaxis.plotly_name.replace("axis", "")
     x_title = axis_title(f"layer of {names[1]}", standoff=4)
     y_title = axis_title(f"layer of {names[0]}" if panel["col"] == 1 else "", standoff=4)

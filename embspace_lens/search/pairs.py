@@ -21,7 +21,7 @@ from .duplicates import best_by_key, distinct_rows, expand_pairs
 from .tiles import Rows, Subset, chunk_rows, signed, upcast
 
 # Rows × columns of one tile. The norms that end the search are compared tile by tile, so tiles are small: 1 Mi scores, which
-# stay in the processor's cache. Twice the size in either direction is slower on the demo models' heads.
+# stay in the processor's cache. Twice as many rows or columns are slower on the demo models' heads.
 PAIR_TILE = (512, 2048)
 MAX_FAILURES = 32  # tiles in which bfloat16 may leave too many candidates, before float32 replaces it
 

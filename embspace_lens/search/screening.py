@@ -14,7 +14,9 @@ from .bounds import UNDERFLOW, norm_bound, rounding_factor
 from .tiles import chunk_rows, float64
 
 GROUP_SIZE = 16  # columns of which first only the maximum is compared
-PADDING = 4 * GROUP_SIZE  # tiles have a multiple of this many rows, so that maxima can be taken twice
+PADDING = (
+    4 * GROUP_SIZE
+)  # tiles have a multiple of this many rows, so that the maxima of groups can be grouped again by four
 MAX_CANDIDATE_SHARE = 1 / 32  # if a larger share of the scores reaches the limit, sorting all of them is faster
 MAX_FAILURES = 4  # batches in which bfloat16 may leave too many candidates, before float32 replaces it
 LARGE = 1e30  # above this, float32 and bfloat16 may overflow
@@ -72,7 +74,7 @@ class Screen:
     def top_rows(
         self, batch: slice, tile: Tile, floor: Float[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b w"], Int[Tensor, "b w"]]:
-        """Candidates of a tile for a batch of vectors: scores in the vectors' precision and rows, in no order.
+        """Candidates of a tile for a batch of vectors: scores in the vectors' precision, and rows; both unsorted.
 
         The score of a row that is left out is at most that of the last of `width` candidates; or its exact score is below
         `floor`, or below k other exact scores.
@@ -118,10 +120,10 @@ def _round(x: Float[Tensor, "n d"], dtype: torch.dtype) -> tuple[Float[Tensor, "
 def candidate_entries(
     score: Float[Tensor, "n m"], k: int, error: Float[Tensor, " n"], floor: Float[Tensor, " n"], max_norm: float
 ) -> tuple[Int[Tensor, " c"], Int[Tensor, " c"]] | None:
-    """Row and column of every score that may be among its row's best k; None if there are too many to gain anything.
+    """Row and column of every score that may be among its row's best k; None if there are so many that sorting all is faster.
 
     The k-th best maximum of groups of columns is at most the k-th best score, so it gives a limit. Positive floats have the
-    same order as their bits, and integers are compared several times as fast.
+    same order as their bits, and integer comparison is several times as fast.
     """
     n, m = score.shape
     group_size = GROUP_SIZE
@@ -184,7 +186,7 @@ def _top_of_lists(
 
 
 def unordered_topk(score: Float[Tensor, "n m"], width: int) -> tuple[Float[Tensor, "n w"], Int[Tensor, "n w"]]:
-    """`score.topk(width)` in no order and several times as fast: the best scores lie in the groups with the best maxima."""
+    """Like `score.topk(width)`, unsorted and several times as fast: the best scores are in the groups with the largest maxima."""
     n, m = score.shape
     group_size = 8
     if m % group_size or m // group_size < 6 * width:

@@ -1,10 +1,10 @@
 r"""The best k rows of an embedding for each vector, exactly, in chunks that fit memory.
 
 1. *Screening*: products in low precision select candidates. A row whose score is below the k-th best by more than the proven
-   rounding error cannot belong to the answer. bfloat16 screens first if the device is fast at it, then float32.
+   rounding error cannot be in the result. bfloat16 screens first if the device is fast at it, then float32.
 2. *Rescoring*: the candidates' scores are computed in float64 from the given numbers and sorted, equal scores by index.
 
-The answer equals brute force in float64 and does not depend on chunk sizes.
+The result equals that of brute force in float64 and does not depend on chunk sizes.
 """
 
 import math
@@ -132,6 +132,6 @@ def _search_exhaustively(
         row = torch.arange(chunk.start, chunk.stop, device=x.device).expand(len(x), -1)
         best, order = score.sort(dim=1, descending=True, stable=True)
         best, index = best[:, :n_best], torch.cat([index, row], 1).gather(1, order[:, :n_best])
-    zero = torch.zeros(1, dtype=torch.int64, device=x.device)  # a vector alone is a matrix of one row
+    zero = torch.zeros(1, dtype=torch.int64, device=x.device)  # each vector is passed as a matrix of one row
     expanded = [expand_pairs(b, zero.expand(n_best), i, zero, group, k) for b, i in zip(best, index, strict=True)]
     return torch.stack([score for score, _ in expanded]), torch.stack([rows for _, rows in expanded])

@@ -105,7 +105,7 @@ GLOSSARY: dict[str, Column] = {
     "score": Column(
         "float32",
         "as the lens's score",
-        "The lens's score: an inner product, plain or centred, or a cosine; for pairs under cosine, the bilinear form of normalised centred embeddings.",
+        "The lens's score: an inner product, plain or centred, or a cosine. The cosine score of a pair is the bilinear form of normalised centred embeddings.",
     ),
     "activation": Column(
         "float32",
@@ -121,7 +121,7 @@ GLOSSARY: dict[str, Column] = {
         "float32", "", "Norm of a head's output for a token, divided by the norm of the token's vector."
     ),
     "singular_value": Column(
-        "float32", "", "Singular value of the direction, of the weight with norms folded as in the lens."
+        "float32", "", "Singular value of the direction; norms are folded into the weight as in the lens."
     ),
     "similarity": Column("float32", "cosine", "Cosine similarity of two vectors, between −1 and 1."),
     "skew": Column(
@@ -249,10 +249,12 @@ GLOSSARY: dict[str, Column] = {
     "ov_copying": Column(
         "float32",
         "",
-        "Sum of the eigenvalues of the full OV circuit, divided by the sum of their absolute values: 1 copies, −1 suppresses.",
+        "Sum of the eigenvalues of the full OV circuit, divided by the sum of their absolute values: 1 for a head that copies, −1 for one that suppresses.",
     ),
     "qk_matching": Column(
-        "float32", "", "The same ratio for the full QK circuit: 1 attends to the same token, −1 away from it."
+        "float32",
+        "",
+        "The same ratio for the full QK circuit: 1 for a head that attends to equal tokens, −1 for one that attends to them least.",
     ),
     "previous_token": Column(
         "float32", "", "Attention to the previous position, from positions alone; a mean over positions."
@@ -277,7 +279,9 @@ GLOSSARY: dict[str, Column] = {
     "n_heads": Column("int64", "", "How many heads the stored weight is split into; 0 if it is not split."),
     "norm": Column("float32", "", "Frobenius norm of the effective weight, all heads together."),
     "dtype": Column("str", "", "Precision in which the model stores the weight."),
-    "folded": Column("str", "", "Which norm's gain the lens folded in, and whether it centred; empty for none."),
+    "folded": Column(
+        "str", "", "Which norm's gain the lens folded in, and whether it centred the weight; empty for none."
+    ),
     "label": Column(
         "str", "", "The best tokens of a direction or head as displayed, best first; for reading, not for computing."
     ),

@@ -21,7 +21,7 @@ KINDS = (
     "recall",  # overlaps of the token lists of parameters and hidden states
     "keep_k",  # what remains of vectors if only k scores are kept
     "stitch",  # accuracies of stitched models
-    "displacement",  # the direction of a fine-tune, by layer
+    "displacement",  # the direction of the changes that fine-tuning made, by layer
     "importance",  # factors' importance curves
     "measurements",  # all others
 )

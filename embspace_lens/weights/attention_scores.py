@@ -1,4 +1,4 @@
-"""What turns W_QK into attention scores: the norm's scale, biases, the factor before the softmax, and the attention mask."""
+"""From W_QK to attention scores: the norm's scale, biases, the factor before the softmax, and the attention mask."""
 
 from typing import Any, Literal
 
