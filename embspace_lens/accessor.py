@@ -100,7 +100,7 @@ class EmbspaceAccessor:
         """Draw the table by the plot of its kind (`PLOTS`); a table of pairs of many heads becomes a map of layers × heads.
 
         Args:
-            **options: Those of the plot, such as `k` of `plot_tokens`; for the table of an alignment, `alignment`.
+            **options: The options of the plot, such as `k` of `plot_tokens`; for the table of an alignment, `alignment`.
 
         Returns:
             A plotly figure.

@@ -16,9 +16,7 @@ def demo(
     model: Model = MODEL,
     word: Annotated[
         str | None,
-        typer.Option(
-            "--word", metavar="WORD", help="The word of which the report shows the neurons that write and read it."
-        ),
+        typer.Option("--word", metavar="WORD", help="A word. The report shows the neurons that write and read it."),
     ] = None,
     vocabulary: Annotated[
         str | None,

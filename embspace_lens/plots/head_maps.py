@@ -67,7 +67,9 @@ def plot_heads(df: pd.DataFrame, value: str = "score") -> Any:
         colorscale=[list(stop) for stop in theme.DIVERGING] if is_diverging else theme.SEQUENTIAL,
         zmin=low,
         zmax=high if high > low else low + 1,
-        showscale=not (has_numbers and n_layers < 3),  # a colour bar that short is not legible
+        showscale=not (
+            has_numbers and n_layers < 3
+        ),  # on a map with fewer layers, the colour bar is too short to be legible
         colorbar=colour_bar,
     )
     figure = go.Figure(heat_map)

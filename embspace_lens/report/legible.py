@@ -128,7 +128,7 @@ def is_first_occurrence(tokens: Int[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k
 def _spread(candidates: list[tuple[int, set[int]]], n: int, n_layers: int, max_overlap: float) -> Iterator[int]:
     """Indices of n of the candidates (layer, tokens), best first, spread over layers and with different tokens.
 
-    A layer gives at most max(2, ⌈n / layers⌉), and no two have more than `max_overlap` of their tokens in common.
+    A layer gives at most max(2, ⌈n / layers⌉), and no two candidates share more than `max_overlap` of their tokens.
     """
     room = dict.fromkeys({layer for layer, _ in candidates}, max(2, -(-n // max(1, n_layers))))
     chosen: list[set[int]] = []

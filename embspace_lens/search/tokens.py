@@ -40,7 +40,7 @@ def top_tokens(
 
     Args:
         vectors: One query per row.
-        embedding: The rows to choose from, made chunk by chunk; every row is made once, candidates a second time.
+        embedding: The rows to choose from, made chunk by chunk; every row is made once, and candidate rows twice.
         k: How many rows to return for each vector.
         largest: The largest products; with False, the most negative.
         progress: Called with (rows done, all rows) after each chunk.
@@ -89,7 +89,7 @@ def _screen_and_rescore(
         center = rows.mean(0) if chunk.start == 0 else center
         tile = Tile(rows - center, screen.dtype)
         max_norm = max(max_norm, check_finite(tile.max_norm))
-        # Half the budget for the scores: the float32 scores of a failed batch come on top of those in bfloat16.
+        # Half the budget for the scores: the float32 scores of a failed batch take memory in addition to those in bfloat16.
         for batch in chunks(n, tile.low_precision.element_size() * len(tile.rows), scale=0.5):
             floor = float64(value[batch, k - 1]) - screen.error_bound(max_norm)[batch]
             tile_value, tile_index = screen.top_rows(batch, tile, floor)
