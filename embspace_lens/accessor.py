@@ -35,7 +35,7 @@ def plots_by_kind() -> dict[str, Callable[..., Any]]:
 
 
 class ShownTable:
-    """A table for a reader: HTML in a notebook, lines in a terminal, with colours in a rich console."""
+    """A table for display: HTML in a notebook, lines in a terminal, with colours in a rich console."""
 
     def __init__(self, df: pd.DataFrame, n: int) -> None:
         self.df, self.n = df, n
@@ -72,7 +72,7 @@ class EmbspaceAccessor:
         """Show the table with one line per neuron, head or direction.
 
         Args:
-            n: How many of them.
+            n: How many neurons, heads or directions to show.
 
         Returns:
             An object that a notebook shows as token chips and a terminal as lines.
@@ -84,7 +84,7 @@ class EmbspaceAccessor:
         return ShownTable(self._df, check_integer("n", n, minimum=1))
 
     def label(self, k: int = 5) -> pd.DataFrame:
-        """Reduce the table to one label per neuron, head or direction: its best tokens as readers see them.
+        """Reduce the table to one label per neuron, head or direction: its best tokens as displayed.
 
         Args:
             k: How many tokens (or pairs) make a label.
@@ -102,7 +102,7 @@ class EmbspaceAccessor:
         """Draw the table by the plot of its kind; a table of pairs of many heads becomes a map of layers × heads.
 
         Args:
-            **options: Those of the plot, such as `k` of `plot_tokens`; for the table of an alignment, `alignment`.
+            **options: The options of the plot, such as `k` of `plot_tokens`; for the table of an alignment, `alignment`.
 
         Returns:
             A plotly figure.

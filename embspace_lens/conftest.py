@@ -55,9 +55,9 @@ ALWAYS: dict[str, Any] = {"np": np, "pd": pd, "torch": torch}
 
 
 @pytest.fixture(autouse=True)
-@no_type_check  # the shape checker would hide from pytest that this is a generator
+@no_type_check  # with the shape checker, pytest would not recognise the function as a generator
 def names_of_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> Iterator[None]:
-    """Supply the names that an example uses: public names, and models, which are loaded once, if an example uses them."""
+    """Supply the public names and the models that an example uses. Each model is loaded once, when it is first used."""
     if not isinstance(request.node, DoctestItem):
         yield
         return

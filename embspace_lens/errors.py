@@ -29,7 +29,7 @@ def choice(name: str, value: object, options: Iterable[str]) -> EmbspaceError:
 
 
 def out_of_range(name: str, value: object, model: str, count: int, plural: str) -> EmbspaceError:
-    """An index is not below the model's count."""
+    """An index is out of range."""
     return EmbspaceError(f"{name}={value!r} is out of range: {model} has {count} {plural} (0 to {count - 1}).")
 
 
@@ -86,7 +86,11 @@ def blocks_lack(model: str, layers: Sequence[int], sublayer: str, having: Sequen
     """Selected blocks have no attention, or no MLP."""
     noun = {"attn": "attention", "mlp": "MLP"}[sublayer]
     blocks = f"block {layers[0]} has" if len(layers) == 1 else f"blocks {', '.join(map(str, layers))} have"
-    rest = f"Blocks with one: {', '.join(map(str, having))}." if having else "No block of it has one that can be read."
+    rest = (
+        f"Blocks with one: {', '.join(map(str, having))}."
+        if having
+        else "No block of this model has one that can be read."
+    )
     return EmbspaceError(f"{model}'s {blocks} no {noun}. {rest}")
 
 
@@ -121,7 +125,7 @@ def unreadable(weight: str, model: str, reason: str) -> EmbspaceError:
 
 def unsupported(what: str, reason: str) -> EmbspaceError:
     """An architecture is not supported and would be read incorrectly."""
-    return EmbspaceError(f"{what} is not read: {reason}.")
+    return EmbspaceError(f"{what} is not supported: {reason}.")
 
 
 def no_hook(model: str, hook: str) -> EmbspaceError:
@@ -174,7 +178,7 @@ def not_finite(what: str) -> EmbspaceError:
 
 
 def bad_score_count(n_scores: int, model: str, d_vocab: int) -> EmbspaceError:
-    """There is not one score per token."""
+    """The number of scores differs from the number of tokens."""
     return EmbspaceError(f"scores have {n_scores:,} columns, but {model} has {d_vocab:,} tokens.")
 
 
@@ -184,7 +188,7 @@ def not_directions(shape: tuple[int, ...]) -> EmbspaceError:
 
 
 def wrong_count_of_names(n_names: int, n_vectors: int) -> EmbspaceError:
-    """There is not one name per vector."""
+    """The number of names differs from the number of vectors."""
     return EmbspaceError(f"names has {n_names} entries for {n_vectors} vectors. Give one name per vector.")
 
 
@@ -196,7 +200,7 @@ def repeated_name(name: str) -> EmbspaceError:
 
 
 def no_dictionary_side(owner: str, weight: str, side: str) -> EmbspaceError:
-    """An object with an encoder or a decoder lacks the one that was asked for."""
+    """An object lacks the encoder or the decoder that was requested."""
     other = "write" if side == "read" else "read"
     return EmbspaceError(f"{owner} has no {weight}, which side={side!r} reads. Use side={other!r}.")
 
@@ -235,9 +239,9 @@ def not_one_token(text: str, pieces: Sequence[str], caller: str, guess: str | No
     """A string is several tokens, or none."""
     hint = f" Did you mean {guess!r}?" if guess is not None else ""
     if len(pieces) < 2:
-        return EmbspaceError(f'"{text}" is not a token of this vocabulary; {caller} takes one.{hint}')
+        return EmbspaceError(f'"{text}" is not a token of this vocabulary; {caller} takes a single token.{hint}')
     return EmbspaceError(
-        f'"{text}" is {len(pieces)} tokens in this vocabulary ({_listed(pieces)}); {caller} takes one.{hint}'
+        f'"{text}" is {len(pieces)} tokens in this vocabulary ({_listed(pieces)}); {caller} takes a single token.{hint}'
     )
 
 
@@ -263,13 +267,13 @@ def empty_mask(name: str, model: str) -> EmbspaceError:
 
 
 def is_folder(path: object) -> EmbspaceError:
-    """A file is to be written where a folder is."""
+    """The path of a file to write is a folder."""
     return EmbspaceError(f"{path} is a folder. Name a file.")
 
 
 def no_folder(path: object, folder: object) -> EmbspaceError:
-    """A file is to be written in a folder that does not exist."""
-    return EmbspaceError(f"{path} cannot be written: {folder} is not a folder. Make it first.")
+    """The folder of a file to write does not exist."""
+    return EmbspaceError(f"{path} cannot be written: {folder} is not a folder. Create it first.")
 
 
 def not_written(path: object, reason: object) -> EmbspaceError:
@@ -377,7 +381,7 @@ def no_first_mlp(model: str) -> EmbspaceError:
 
 
 def first_mlp_not_callable(model: str) -> EmbspaceError:
-    """The first MLP is not a module of its own."""
+    """The first MLP cannot be called as a module."""
     return EmbspaceError(f"The first MLP of {model} cannot be called by itself. Pass first_mlp=False.")
 
 
@@ -407,13 +411,13 @@ def too_many_rotated(n_rotated: int, d_head: int) -> EmbspaceError:
 
 
 def not_causal(model: str) -> EmbspaceError:
-    """Text was to be sampled from a bidirectional model."""
+    """Sampling was requested from a bidirectional model."""
     return EmbspaceError(f"Sampling needs a causal model; {model or 'this one'} is bidirectional. Pass texts instead.")
 
 
 def no_layers() -> EmbspaceError:
     """An empty selection of layers."""
-    return EmbspaceError("layers names no layer. Omit it for all layers.")
+    return EmbspaceError("layers selects no layer. Omit it for all layers.")
 
 
 def unknown_hook_point(name: object) -> EmbspaceError:
@@ -462,8 +466,8 @@ def no_text(path: object, where: str | None) -> EmbspaceError:
 
 
 def labels_without_table(path: object) -> EmbspaceError:
-    """Labelled texts were to be read from a text file."""
-    return EmbspaceError(f"{path} is not a table. Labelled texts come from Parquet, JSON lines or CSV.")
+    """Labelled texts were requested from a text file."""
+    return EmbspaceError(f"{path} is not a table. Labelled texts are read from Parquet, JSON lines or CSV.")
 
 
 def too_few_classes(path: object, only: str | None, where: str | None) -> EmbspaceError:
@@ -496,11 +500,11 @@ def bad_labels(labels: list[str]) -> EmbspaceError:
 
 def not_creatable(folder: object, reason: object) -> EmbspaceError:
     """A folder cannot be created."""
-    return EmbspaceError(f"{folder} cannot be made a folder: {reason}.")
+    return EmbspaceError(f"The folder {folder} cannot be created: {reason}.")
 
 
 def other_states(path: object) -> EmbspaceError:
-    """A cached file holds the states of something else."""
+    """A cached file holds the states of other texts, other layers or another model."""
     return EmbspaceError(
         f"{path} was computed from other texts, other layers or another model. Name another folder, or remove it."
     )
@@ -508,7 +512,7 @@ def other_states(path: object) -> EmbspaceError:
 
 def damaged_states(path: object, reason: object) -> EmbspaceError:
     """A cached file cannot be read."""
-    return EmbspaceError(f"{path} cannot be read ({reason}). Remove it, and it is computed again.")
+    return EmbspaceError(f"{path} cannot be read ({reason}). Remove it; it is then computed again.")
 
 
 def no_classifier(folder: object, reason: object) -> EmbspaceError:
@@ -523,7 +527,7 @@ def not_a_difference(name: str, base: str, weight: str) -> EmbspaceError:
 
 def too_little_text(count: int, unit: str, needed: int, purpose: str) -> EmbspaceError:
     """Training texts are too short."""
-    return EmbspaceError(f"The texts have {count:,} {unit}, fewer than the {needed:,} of {purpose}. Give more text.")
+    return EmbspaceError(f"The texts have {count:,} {unit}, and {purpose} needs {needed:,}. Give more text.")
 
 
 def other_settings(folder: object) -> EmbspaceError:
@@ -554,7 +558,7 @@ def bad_frequencies(shape: tuple[int, ...], d_vocab: int) -> EmbspaceError:
 def zero_frequencies() -> EmbspaceError:
     """Token frequencies are all zero."""
     return EmbspaceError(
-        "frequencies are 0 for every token that this lens reads. Give a positive number for one of them at least."
+        "frequencies are 0 for every token that this lens reads. Give a positive number for at least one of them."
     )
 
 
@@ -705,7 +709,7 @@ def too_few_texts() -> EmbspaceError:
 
 
 def not_result(function: str, value: object, needed: str) -> EmbspaceError:
-    """A value is not a result of the host's tool."""
+    """A value is not a result of TransformerLens's tool."""
     return EmbspaceError(f"{function} takes {needed}; this is a {type(value).__name__}.")
 
 
@@ -791,7 +795,7 @@ def few_shared_tokens(a: str, b: str, n_shared: int, n_a: int, n_b: int, minimum
     """Two lenses read too few tokens in common."""
     return EmbspaceError(
         f"{a} and {b} share {n_shared:,} of the {n_a:,} and {n_b:,} tokens that their lenses read. A comparison needs "
-        f"{minimum} or more. Read more tokens (vocabulary=None), or compare models of one tokenizer."
+        f"{minimum} or more. Read more tokens (vocabulary=None), or compare models with the same tokenizer."
     )
 
 
@@ -824,7 +828,7 @@ def not_single(name: str, value: object, what: str) -> EmbspaceError:
 
 
 def too_many_pairs(n_a: int, n_b: int, maximum: int) -> EmbspaceError:
-    """Two layers have too many neurons for an assignment of one to one."""
+    """Two layers have too many neurons for a one-to-one assignment."""
     return EmbspaceError(
         f"{n_a:,} × {n_b:,} neurons are more than the {maximum:,} pairs that can be matched one to one. "
         "Give one_to_one=False for nearest partners."
@@ -832,7 +836,7 @@ def too_many_pairs(n_a: int, n_b: int, maximum: int) -> EmbspaceError:
 
 
 def not_tuned_from(after: str, before: str, reason: str) -> EmbspaceError:
-    """A difference is asked for between models of which one was not fine-tuned from the other."""
+    """Two models are subtracted, but one was not fine-tuned from the other."""
     return EmbspaceError(
         f"{after} was not fine-tuned from {before}: {reason}. Give the model from which {after} was fine-tuned."
     )
@@ -859,9 +863,9 @@ def not_pooled_head(value: object) -> EmbspaceError:
 
 
 def bad_translation_width(end: str, width: int, model: str, d_model: int, make: str) -> EmbspaceError:
-    """A translation does not fit one of the two models between which it is used."""
+    """A translation does not have the width of one of its two models."""
     return EmbspaceError(
-        f"The translation's {end} has width {width}, but {model} has d_model={d_model}. Make it by {make}."
+        f"The translation's {end} has width {width}, but {model} has d_model={d_model}. Make it with {make}."
     )
 
 
@@ -885,7 +889,7 @@ def unreadable_stitched_model(folder: object, reason: object) -> EmbspaceError:
 
 
 def stitched_with_other(folder: object, saved: str, given: str) -> EmbspaceError:
-    """A saved stitched model is loaded with another model than it was made from."""
+    """A saved stitched model is loaded with a model from which it was not made."""
     return EmbspaceError(f"{folder} was stitched with {saved}, not with {given}. Give the lens of {saved}.")
 
 
@@ -900,7 +904,7 @@ def no_labelled_texts() -> EmbspaceError:
 
 
 def unequal_lengths(n_texts: int, n_labels: int) -> EmbspaceError:
-    """There is not one label per text."""
+    """The number of labels differs from the number of texts."""
     return EmbspaceError(f"There are {n_texts:,} texts and {n_labels:,} labels. Give one label per text.")
 
 
@@ -942,8 +946,10 @@ def no_expert_activations(model: str, layer: int, weight: str) -> EmbspaceError:
 
 
 def hooks_not_fired(model: str, hooks: Sequence[str]) -> EmbspaceError:
-    """A hook point exists but no activation passes it."""
-    return EmbspaceError(f"No activation passed {', '.join(hooks)} of {model}. Select other weights.")
+    """A hook point exists, but it does not fire."""
+    return EmbspaceError(
+        f"No activation at {', '.join(hooks)} of {model}: the hook point did not fire. Select other weights."
+    )
 
 
 def bad_activation_width(model: str, hook: str, weight: str, n_weights: int) -> EmbspaceError:
@@ -977,7 +983,7 @@ def factor_input_shape(name: str, shape: tuple[int, ...], expected: str) -> Embs
 
 
 def wrong_code_count(shape: tuple[int, ...], n_factors: int) -> EmbspaceError:
-    """There is not one code per factor."""
+    """The number of codes differs from the number of factors."""
     return EmbspaceError(
         f"codes has shape {shape}, but the dictionary has {n_factors} factors. Expected [..., {n_factors}]."
     )
@@ -1014,7 +1020,7 @@ def no_factors_file(path: object) -> EmbspaceError:
 
 
 def other_kind_of_file(path: object, expected: str, actual: object) -> EmbspaceError:
-    """A safetensors file holds something else."""
+    """A safetensors file has another architecture."""
     return EmbspaceError(f"{path} has architecture {actual!r}. Expected {expected!r}.")
 
 
@@ -1146,7 +1152,7 @@ def not_a_site(path: object) -> EmbspaceError:
 
 
 def no_parent_folder(path: object, parent: object) -> EmbspaceError:
-    """The site's folder would lie in a folder that does not exist."""
+    """The parent of the site's folder does not exist."""
     return EmbspaceError(f"{path} cannot be created, because {parent} is not a folder. Create it first.")
 
 
@@ -1168,7 +1174,7 @@ def not_a_table(columns: Sequence[str]) -> EmbspaceError:
 
 def wrong_kind(caller: str, accepted: Sequence[str], given: str) -> EmbspaceError:
     """A table is of another kind than the function accepts."""
-    return EmbspaceError(f"{caller} takes a table of {', '.join(accepted)}; this one is of {given}.")
+    return EmbspaceError(f"{caller} takes a table of {', '.join(accepted)}; this is a table of {given}.")
 
 
 def missing_columns(caller: str, missing: Sequence[str]) -> EmbspaceError:
@@ -1222,9 +1228,9 @@ def no_weights_to_draw() -> EmbspaceError:
 
 
 def alignment_missing() -> EmbspaceError:
-    """The table of an alignment was to be drawn without the alignment."""
+    """The table of an alignment is drawn without the alignment."""
     return EmbspaceError(
-        "The plot of an alignment needs its names and its assignment, too. Call alignment.plot(), "
+        "The plot of an alignment also needs the names and the assignment. Call alignment.plot(), "
         "or plot(alignment=alignment) on its table."
     )
 
@@ -1241,12 +1247,12 @@ def word_not_read(word: str, n_tokens: int) -> EmbspaceError:
 
 
 def parquet_needs_file() -> EmbspaceError:
-    """Parquet was to be printed."""
+    """Parquet was requested without an output file."""
     return EmbspaceError("--format parquet writes binary data. Name a file for it: --out table.parquet.")
 
 
 def circuits_and_subheads() -> EmbspaceError:
-    """One table was to hold token pairs of circuits and tokens of sub-heads."""
+    """Weights with token pairs and weights with tokens were requested in one table."""
     return EmbspaceError(
         "W_OV and W_QK are listed as token pairs; W_Q, W_K, W_V and W_O as tokens. Name weights of one kind at a time."
     )
@@ -1297,7 +1303,7 @@ def texts_or_demo() -> EmbspaceError:
 
 
 def demo_has_factors() -> EmbspaceError:
-    """A dictionary was given beside the demo's own."""
+    """A dictionary was given in addition to the demo's dictionary."""
     return EmbspaceError(
         "--demo uses the demo model's dictionary. Leave --factors out, or give --texts instead of --demo."
     )

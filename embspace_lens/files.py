@@ -27,7 +27,7 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name in the same folder, and rename that file to `path` when the `with` block ends without an error.
+    """Yield a temporary path in the same folder, and rename that file to `path` when the `with` block ends without an error.
 
     Raises:
         EmbspaceError: If the file cannot be written; an existing file is then unchanged.

@@ -37,7 +37,7 @@ MASKS = {**NAMED_MASKS, "frequent": frequent_words}
 class EmbeddingLens(BaseLens):
     r"""Read a transformer's weights as tokens, without a forward pass.
 
-    Parameters are vectors of the residual stream, as token embeddings are, so each has a score for every token. Vectors that
+    Parameters are vectors of the residual stream, like token embeddings, so each has a score for every token. Vectors that
     read from the residual stream are projected through E', vectors that write to it through E:
 
     .. math:: s_\mathrm{read}(w) = w E', \qquad s_\mathrm{write}(w) = w E, \qquad E \in \mathbb{R}^{d_\mathrm{model} \times d_\mathrm{vocab}}
@@ -364,7 +364,7 @@ class EmbeddingLens(BaseLens):
             One row per (direction, rank), with `token_index`, `token_string` and `score`, sorted by name.
 
         Raises:
-            EmbspaceError: If the width is not d_model, an entry is NaN or infinite, or there is not one name per vector.
+            EmbspaceError: If the width is not d_model, an entry is NaN or infinite, or the numbers of names and vectors differ.
 
         Example:
             >>> lens.directions(lens.weights.W_out(0)[:2], names=["a", "b"], k=1)["direction"].tolist()
@@ -456,7 +456,7 @@ class EmbeddingLens(BaseLens):
             embeddings.
 
         Raises:
-            EmbspaceError: If there is not one score per token.
+            EmbspaceError: If the number of scores differs from the number of tokens.
 
         Example:
             >>> lens.embed(lens.project(lens.weights.W_out(0))).shape == lens.weights.W_out(0).shape

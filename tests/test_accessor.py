@@ -52,9 +52,9 @@ def test_errors_for_other_tables_and_arguments(lens):
     for call in (other.embspace.show, other.embspace.label, other.embspace.plot):
         with pytest.raises(EmbspaceError, match=r"not one of EmbeddingLens's tables.*'a'"):
             call()
-    with pytest.raises(EmbspaceError, match=r"label\(\) takes a table of .*; this one is of components\(\)"):
+    with pytest.raises(EmbspaceError, match=r"label\(\) takes a table of .*; this is a table of components\(\)"):
         lens.components().embspace.label()
-    with pytest.raises(EmbspaceError, match=r"plot\(\) takes a table of .*; this one is of components\(\)\."):
+    with pytest.raises(EmbspaceError, match=r"plot\(\) takes a table of .*; this is a table of components\(\)\."):
         lens.components().embspace.plot()
     for n in (0, -1, True, 2.5):
         with unchecked_types(), pytest.raises(EmbspaceError, match=f"n={n!r} is not an integer of 1 or more"):

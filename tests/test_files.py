@@ -23,7 +23,7 @@ def test_an_interrupted_write_changes_nothing(tmp_path):
 def test_unwritable_and_unreadable_paths_raise(tmp_path):
     with pytest.raises(EmbspaceError, match=r"is a folder\. Name a file\.$"):
         write_whole(tmp_path, b"")
-    with pytest.raises(EmbspaceError, match=r"cannot be written: .*no is not a folder\. Make it first\.$"):
+    with pytest.raises(EmbspaceError, match=r"cannot be written: .*no is not a folder\. Create it first\.$"):
         write_whole(tmp_path / "no" / "a", b"")
     (tmp_path / "b.json").write_text("{")
     for name in ("a.json", "b.json"):
@@ -44,5 +44,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert write_whole(path, b"after").read_bytes() == b"after"
     with pytest.raises(EmbspaceError, match=r"is a folder. Name a file"):
         write_whole(tmp_path, b"")
-    with pytest.raises(EmbspaceError, match=r"is not a folder. Make it first"):
+    with pytest.raises(EmbspaceError, match=r"is not a folder. Create it first"):
         write_whole(tmp_path / "no" / "a.txt", b"")

@@ -255,7 +255,7 @@ class _ChannelSearch:
 def _explained(
     directions: Float[Tensor, "n n_channels d_model"], w: Float[Tensor, "n d_model"]
 ) -> Float[Tensor, "n n_channels"]:
-    """The share of each w's squared length in the span of its channels up to each."""
+    """For each channel, the share of w's squared length in the span of the channels up to it."""
     basis = torch.linalg.qr(directions.transpose(1, 2))[0]  # has at most d_model columns
     share = (
         einsum(normalize(w, dim=1), basis, "n d_model, n d_model rank -> n rank").square().cumsum(dim=1).clamp(max=1)

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 Project = Callable[[Tensor], Tensor]
 Combine = Callable[[Tensor], Tensor]
 
-# Grid points of a line search: the whole circle, then twice around the best point. The last step is 2π / 128 / 16², 2e-4 rad.
+# Grid points of a line search: one grid over the whole circle, then two finer grids around the best point. The last step is 2π / 128 / 16², 2e-4 rad.
 GRID_SIZES = (129, 33, 33)
 START_STEPS = 10  # steps with the smaller kurtosis weight, for the second starting point
 ONE_SIDED_SKEW = 10.0
@@ -105,7 +105,7 @@ def _conjugate_gradients(
     c = centred(project(u) * mask)
     value = objective(excess_kurtosis(c), (u * w).sum(1), kurtosis_weight)
     values = value
-    # The search direction and gradient of the step before, transported to the tangent space of the new point.
+    # The search direction and gradient of the previous step, transported to the tangent space of the new point.
     direction, previous_gradient = torch.zeros_like(u), torch.zeros_like(u)
     for _ in range(max_steps):
         gradient = _tangent(combine(_score_gradient(c, kurtosis_weight) * mask) + w, u)

@@ -48,8 +48,8 @@ def relation_scores(
     .. math:: \frac{1}{n} \sum_{(s, t)} \big[\, t \in \operatorname{top}_k (x_s W_{OV} W_U) \,\big], \qquad
               x_s = \begin{cases} W_E[s] & \text{in block 0} \\ \mathrm{MLP}_0(\mathrm{LN}_2(W_E[s])) & \text{in later blocks} \end{cases}
 
-    For suppression, the scores are $-x_s W_{OV} W_U$. A word stands for the token with a leading space, if the vocabulary
-    marks spaces. Frequent targets are promoted for any source, so each score stands next to that of shuffled targets.
+    For suppression, the scores are $-x_s W_{OV} W_U$. A word denotes the token with a leading space, if the vocabulary
+    marks spaces. Frequent targets are promoted for any source, so each score is reported with the score of shuffled targets.
 
     Args:
         lens: The model's lens; targets are ranked by its score, among the tokens that it reads.
@@ -256,7 +256,7 @@ class _MaximumTest:
 
     @property
     def p_value(self) -> np.ndarray:
-        """The share of shuffles at least as high, where the true order counts as one of the shuffles: never 0."""
+        """The share of shuffles at least as high, where the true order counts as one of the shuffles, so that it is never 0."""
         at_least = (self._best.numpy()[None] >= self._n_hits[:, None]).sum(1)
         return (1 + at_least) / (1 + len(self._best))
 

@@ -21,7 +21,7 @@ from ..weights.effective import Weights
 
 # A neuron with a larger kurtosis affects few tokens (Gurnee et al. 2024, §5.3); a normal distribution has 3.
 MIN_KURTOSIS = 10.0
-# Quantiles over the model's neurons beyond which the paper's code takes no baseline neurons.
+# Quantiles over the model's neurons; the paper's code selects its baseline neurons within these limits.
 LARGE_NORM_QUANTILE, SMALL_VARIANCE_QUANTILE = 0.9, 0.1
 ENTROPY_LAYERS = 2  # entropy neurons are in the last layers
 
@@ -46,7 +46,7 @@ def neuron_statistics(lens: EmbeddingLens, layer: Select = None) -> pd.DataFrame
       variance among the smallest 10 %. The neuron writes a long vector that hardly changes the order of the logits.
 
     The paper gives the kurtosis threshold. It finds entropy neurons by norm and variance, but gives no thresholds; the quantiles
-    are those beyond which its code takes no baseline neurons.
+    are the limits within which its code selects baseline neurons.
 
     Args:
         lens: A model's lens; its tokens and its space are used, its score is not.
@@ -99,9 +99,9 @@ def head_statistics(lens: EmbeddingLens, layer: Select = None, head: Select = No
               \mathrm{copying} = \frac{\sum_i \lambda_i}{\sum_i |\lambda_i|}, \; \lambda = \mathrm{eig}(E' W_{OV} E), \qquad
               \mathrm{matching}: \lambda = \mathrm{eig}(E' W_{QK} E'^\top)
 
-    A copying score of 1 belongs to a head that promotes the token it attends to, −1 to one that suppresses it. A matching score
-    of 1 belongs to a head that attends to the same token, −1 to one that avoids it. Only the d_head eigenvalues that are not
-    zero are computed, without the d_vocab × d_vocab matrices.
+    A head with a copying score of 1 promotes the token that it attends to; with −1, it suppresses this token. A head with a
+    matching score of 1 attends to tokens equal to the query's token; with −1, it attends to them least. Only the d_head
+    nonzero eigenvalues are computed, without the d_vocab × d_vocab matrices.
 
     Args:
         lens: A model's lens; its space, tokens and score define the circuits.

@@ -16,9 +16,7 @@ def demo(
     model: Model = MODEL,
     word: Annotated[
         str | None,
-        typer.Option(
-            "--word", metavar="WORD", help="The word of which the report shows the neurons that write and read it."
-        ),
+        typer.Option("--word", metavar="WORD", help="A word. The report shows the neurons that write and read it."),
     ] = None,
     vocabulary: Annotated[
         str | None,
@@ -35,7 +33,7 @@ def demo(
 ) -> None:
     """Show what weights read and write, and make an HTML report.
 
-    The report lists neurons and heads whose tokens are alike, the neurons that write and read one word, and the strongest
+    The report lists neurons and heads whose tokens are similar, the neurons that write and read one word, and the strongest
     pair of every head.
 
     For example:

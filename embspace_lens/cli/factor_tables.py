@@ -152,7 +152,7 @@ def senses(
     format: Format = None,
     out: Out = None,
 ) -> None:
-    """Measure how well one factor tells the senses of a word apart.
+    """Measure how well one factor separates the senses of a word.
 
     The table of --tagged has the columns `word` and `tag`, and those named by --sentence.
     """
@@ -173,7 +173,7 @@ def senses(
 
 
 def _parse_words(options: list[str] | None) -> Any:
-    """The words of `--word`: a list of words, or the tags of each; None for all words."""
+    """The words of `--word`: a list of words, or a mapping from each word to its tags; None for all words."""
     if not options:
         return None
     parts = [option.partition("=") for option in options]

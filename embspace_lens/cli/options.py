@@ -77,7 +77,7 @@ Expert = Annotated[
         "--expert", metavar="N", parser=Indices, help="Experts of a mixture, written like layers. All by default."
     ),
 ]
-# The library checks the names of weights: typer has no lists of literals.
+# The library checks the names of weights, because typer does not support lists of literals.
 Weight = Annotated[
     list[Any] | None,
     typer.Option("--weight", metavar="W", help="A weight, such as W_out. Repeat the option for several."),

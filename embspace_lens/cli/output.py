@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from ..lens import EmbeddingLens
 
 FORMATS = get_args(FormatName)
-ON_SCREEN = 40  # neurons or heads shown on a terminal; files and pipes hold all
+ON_SCREEN = 40  # neurons or heads shown on a terminal; files and pipes receive all
 
 
 class Output:
-    """The format and the place of a table. Commands make it first, so that a path that cannot be written costs no work.
+    """The format and the destination of a table. Commands create it first, so that a path that cannot be written is an error
+    before any computation.
 
     Args:
         format: The format; None for the ending of `out`, or else a table for the terminal.

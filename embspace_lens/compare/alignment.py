@@ -232,7 +232,7 @@ def _layer_vectors(
 
 
 def _batches(vectors: Iterable[LayerVectors]) -> Iterator[list[LayerVectors]]:
-    """Layers whose vectors are held in memory together; one at least."""
+    """Layers whose vectors are held in memory together; at least one."""
     # 256 MiB by default: one weight of all layers of a small model, so that the other model is read once.
     max_bytes = chunk_rows(1, scale=16)
     batch, n_bytes = [], 0

@@ -24,7 +24,7 @@ BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def check_lens(value: Any) -> EmbeddingLens:
-    """The value, which must be an `EmbeddingLens`.
+    """Return the value if it is an `EmbeddingLens`.
 
     Raises:
         EmbspaceError: If it is not.
@@ -69,7 +69,7 @@ def shared_tokens(a: EmbeddingLens, b: EmbeddingLens) -> tuple[Int[Tensor, " n_s
         raise errors.few_shared_tokens(a.name, b.name, n, n_a, n_b, MIN_SHARED)
     if n < WEAK_COUNT or n < WEAK_SHARE * max(n_a, n_b):
         message = f"{a.name} and {b.name} share {n:,} of the {n_a:,} and {n_b:,} tokens that their lenses read"
-        warnings.warn(f"{message}; a comparison through so few is weak.", UserWarning, stacklevel=3)
+        warnings.warn(f"{message}; a comparison over so few tokens is weak.", UserWarning, stacklevel=3)
     return ids_a, ids_b
 
 
@@ -86,7 +86,7 @@ def _is_read(lens: EmbeddingLens) -> Bool[Tensor, " d_vocab"]:
 
 
 def _equal_tokens(a: Vocabulary, b: Vocabulary) -> tuple[Int[Tensor, " n_equal"], Int[Tensor, " n_equal"]]:
-    """The ids of equal tokens, ascending in a."""
+    """The ids of equal tokens in both vocabularies, sorted by a's ids."""
     if a.tokenizer is None and b.tokenizer is None and len(a) == len(b):
         return torch.arange(len(a)), torch.arange(len(a))
     for one, other in ((a, b), (b, a)):
@@ -126,6 +126,6 @@ def _exact_texts(vocabulary: Vocabulary, pieces: Sequence[str | None]) -> list[s
 
 
 def _unique_ids(keys: Sequence[str | None]) -> dict[str, int]:
-    """From key to id, for keys that exactly one token has, in the order of ids."""
+    """A mapping from key to id, for keys that exactly one token has, in the order of ids."""
     counts = Counter(keys)
     return {key: i for i, key in enumerate(keys) if key is not None and counts[key] == 1}

@@ -38,12 +38,12 @@ class CorrelationSpace(ABC):
     def unit_vectors(
         self, which: Which, x: Float[Tensor, "n d_model"], side: Side
     ) -> tuple[Float[Tensor, "n_varying rank"], Bool[Tensor, " n"]]:
-        """Map vectors of one model, without those that do not vary; and state which vary."""
+        """Map vectors of one model, without those that do not vary; and return which vary."""
 
     def weight_vectors(
         self, which: Which, weight: str, index: WeightIndex
     ) -> tuple[Float[Tensor, "n_varying rank"], Bool[Tensor, " n"]]:
-        """Map a weight's directions in one model, all heads together; and state which vary."""
+        """Map a weight's directions in one model, all heads together; and return which vary."""
         x = self.lenses[which].weights.directions(weight, *index)
         return self.unit_vectors(which, x.reshape(-1, x.shape[-1]), side_of(weight))
 
@@ -85,7 +85,7 @@ class VocabularySpace(CorrelationSpace):
     def unit_vectors(
         self, which: Which, x: Float[Tensor, "n d_model"], side: Side
     ) -> tuple[Float[Tensor, "n_varying rank"], Bool[Tensor, " n"]]:
-        """Map vectors of one model, without those whose scores are the same for all tokens; and state which vary."""
+        """Map vectors of one model, without those whose scores are the same for all tokens; and return which vary."""
         kernel = self._kernel("write" if self._one_side else side)
         root = (kernel.root_a, kernel.root_b)[which]
         x = self.lenses[which].space.vectors(x, side).to(root)
@@ -126,7 +126,7 @@ class ResidualSpace(CorrelationSpace):
     def unit_vectors(
         self, which: Which, x: Float[Tensor, "n d_model"], side: Side
     ) -> tuple[Float[Tensor, "n_varying d_model"], Bool[Tensor, " n"]]:
-        """Centre and normalise vectors of one model, without those whose coordinates are all equal; and state which vary."""
+        """Centre and normalise vectors of one model, without those whose coordinates are all equal; and return which vary."""
         if not torch.isfinite(x).all():
             raise errors.not_finite(f"the weights of {self.lenses[which].name}")
         x = x.to(device=self.lenses[0].space.rows(side).device, dtype=self._dtype)

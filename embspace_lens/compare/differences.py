@@ -9,7 +9,7 @@ from ..search.tiles import chunks, float64
 from ..weights.weight_difference import WeightDifference
 from .common_tokens import check_lens
 
-# Share of the embeddings' norm: fine-tuned models stay far below it, models trained from other seeds are far above.
+# Largest change of the embeddings, as a share of their norm. Fine-tuning changes far less; another seed changes far more.
 MAX_CHANGE = 0.5
 
 

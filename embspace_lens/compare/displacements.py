@@ -133,7 +133,7 @@ def _word_signs(lens: EmbeddingLens, positive: Iterable[str], negative: Iterable
 def _shares(
     lens: EmbeddingLens, x: Float[Tensor, "n d_model"], side: Side, sign: Int[np.ndarray, " d_vocab"], k: int
 ) -> Float64[np.ndarray, " n"]:
-    """The share of words of the more frequent sign among each direction's top tokens, a mean over its two ends."""
+    """The share of each direction's top tokens that are positive or negative words, whichever are more; a mean over its ends."""
     if not len(x):
         return np.empty(0)
     ends = []

@@ -18,7 +18,7 @@ from ..weights.effective import MLP
 from ..weights.indices import weight_indices
 from .correlation_space import CorrelationSpace, SpaceName, Which, shared_space
 
-MAX_PAIRS = 2**26  # of an assignment one to one: the table of their correlations takes 0.8 GB
+MAX_PAIRS = 2**26  # of a one-to-one assignment: the table of their correlations takes 0.8 GB
 MATCHES = ("nearest", "one_to_one")
 
 
@@ -34,8 +34,8 @@ def match_neurons(
 ) -> pd.DataFrame:
     r"""Find the partner of every neuron in a layer of another model.
 
-    The partner has the largest correlation r over the shared tokens. The sign counts: a neuron that writes the opposite has
-    the opposite effect. `nearest` is each neuron's best partner; `one_to_one` is the assignment with the largest sum in which
+    The partner has the largest correlation r over the shared tokens. The sign counts: a neuron that writes the opposite vector
+    has the opposite effect. `nearest` is each neuron's best partner; `one_to_one` is the assignment with the largest sum in which
     every neuron is used at most once:
 
     .. math:: \mathrm{nearest}(i) = \arg\max_j r(x_i E_a, y_j E_b), \qquad
@@ -93,7 +93,7 @@ def match_neurons(
 
 
 def _single(name: str, value: object, selected: list[Any], what: str) -> Any:
-    """The only thing that an argument selects.
+    """The single item that an argument selects.
 
     Raises:
         EmbspaceError: If it selects several, or none.
@@ -104,7 +104,7 @@ def _single(name: str, value: object, selected: list[Any], what: str) -> Any:
 
 
 def _layer_index(lens: EmbeddingLens, name: str, value: Any) -> int:
-    """The only layer that an argument selects."""
+    """The single layer that an argument selects."""
     selected = [] if value is None else select(name, value, lens.weights.n_layers, lens.name, "layers")
     return _single(name, value, selected, "layer")
 

@@ -25,7 +25,7 @@ def check_head(head: Any, donor: EmbeddingLens) -> PooledHead:
     """A classification head of the donor's width.
 
     Raises:
-        EmbspaceError: If it is something else, or has another width.
+        EmbspaceError: If it is not a `PooledHead`, or has another width.
     """
     if not isinstance(head, PooledHead):
         raise errors.not_pooled_head(head)
@@ -43,6 +43,6 @@ def clamp_tokens(batch: TokenBatch, model: Any) -> TokenBatch:
 
 
 def longest_row(models: Iterable[Any], max_tokens: int | None) -> int | None:
-    """The longest row of tokens that fits the context windows of all models, and `max_tokens`; None if nothing limits it."""
+    """The longest row of tokens that fits the context windows of all models, and `max_tokens`; None without a limit."""
     limits = [max_tokens, *map(context_length, models)]
     return min([limit for limit in limits if limit], default=None)

@@ -150,7 +150,7 @@ class StitchedModel(nn.Module):
         return state
 
     def _hook_error(self, name: str) -> EmbspaceError | None:
-        """Why no activation passes a hook point; None if one does, as far as the name's half and block show."""
+        """The reason why a hook point cannot fire; None if its half and its block run."""
         half, _, rest = name.partition(".")
         if name in (TRANSLATED, POOLED):
             return None

@@ -135,7 +135,7 @@ def _majority_share(texts: Sequence[str], labels: Sequence[str]) -> float:
     """The share of the most frequent label.
 
     Raises:
-        EmbspaceError: If there is not one label per text, or fewer than two classes.
+        EmbspaceError: If the number of labels differs from the number of texts, or there are fewer than two classes.
     """
     if isinstance(texts, str) or not len(texts):
         raise errors.no_labelled_texts()
@@ -148,7 +148,7 @@ def _majority_share(texts: Sequence[str], labels: Sequence[str]) -> float:
 
 
 def _check_donors(donors: Donors, graft: int, labels: Sequence[str]) -> Donors:
-    """The donors, each with a head that knows all labels."""
+    """The donors, each with a head that has all labels as classes."""
     if not isinstance(donors, Mapping) or not donors:
         raise errors.no_donors()
     for name, (lens, head) in donors.items():
@@ -160,7 +160,7 @@ def _check_donors(donors: Donors, graft: int, labels: Sequence[str]) -> Donors:
 
 
 class _Counts:
-    """How many answers are right, by cell; kept in a checkpoint if a path is given.
+    """The number of correct predictions, by cell; saved in a checkpoint if a path is given.
 
     Args:
         path: The checkpoint's file.

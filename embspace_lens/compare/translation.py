@@ -61,10 +61,10 @@ class Translation:
         )
 
     def __call__(self, vectors: Any, side: Side = "write") -> Float[Tensor, "... d_target"]:
-        r"""Translate directions: `"write"` for what is added to the stream, `"read"` for what is dotted with it.
+        r"""Translate directions that are added to the stream (`"write"`) or multiplied with it (`"read"`).
 
-        A steering vector or an SAE's decoder row is mapped as v A B. A probe or a classifier's direction must give, on a
-        translated state, the value that it gives on the state, so it is mapped by the transpose of the way back.
+        A steering vector or an SAE's decoder row is mapped as v A B. A probe or a classifier's direction must have the
+        same inner product with a translated state as with the state, so it is mapped by the transpose of the map back.
 
         Args:
             vectors: `[..., d_source]`.
@@ -134,7 +134,7 @@ def untranslated(source: EmbeddingLens, target: EmbeddingLens) -> Translation:
 
 
 def random_translation(like: Translation, seed: int) -> Translation:
-    """A control: a Gaussian map with the norm of another map; the way back is its transpose."""
+    """A control: a Gaussian map with the norm of another map; the map back is its transpose."""
     matrix = torch.randn(like.d_source, like.d_target, generator=torch.Generator().manual_seed(seed))
     matrix *= like.there.norm() / matrix.norm()
     there = FactoredMatrix(matrix, torch.eye(like.d_target))

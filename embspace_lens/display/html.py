@@ -57,13 +57,13 @@ def stylesheet() -> Any:
 
 
 def strengths(scores: list[float]) -> list[float]:
-    """How strong each chip's tint is: its score over the largest in size, cubed, since scores of a list differ little."""
+    """The strength of each chip's tint: the cube of score / largest |score|, because scores of a list differ little."""
     largest = max(map(abs, scores), default=0.0) or 1.0
     return [abs(score / largest) ** 3 for score in scores]
 
 
 def chips(rows: pd.DataFrame, k: int | None = None) -> Any:
-    """The first k tokens, or pairs, of a group as chips (None: all)."""
+    """The first k tokens, or pairs, of a group as chips (all for None)."""
     rows = rows.iloc[:k]
     tints = strengths(rows["score"].tolist())
     if "token_string" in rows.columns:
@@ -124,7 +124,7 @@ def _with_verb(weight: str) -> str:
 
 
 def _search_table(df: pd.DataFrame, n: int | None) -> tuple[list[Column], list[list[Any]]]:
-    """The components with their scores of the token, which stands in the title."""
+    """The components with their scores of the token; the title names the token."""
     token = display(df["token_string"].iloc[0]) if len(df) else "the token"
     columns: list[Column] = [("component", "quiet"), ("weight", "quiet"), (f"score of {token}", "number")]
     rows = [

@@ -1,4 +1,4 @@
-"""One label per neuron, head or direction: its best tokens as readers see them."""
+"""One label per neuron, head or direction: its best tokens as displayed."""
 
 import pandas as pd
 

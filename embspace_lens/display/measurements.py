@@ -19,7 +19,7 @@ def n_numeric_at_end(df: pd.DataFrame) -> int:
 
 
 def text_cells(df: pd.DataFrame, n: int | None = None) -> list[list[str]]:
-    """The first n rows (None: all) as text: numbers to three significant figures, tokens and strings made visible."""
+    """The first n rows (all for None) as text: numbers to three significant figures, tokens and strings made visible."""
     columns = [_column_cells(name, df[name].iloc[:n]) for name in map(str, df.columns)]
     return [list(row) for row in zip(*columns, strict=True)]
 

@@ -77,8 +77,8 @@ class TableGroup(NamedTuple):
 def kind(df: Any) -> str:
     """What a table holds: one of `frames.KINDS`.
 
-    The kind in `df.attrs` counts if the table still has that kind's columns; otherwise the columns decide, since pandas
-    loses `attrs` in merges.
+    The kind in `df.attrs` is returned if the table still has that kind's columns. Otherwise the kind is inferred from the
+    columns, because pandas drops `attrs` in merges.
 
     Raises:
         EmbspaceError: If it is not a table of this package.
@@ -90,7 +90,7 @@ def kind(df: Any) -> str:
     ours = columns <= set(GLOSSARY)
     for name, required in REQUIRED.items():
         if name == "alignment" and columns != set(required):
-            continue  # a table of matched neurons has these columns, too
+            continue  # a table of matched neurons also has these columns
         if columns.issuperset(required) and (ours or name in _WITH_OTHER_COLUMNS):
             return name
     if ours and columns & MEASURES:
@@ -167,7 +167,7 @@ def count_groups(df: pd.DataFrame) -> int:
 
 
 def first_groups(df: pd.DataFrame, n: int | None) -> pd.DataFrame:
-    """The rows of a table's first n groups (None: all)."""
+    """The rows of a table's first n groups (all for None)."""
     names = key_columns(df)
     if n is None or not names:
         return df
@@ -176,7 +176,7 @@ def first_groups(df: pd.DataFrame, n: int | None) -> pd.DataFrame:
 
 
 def table_groups(df: pd.DataFrame, n: int | None = None) -> Iterator[TableGroup]:
-    """The first n groups of a table (None: all), in the table's order, each with its rows, best first."""
+    """The first n groups of a table (all for None), in the table's order, each with its rows, best first."""
     names = key_columns(df)
     rows = first_groups(df, n)
     if not names:

@@ -17,7 +17,7 @@ from .tokens import ELLIPSIS, END_ISOLATE, SPACE, for_terminal, format_score, ha
 
 COLUMNS = 100
 LONGEST_NAME = 30  # columns of a terminal for a direction's name
-LEAST_ROOM = 10  # columns of a terminal that a list of tokens gets at least
+LEAST_ROOM = 10  # the smallest number of columns of a terminal for a list of tokens
 CONTEXT = ["factor", "layer", "rank"]  # the keys of a context
 
 
@@ -54,9 +54,9 @@ class Line:
 
 
 def whole_tokens(tokens: Iterable[str], room: int, separator: str = " ") -> tuple[list[str], bool]:
-    """As many tokens as fit into `room` columns, with room for … if there are more, and whether these are all.
+    """As many tokens as fit into `room` columns, with room for … if there are more, and whether all tokens fit.
 
-    The first token is always there, cut if need be.
+    The first token is always shown, and is cut if necessary.
     """
     tokens = list(tokens)
     gap, used = width(separator), 0

@@ -39,7 +39,7 @@ DIVERGING: tuple[Stop, ...] = (
     (0.75, "#eda765"),
     (1.0, "#9c4a06"),
 )
-"""From blue through white (zero) to orange: a plotly colour scale, which has no blue-orange one of its own."""
+"""A plotly colour scale from blue through white (zero) to orange; plotly has no such scale."""
 
 
 def sequential(share: float) -> str:

@@ -14,7 +14,7 @@ def layers_of(weights: Weights, weight: str, layer: Select, *, required: bool) -
     """The selected layers that have a weight.
 
     Raises:
-        EmbspaceError: If, when required, the model or a layer that was named lacks it.
+        EmbspaceError: If `required` is true, and the model or a named layer does not have it.
     """
     return list(dict.fromkeys(index.layer for index in weight_indices(weights, weight, layer, required=required)))
 

@@ -31,14 +31,14 @@ def keep_k(
     r"""Measure how well inner products are preserved when only the k largest scores of each vector are kept.
 
     With a right inverse E', inner products of residual vectors are inner products in embedding space:
-    $X X^\top = (XE)(XE')^\top$. But people read only the top tokens of a projection. So the measure is how similar the
-    product stays when, in each row of both factors, all but the k entries of largest absolute value are set to zero:
+    $X X^\top = (XE)(XE')^\top$. But a reading lists only the top tokens of a projection. So all but the k entries of
+    largest absolute value are set to zero in each row of both factors, and the measure is the cosine of the two products:
 
     .. math:: \cos\left(\operatorname{vec} X X^\top,\;
               \operatorname{vec}\, \operatorname{keep}_k(XE)\, \operatorname{keep}_k(XE')^\top\right)
 
-    The transpose is not a right inverse, but preserves inner products at small k. The pseudo-inverse is exact, but only with
-    most of the vocabulary. E is the embedding through which the lens writes, with its tokens and its score.
+    The transpose is not a right inverse, but preserves inner products at small k. The pseudo-inverse is exact for all
+    scores, but preserves inner products only if k is most of the vocabulary. E is the embedding through which the lens writes, with its tokens and its score.
 
     Args:
         lens: The model's lens.
@@ -122,7 +122,7 @@ def _sample_outputs(
 def _similarities(
     lens: EmbeddingLens, x: Float[Tensor, "n d_model"], ks: Sequence[int], inverse: Inverse
 ) -> Float64[Tensor, " n_ks"]:
-    """One cosine for each k, chunk by chunk of X Xᵀ: neither the scores nor the product exist as a whole."""
+    """One cosine for each k, chunk by chunk of X Xᵀ: neither the scores nor the product are stored as a whole."""
     rows = lens.space.write
     y = x @ rows.inverse_gram.to(x) if inverse == "pinv" else x
     dots = torch.zeros(3, len(ks), dtype=torch.float64)  # <true, kept>, <kept, kept>, <true, true>
@@ -142,7 +142,7 @@ def _similarities(
 
 
 def _ranks(scores: Float[Tensor, "n n_tokens"]) -> Int[Tensor, "n n_tokens"]:
-    """The rank of each entry in its row by absolute value, 0 for the largest; ties in order of position."""
+    """The rank of each entry in its row by absolute value, 0 for the largest; equal values in order of position."""
     order = scores.abs().argsort(dim=1, descending=True, stable=True).int()
     ranks = torch.arange(scores.shape[1], dtype=torch.int32, device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order.long(), ranks)

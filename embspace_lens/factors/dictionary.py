@@ -110,7 +110,7 @@ class Factors:
             One vector per row of codes, `[..., d_model]`.
 
         Raises:
-            EmbspaceError: If there is not one code per factor.
+            EmbspaceError: If the number of codes differs from the number of factors.
         """
         codes = as_tensor(codes, "codes")
         if not codes.ndim or codes.shape[-1] != self.n_factors:
@@ -149,7 +149,7 @@ class Factors:
             device: The device of the directions. They are in float64 if they were saved so, and in float32 otherwise.
 
         Raises:
-            EmbspaceError: If files are missing or damaged, or contain something else.
+            EmbspaceError: If files are missing or damaged, or have another architecture.
         """
         tensors, metadata = read_tensors(Path(folder).expanduser() / WEIGHTS, ARCHITECTURE)
         directions = tensors.get("W_dec")

@@ -9,7 +9,7 @@ from .. import errors
 from ..tables.frames import tidy
 
 EARLY, LATE = 1 / 3, 2 / 3  # depths that separate the levels
-SHORT_REACH = 2.0  # tokens; up to this reach, the target and its neighbours decide the code
+SHORT_REACH = 2.0  # tokens; up to this reach, the target and its neighbours determine the code
 SALIENT = 0.1  # tokens with a smaller share of the largest saliency do not count for the reach
 COLUMNS = ["factor", "token_index", "token_string", "level", "peak", "onset", "purity", "reach"]
 
@@ -92,7 +92,7 @@ def reach_of(saliency: pd.DataFrame) -> pd.DataFrame:
     .. math:: \mathrm{reach} = \sum_i w_i |i| / \sum_i w_i \quad \text{over tokens with } w_i \ge \tfrac{1}{10} \max_j w_j
 
     Here i is a token's offset and w its saliency. The reach of a factor is the median over its contexts. Tokens with little
-    saliency are left out, because a fit to random samples gives every token some, and most tokens are far away.
+    saliency are left out, because a fit to random samples gives every token some saliency, and most tokens are far away.
 
     Args:
         saliency: A table of `saliency`.
@@ -126,7 +126,7 @@ def _check_columns(name: str, frame: pd.DataFrame, columns: tuple[str, ...], sou
 
 
 def _most_frequent_targets(contexts: pd.DataFrame, peak_layer: Any) -> pd.DataFrame:
-    """By factor, the most frequent target in the layer of its peak (`peak_layer`, a dict by factor) and its share; of equal counts, the smallest token id."""
+    """The most frequent target of each factor in its peak layer, and its share. Ties go to the smallest token id."""
     at_peak: Any = contexts[contexts["layer"] == contexts["factor"].map(peak_layer)]
     counts = at_peak.value_counts(subset=["factor", "token_index", "token_string"]).reset_index()
     counts = counts.sort_values(["factor", "count", "token_index"], ascending=[True, False, True])
@@ -135,7 +135,7 @@ def _most_frequent_targets(contexts: pd.DataFrame, peak_layer: Any) -> pd.DataFr
 
 
 def _levels(onset: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """The level of each factor; a reach of NaN corrects nothing."""
+    """The level of each factor; a reach of NaN does not change the level."""
     levels = np.where(onset <= EARLY, "word", np.where(onset <= LATE, "pattern", "long range"))
     levels = np.where((levels == "word") & (reach > SHORT_REACH), "pattern", levels)
     return np.where((levels == "long range") & (reach <= SHORT_REACH), "pattern", levels)

@@ -1,4 +1,4 @@
-"""Saliency: which tokens of a context decide a factor's code, by LIME over tokens that are replaced."""
+"""Saliency: which tokens of a context determine a factor's code, estimated by LIME with replaced tokens."""
 
 import warnings
 from collections.abc import Callable, Sequence

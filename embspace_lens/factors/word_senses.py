@@ -50,8 +50,8 @@ def senses(
         model: The model on which the dictionary was fitted.
         sentences: Tagged text: each sentence is a sequence of (word, tag). Words are joined with spaces.
         words: The words, in lower case; or a mapping from each word to the tags that form one sense, such as
-            `{"left": ["vbd", "vbn"]}`. By default every word that has at least two tags with `at_least` occurrences each; its
-            most frequent tag against all others.
+            `{"left": ["vbd", "vbn"]}`. By default every word that has at least two tags with `at_least` occurrences each;
+            the sense is then its most frequent tag, compared with all its other tags.
         layers: The layers: hidden states after these blocks; −1 is the embedding. By default the embedding and all blocks.
         at_least: How often two of a word's tags must occur.
         at_most: The maximum number of occurrences of a word; a random sample if there are more.

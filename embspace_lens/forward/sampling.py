@@ -34,7 +34,7 @@ def sample_tokens(
 
     .. math:: x_t = \arg\max_v \big(\log p(v \mid x_{<t}) + g_{t, v}\big)
 
-    All positions are sampled at once, in every round from the sequence of the previous round (Jacobi iteration). After r
+    Every round samples all positions at once, given the sequence of the previous round (Jacobi iteration). After r
     rounds the first r tokens are an exact sample; the later ones have the model's token frequencies and most of its phrases.
     With `n_tokens` rounds or more the whole sample is exact; it is then computed token by token, which is faster.
 

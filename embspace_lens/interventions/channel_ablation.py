@@ -40,7 +40,7 @@ def channel_effects(
     batch_tokens: int = 8192,
     max_tokens: int | None = None,
 ) -> pd.DataFrame:
-    r"""Measure how the logits change when each channel is removed from its neuron: of the channel's own tokens, and of others.
+    r"""Measure how the removal of each channel from its neuron changes the logits of the channel's tokens and of other tokens.
 
     A neuron with activation a adds a·w to the residual stream (times a factor, in models that scale the MLP's output). Without
     its channel r it adds

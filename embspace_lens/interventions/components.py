@@ -52,7 +52,7 @@ def table_keys(df: Any) -> pd.DataFrame:
 
 
 def _check_whole_numbers(name: str, column: Any) -> None:
-    """Raise if a key is not a whole number: a missing one (NaN) would turn into another component's."""
+    """Raise if a key is not a whole number: a missing key (NaN) would become the key of another component."""
     numbers: Any = pd.to_numeric(column, errors="coerce")
     invalid = (numbers % 1 != 0).to_numpy().nonzero()[0]
     if len(invalid):

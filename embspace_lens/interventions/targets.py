@@ -60,7 +60,7 @@ class HookTarget:
         return (coordinates[0] // (self.n_heads // heads), *coordinates[1:]) if heads else coordinates
 
     def shares_values(self, value: Tensor) -> bool:
-        """Whether two components are the same number, because query heads of a group share keys and values."""
+        """Whether two components are the same entry of the value, because query heads of a group share keys and values."""
         index = self.index(value)
         return bool(index) and torch.stack(index).unique(dim=1).shape[1] < len(self.component_indices)
 

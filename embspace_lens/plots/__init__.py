@@ -1,4 +1,4 @@
-"""Plots of the package's tables: plotly figures whose titles state what is seen."""
+"""Plots of the package's tables: plotly figures whose titles state what they show."""
 
 import lazy_loader
 

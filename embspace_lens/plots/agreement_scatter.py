@@ -14,7 +14,7 @@ from ..interventions.rank_correlation import agreement, in_both
 from .figure import AXIS, TOP, axis_title, finish, plotly
 
 WIDTH, HEIGHT = 516, 320
-N_NAMED = 3  # of the largest effects, and of the highest scores
+N_NAMED = 3  # named points: this many of the largest effects, and as many of the highest scores
 
 
 def plot_agreement(
@@ -58,7 +58,7 @@ def plot_agreement(
     strongest = [*np.argsort(-x, kind="stable")[:N_NAMED], *np.argsort(-np.abs(y), kind="stable")[:N_NAMED]]
     centre = (x.min() + x.max()) / 2
     for i in _without_overlaps(strongest, x / (np.ptp(x) or 1.0), y / (np.ptp(y) or 1.0)):
-        is_right = x[i] > centre  # names stand towards the centre, where there is room
+        is_right = x[i] > centre  # names are placed towards the centre, where there is room
         figure.add_annotation(
             x=x[i],
             y=y[i],

@@ -13,7 +13,7 @@ from ..tables.checks import check_choice
 from .figure import axis_title, finish, plotly
 
 MAX_COLUMNS = 4
-MAP_SIZE = 260  # pixels of a map's longer side, as near as its cells allow
+MAP_SIZE = 260  # approximate number of pixels of a map's longer side
 SMALLEST_NUMBERED = 36  # pixels of a cell that has room for a number
 LEFT, TOP, BOTTOM = 66, 112, 56
 GAP_X, GAP_Y = 62, 92  # pixels between maps, for axes and titles
@@ -22,7 +22,7 @@ GAP_X, GAP_Y = 62, 92  # pixels between maps, for axes and titles
 def plot_alignment(alignment: Alignment, *, weights: str | Sequence[str] | None = None) -> Any:
     """Draw a map of layers × layers for every weight, layer 0 on top; frames mark the assignment.
 
-    Each map has a range of colours of its own, from its smallest to its largest mean |correlation|, since the level differs
+    Each map has its own range of colours, from its smallest to its largest mean |correlation|, because the level differs
     between weights and does not affect the assignment.
 
     Args:
@@ -137,7 +137,7 @@ def _draw_map(go: Any, figure: Any, alignment: Alignment, weight: str, panel: di
             line = {"color": colour, "width": 2.5 if is_own else 1.2, "dash": dash}
             figure.add_shape(type="rect", **box, line=line, **panel)
     axis: dict[str, Any] = {"type": "category", "showgrid": False, "ticks": "", "zeroline": False, "showline": False}
-    axis |= {"constrain": "domain", "dtick": -(-24 // cell)}  # labels as far apart as two digits are wide
+    axis |= {"constrain": "domain", "dtick": -(-24 // cell)}  # the space between labels fits two digits
     x_axis = figure.get_subplot(**panel).xaxis.plotly_name.replace("axis", "")
     x_title = axis_title(f"layer of {names[1]}", standoff=4)
     y_title = axis_title(f"layer of {names[0]}" if panel["col"] == 1 else "", standoff=4)

@@ -81,7 +81,9 @@ def plot_by_layer(panels: list[list[Panel]], value: str, axis: str, title: str, 
         top = 1.08 * max(float(rows[[value, "high"]].max().max()) for _, rows in row) or 1.0
         for j, (name, rows) in enumerate(row, 1):
             ends = []
-            for sample in sorted(rows["sample"].unique(), key=lambda sample: sample not in CONTROLS):  # claim on top
+            for sample in sorted(
+                rows["sample"].unique(), key=lambda sample: sample not in CONTROLS
+            ):  # controls first, so that the claim is drawn above them
                 points = rows.loc[rows["sample"] == sample].sort_values(by="layer")
                 colour = theme.GREY if sample in CONTROLS else theme.BLUE
                 known = points.dropna(subset=["low", "high"])

@@ -21,7 +21,7 @@ AXIS = {
     "zeroline": False,
     "ticks": "",
 }
-"""A quiet axis."""
+"""The layout of all axes."""
 
 
 def plotly() -> Any:

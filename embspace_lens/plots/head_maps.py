@@ -71,7 +71,9 @@ def plot_heads(df: pd.DataFrame, value: str = "score") -> Any:
         colorscale=[list(stop) for stop in theme.DIVERGING] if is_diverging else theme.SEQUENTIAL,
         zmin=low,
         zmax=high if high > low else low + 1,
-        showscale=not (has_numbers and n_layers < 3),  # a colour bar that short is not legible
+        showscale=not (
+            has_numbers and n_layers < 3
+        ),  # on a map with fewer layers, the colour bar is too short to be legible
         colorbar=colour_bar,
     )
     figure = go.Figure(heat_map)
@@ -134,7 +136,7 @@ def _hover_text(layer: int, head: int, name: str, value: float, pairs: dict[tupl
 
 
 def _cell_numbers(values: np.ndarray) -> np.ndarray:
-    """Each cell's number as text, with as many decimals as give the largest two figures; empty for NaN."""
+    """Each cell's number as text, with the decimals that show two significant figures of the largest; empty for NaN."""
     largest = float(np.nanmax(np.abs(np.where(np.isfinite(values), values, np.nan))))
     decimals = 1 - int(np.floor(np.log10(largest))) if largest else 2
 

@@ -19,7 +19,7 @@ from .figure import finish, plotly
 from .label_positions import LabelPositions
 
 MAX_VECTORS = 6
-LEAST_FOR_TSNE = 12  # tokens; fewer have no neighbourhoods to keep
+LEAST_FOR_TSNE = 12  # tokens; with fewer, t-SNE has no neighbourhoods to preserve
 WIDTH, HEIGHT = 820, 640
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 CHARACTERS = "●◆■▲✚★"
@@ -105,7 +105,7 @@ def _best_group(groups: list[TableGroup]) -> dict[int, int]:
 def _label_positions(
     groups: list[TableGroup], pixels: dict[int, np.ndarray], size: tuple[int, int]
 ) -> dict[int, str | None]:
-    """Where each token's label stands beside its mark, or None if there is no room; better ranks choose first."""
+    """The position of each token's label, or None if there is no room; labels of better ranks are placed first."""
     labels = LabelPositions(np.stack(list(pixels.values())), size)
     order = sorted((int(rank), i, j) for i, group in enumerate(groups) for j, rank in enumerate(group.rows["rank"]))
     positions: dict[int, str | None] = {}

@@ -30,7 +30,7 @@ def read_directions(
         raise errors.not_directions(tuple(x.shape))
     labels = _labels(names, len(x))
     k = check_k(k, lens.space.n_tokens)
-    order = sorted(range(len(labels)), key=labels.__getitem__)  # tables are sorted by their grain
+    order = sorted(range(len(labels)), key=labels.__getitem__)  # tables are sorted by their keys
     with token_bar(lens, "directions", 1) as bar:
         block = token_block(lens, x[order], side, k, largest=largest, bar=bar)
     block["direction"] = np.array(labels, dtype=object)[order][block.pop("row")]
@@ -38,7 +38,7 @@ def read_directions(
 
 
 def _labels(names: Sequence[str] | None, n: int) -> list[str]:
-    """One different name for each direction; numbers with leading zeros by default."""
+    """A distinct name for each direction; numbers with leading zeros by default."""
     if names is None:
         return [str(i).zfill(len(str(max(n - 1, 0)))) for i in range(n)]
     labels = [names] if isinstance(names, str) else [str(name) for name in names]

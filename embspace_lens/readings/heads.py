@@ -88,7 +88,7 @@ def _read_circuit(
                 form = lens.weights.W_OV(index) if name == "W_OV" else lens.weights.W_QK(index, distance)
                 for h in heads:
                     scores, first, second = lens.space.top_pairs(form.A[h], form.B[h].T, sides, k, largest=largest)
-                    # W_OV maps a source to an output; W_QK's first token is the query, which attends.
+                    # W_OV maps a source to an output. The first token of W_QK is the query, which is the destination.
                     src, dest = (first, second) if name == "W_OV" else (second, first)
                     keys = {"layer": index, "head": h, "weight": name, "rank": np.arange(k)}
                     yield keys | {"dest_token_index": dest, "src_token_index": src, "score": scores}

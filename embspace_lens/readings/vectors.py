@@ -47,7 +47,7 @@ def residual_vectors(vectors: Any, side: Side) -> Tensor:
 
 
 def _matrix(owner: Any, weight: str, layer: str) -> Any:
-    """A weight under SAELens's name, `[d_in, d_sae]` or `[d_sae, d_out]`, or a linear layer's in this orientation."""
+    """The weight with SAELens's name, `[d_in, d_sae]` or `[d_sae, d_out]`; or the weight of a linear layer, transposed to this shape."""
     matrix = getattr(owner, weight, None)
     if matrix is None:
         linear = getattr(getattr(owner, layer, None), "weight", None)  # a linear layer stores [d_out, d_in]

@@ -25,13 +25,13 @@ NEURON_RULE = (
     "cosine, without the mean and the two strongest common directions). They are spread over the layers, and near duplicates "
     "are left out."
 )
-HEAD_RULE = "Heads are chosen by a rule, too: their {k} best pairs have several tokens on each side of the arrow, and these are similar."
+HEAD_RULE = "Heads are also chosen by a rule: their {k} best pairs have several tokens on each side of the arrow, and these are similar."
 N_COMMON = 2  # directions that separate frequent tokens from rare ones; with them, all frequent tokens would be similar
 MAX_NEURON_OVERLAP, MAX_HEAD_OVERLAP = 0.2, 0.5  # share of tokens that two chosen neurons, or heads, may have in common
 
 
 class _ContrastiveEmbeddings:
-    """Unit embeddings without their mean and their strongest common directions, which leaves what separates tokens.
+    """Unit embeddings without their mean and their strongest common directions; the rest separates tokens.
 
     References:
         Mu & Viswanath (2018), All-but-the-Top: Simple and Effective Postprocessing for Word Representations.
@@ -47,7 +47,7 @@ class _ContrastiveEmbeddings:
 
 
 class TokenSimilarity:
-    """Mean cosines of lists of tokens, as one lens embeds them; only whole words that training has changed count."""
+    """Mean cosines of lists of tokens, as one lens embeds them. Only trained whole words contribute."""
 
     def __init__(self, lens: EmbeddingLens) -> None:
         space = EmbeddingSpace(lens.weights, space=lens.space.kind, score="cosine", token_ids=lens.space.token_ids)
@@ -77,7 +77,7 @@ class TokenSimilarity:
         for chunk in chunks(len(tokens) if k > 1 else 0, 4 * k * self.d_model):
             mask = torch.from_numpy(counts[chunk]).float()[..., None]
             rows = self.sides[side][index[chunk].flatten()].reshape(*mask.shape[:2], -1) * mask
-            diagonal = rows.square().sum(dim=(1, 2))  # each token with itself
+            diagonal = rows.square().sum(dim=(1, 2))  # the pairs of a token with itself
             means[chunk] = (rows.sum(dim=1).square().sum(dim=1) - diagonal) / (k * (k - 1))
         return means
 
@@ -128,7 +128,7 @@ def is_first_occurrence(tokens: Int[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k
 def _spread(candidates: list[tuple[int, set[int]]], n: int, n_layers: int, max_overlap: float) -> Iterator[int]:
     """Indices of n of the candidates (layer, tokens), best first, spread over layers and with different tokens.
 
-    A layer gives at most max(2, ⌈n / layers⌉), and no two have more than `max_overlap` of their tokens in common.
+    A layer gives at most max(2, ⌈n / layers⌉), and no two candidates share more than `max_overlap` of their tokens.
     """
     room = dict.fromkeys({layer for layer, _ in candidates}, max(2, -(-n // max(1, n_layers))))
     chosen: list[set[int]] = []

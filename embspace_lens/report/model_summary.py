@@ -17,7 +17,7 @@ WORDS = (" wonderful", " film", " love", " Paris", " good", " water", " the")
 """Words to search for if none is given: the first of these that the lens reads."""
 
 K = 10
-N_WORD_NEURONS = 3  # that read, and that write, the word
+N_WORD_NEURONS = 3  # neurons that read the word, and as many that write it
 NAMED_MASKS = ("ascii", "words", "trained", "frequent")
 """Values of `--vocabulary`."""
 
@@ -98,7 +98,7 @@ def _writing_first(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_word(lens: EmbeddingLens, word: str | None) -> int:
-    """The id of a word that the lens reads, with a leading space if there is such a token; a common word for None.
+    """The id of a word that the lens reads, with a leading space if there is such a token; for None, a common word.
 
     Raises:
         EmbspaceError: If the word is not one token, or not one that the lens reads.

@@ -33,7 +33,7 @@ def write_report(
     """Write a report of a model's weights as one self-contained HTML file, without a forward pass.
 
     It shows a few neurons and heads that are chosen by a stated rule, the neurons that write and read one word, and the best
-    pair of every head as a map. The file loads nothing from elsewhere. Tokens are easiest to interpret with
+    pair of every head as a map. The file loads no other file. Tokens are easiest to interpret with
     `vocabulary="words"` and `score="cosine"`.
 
     Args:

@@ -24,10 +24,10 @@ _forced_screen_dtype: ContextVar[torch.dtype | None] = ContextVar("screen_dtype"
 
 
 def check_finite(size: float) -> float:
-    """The size itself, a norm or a sum of norms.
+    """Return the size, a norm or a sum of norms, after a check.
 
     Raises:
-        EmbspaceError: If it is NaN or infinite, as it is when a row holds NaN or infinity.
+        EmbspaceError: If it is NaN or infinite, because a row holds NaN or infinity.
     """
     if not math.isfinite(size):
         raise errors.not_finite("the rows to rank")
@@ -63,13 +63,13 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 
 def screen_dtype(device: torch.device) -> torch.dtype:
-    """The precision of a first look at float32 scores: bfloat16 if the device multiplies it much faster than float32."""
+    """The precision of the first pass over float32 scores: bfloat16 if the device multiplies it much faster than float32."""
     return _forced_screen_dtype.get() or _fast_dtype(device)
 
 
 @contextmanager
 def screen_with(dtype: torch.dtype) -> Iterator[None]:
-    """Set the precision of the first look within a `with` block. Results do not depend on it."""
+    """Set the precision of the first pass within a `with` block. Results do not depend on it."""
     token = _forced_screen_dtype.set(dtype)
     try:
         yield

@@ -12,7 +12,7 @@ from .bounds import UNDERFLOW
 from .duplicates import best_by_key
 
 Rescore = Callable[[Int[Tensor, " p"]], Float[Tensor, " p"]]
-"""From keys of pairs to their exact scores."""
+"""A function from keys of pairs to their exact scores."""
 
 
 class TooManyTies(Exception):

@@ -23,8 +23,8 @@ def balanced_bases(
     invertible T gives the same answer: a sample of rows is enough, and a ridge makes T invertible if a factor has low rank.
 
     Returns:
-        M and N, and for each side a factor: times the norm of a row, it bounds the error of the row's coordinates that comes
-        from T T⁻¹ ≠ 1 and from float64 arithmetic.
+        M and N, and for each side a factor. The factor times the norm of a row bounds the error of the row's coordinates.
+        This error comes from T T⁻¹ ≠ 1 and from float64 arithmetic.
     """
     rank = left.shape[1]
     roots = []

@@ -57,7 +57,7 @@ def expand_pairs(
     members_a, start_a, size_a = _group_members(group_a)
     members_b, start_b, size_b = _group_members(group_b)
     best, key = score[:0], row[:0]
-    # A pair of groups stands for at most k copies of interest, of 16 bytes each.
+    # At most k copies of a pair of groups can be in the result; each copy takes 16 bytes.
     for batch in torch.arange(len(score), device=row.device).split(chunk_rows(16 * k)):
         if len(best) == k and score[batch[0]] < best[-1]:
             break

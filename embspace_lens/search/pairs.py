@@ -21,7 +21,7 @@ from .duplicates import best_by_key, distinct_rows, expand_pairs
 from .tiles import Rows, Subset, chunk_rows, signed, upcast
 
 # Rows × columns of one tile. The norms that end the search are compared tile by tile, so tiles are small: 1 Mi scores, which
-# stay in the processor's cache. Twice the size in either direction is slower on the demo models' heads.
+# stay in the processor's cache. Twice as many rows or columns are slower on the demo models' heads.
 PAIR_TILE = (512, 2048)
 MAX_FAILURES = 32  # tiles in which bfloat16 may leave too many candidates, before float32 replaces it
 
@@ -76,7 +76,7 @@ class _Precision(NamedTuple):
 
 
 def _precisions(rank: int, device: torch.device) -> tuple[_Precision, _Precision]:
-    """The precision of the first look at a tile, and float32, which decides."""
+    """The precision of the first pass over a tile, and that of the second pass, float32."""
     fine = _Precision(torch.float32, rounding_factor(rank + 4, torch.float32, device))
     if bounds.screen_dtype(device) is not torch.bfloat16:
         return fine, fine
@@ -101,7 +101,7 @@ def _search_pairs(
     n, m, rank = A.shape[0], B.shape[0], left.shape[1]
     tile_a, tile_b = PAIR_TILE
     basis_a, basis_b, error_a, error_b = balanced_bases(A, left, right, B)
-    # Coordinates are reused for every tile of the other side, so eight times the budget goes to keeping them.
+    # Coordinates are reused for every tile of the other side, so they may take eight times the budget in memory.
     resident = n + m <= chunk_rows(4 * rank, scale=8)
     a = SortedCoordinates(A, basis_a if largest else -basis_a, error_a, tile_a, resident=resident)
     b = SortedCoordinates(B, basis_b, error_b, tile_b, resident=resident)
@@ -117,7 +117,7 @@ def _search_pairs(
     screen, fine = _precisions(rank, a.order.device)
     n_failures = 0
     candidates.raise_floor(_first_lower_bounds(a, b, k, fine))
-    # Without resident coordinates, twice the budget for one side while the other streams past.
+    # Without resident coordinates, one side gets twice the budget, and the other is computed chunk by chunk.
     step = n if resident else chunk_rows(4 * rank * tile_a, scale=2) * tile_a
     for start in range(0, n, step):
         x = a.coordinates(start, start + step)
@@ -161,7 +161,7 @@ def _search_pairs(
 def _first_lower_bounds(
     a: SortedCoordinates, b: SortedCoordinates, k: int, precision: _Precision
 ) -> Float[Tensor, " p"]:
-    """Lower bounds on the scores of the longest rows of both sides, at least k of them if there are so many rows."""
+    """Lower bounds on the scores of the rows with the largest norms on both sides; at least k if there are so many."""
     n = max(256, math.isqrt(4 * k) + 1)
     score = a.coordinates(0, n) @ b.coordinates(0, n).T
     margin = score_margin(a.norm[:n, None], a.slack[:n, None], b.norm[:n], b.slack[:n], precision.rounding)

@@ -1,8 +1,8 @@
-"""The first look at products of vectors and rows: in low precision, with a proven bound on what it leaves out.
+"""The first pass over products of vectors and rows: in low precision, with a proven bound on the rounding error.
 
-The scores of one vector with the rows of a tile are compared in two steps: columns are cut into groups, first the groups'
-maxima are compared with a limit, then the columns of the groups that reach it. The limit is below the k-th best score by more
-than the rounding error, so that no row of the answer is left out.
+The scores of one vector with the rows of a tile are compared with a limit in two steps. The columns are cut into groups.
+First the maximum of each group is compared, then the columns of the groups whose maximum reaches the limit. The limit is
+below the k-th best score by more than the rounding error, so that no row of the answer is left out.
 """
 
 import torch
@@ -14,8 +14,10 @@ from .bounds import UNDERFLOW, norm_bound, rounding_factor
 from .tiles import chunk_rows, float64
 
 GROUP_SIZE = 16  # columns of which first only the maximum is compared
-PADDING = 4 * GROUP_SIZE  # tiles have a multiple of this many rows, so that maxima can be taken twice
-MAX_CANDIDATE_SHARE = 1 / 32  # if more scores than this reach the limit, sorting all of them is faster
+PADDING = (
+    4 * GROUP_SIZE
+)  # tiles have a multiple of this many rows, so that the maxima of groups can be grouped again by four
+MAX_CANDIDATE_SHARE = 1 / 32  # if a larger share of the scores reaches the limit, sorting all of them is faster
 MAX_FAILURES = 4  # batches in which bfloat16 may leave too many candidates, before float32 replaces it
 LARGE = 1e30  # above this, float32 and bfloat16 may overflow
 
@@ -23,12 +25,12 @@ SAME_SIZE_INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32, to
 
 
 class Tile:
-    """Consecutive rows, padded with zeros, with a copy in the precision of the first look.
+    """Consecutive rows, padded with zeros, with a copy in the precision of the first pass.
 
     Attributes:
         n: How many rows, padding apart.
         rows: The padded rows.
-        low_precision: The same rows in the precision of the first look.
+        low_precision: The same rows in the precision of the first pass.
         max_norm: A bound on the norm of every row.
         max_error: A bound on the norm of every row's rounding to low precision.
     """
@@ -50,7 +52,7 @@ class Screen:
 
     Attributes:
         norm: A bound on the norm of every vector, in float64.
-        dtype: The precision of the first look; float32 after `MAX_FAILURES` failures of bfloat16.
+        dtype: The precision of the first pass; float32 after `MAX_FAILURES` failures of bfloat16.
         low_precision: The vectors in that precision.
         n_failures: In how many batches bfloat16 left too many candidates.
     """
@@ -72,10 +74,10 @@ class Screen:
     def top_rows(
         self, batch: slice, tile: Tile, floor: Float[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b w"], Int[Tensor, "b w"]]:
-        """Candidates of a tile for a batch of vectors: scores in the vectors' precision and rows, in no order.
+        """Candidates of a tile for a batch of vectors: scores in the vectors' precision, and rows; both unsorted.
 
-        The score of a row that is left out is at most that of the last of `width` candidates, or truly below `floor`, or truly
-        below k others.
+        The score of a row that is left out is at most that of the last of `width` candidates; or its exact score is below
+        `floor`, or below k other exact scores.
         """
         x, error = self.x[batch], self.error_bound(tile.max_norm)[batch]
         if self.dtype is not x.dtype:
@@ -118,10 +120,10 @@ def _round(x: Float[Tensor, "n d"], dtype: torch.dtype) -> tuple[Float[Tensor, "
 def candidate_entries(
     score: Float[Tensor, "n m"], k: int, error: Float[Tensor, " n"], floor: Float[Tensor, " n"], max_norm: float
 ) -> tuple[Int[Tensor, " c"], Int[Tensor, " c"]] | None:
-    """Row and column of every score that may be among its row's best k; None if there are too many to gain anything.
+    """Row and column of every score that may be among its row's best k; None if there are so many that sorting all is faster.
 
     The k-th best maximum of groups of columns is at most the k-th best score, so it gives a limit. Positive floats have the
-    same order as their bits, and integers are compared several times as fast.
+    same order as their bits, and integer comparison is several times as fast.
     """
     n, m = score.shape
     group_size = GROUP_SIZE
@@ -184,7 +186,7 @@ def _top_of_lists(
 
 
 def unordered_topk(score: Float[Tensor, "n m"], width: int) -> tuple[Float[Tensor, "n w"], Int[Tensor, "n w"]]:
-    """`score.topk(width)` in no order and several times as fast: the best scores lie in the groups with the best maxima."""
+    """Like `score.topk(width)`, unsorted and several times as fast: the best scores are in the groups with the largest maxima."""
     n, m = score.shape
     group_size = 8
     if m % group_size or m // group_size < 6 * width:

@@ -57,7 +57,7 @@ class Subset:
 
 
 def chunk_rows(bytes_per_row: int | float, *, scale: int | float = 1.0) -> int:
-    """How many rows of this size fit the budget times `scale`: at least one, and a multiple of 32 if 32 fit."""
+    """How many rows of this size fit the budget times `scale`: at least one; a multiple of 32 if 32 or more fit."""
     rows = max(1, int(_budget.get() * scale / bytes_per_row))
     return rows // 32 * 32 or rows
 

@@ -1,10 +1,10 @@
 r"""The best k rows of an embedding for each vector, exactly, in chunks that fit memory.
 
 1. *Screening*: products in low precision select candidates. A row whose score is below the k-th best by more than the proven
-   rounding error cannot belong to the answer. bfloat16 screens first if the device is fast at it, then float32.
+   rounding error cannot be in the result. bfloat16 screens first if the device is fast at it, then float32.
 2. *Rescoring*: the candidates' scores are computed in float64 from the given numbers and sorted, equal scores by index.
 
-The answer equals brute force in float64 and does not depend on chunk sizes.
+The result equals that of brute force in float64 and does not depend on chunk sizes.
 """
 
 import math
@@ -20,7 +20,7 @@ from .duplicates import distinct_rows, expand_pairs
 from .screening import Screen, Tile
 from .tiles import Rows, Subset, chunks, float64, row_bytes, signed, take, upcast
 
-MAX_WIDTH = 2048  # candidates of each vector; if these do not settle the answer, all rows are scored in float64
+MAX_WIDTH = 2048  # candidates of each vector; if these do not determine the result, all rows are scored in float64
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, all rows)."""
@@ -40,7 +40,7 @@ def top_tokens(
 
     Args:
         vectors: One query per row.
-        embedding: The rows to choose from, made chunk by chunk; every row is made once, candidates a second time.
+        embedding: The rows to choose from, made chunk by chunk; every row is made once, and candidate rows twice.
         k: How many rows to return for each vector.
         largest: The largest products; with False, the most negative.
         progress: Called with (rows done, all rows) after each chunk.
@@ -77,7 +77,7 @@ def _screen_and_rescore(
 
     The mean row is subtracted before screening: it changes all scores of a vector equally and leaves smaller numbers to round.
     The screened score of a row that is no candidate is at most that of the last candidate, so its true score is at most that
-    plus the rounding error. If this is below the k-th best score, the row can neither win nor tie.
+    plus the rounding error. If this is below the k-th best score, the row is not in the result.
     """
     n, n_rows = len(x), embedding.shape[0]
     value = x.new_full((n, width), -math.inf)
@@ -89,7 +89,7 @@ def _screen_and_rescore(
         center = rows.mean(0) if chunk.start == 0 else center
         tile = Tile(rows - center, screen.dtype)
         max_norm = max(max_norm, check_finite(tile.max_norm))
-        # Half the budget for the scores: the float32 scores of a failed batch come on top of those in bfloat16.
+        # Half the budget for the scores: the float32 scores of a failed batch take memory in addition to those in bfloat16.
         for batch in chunks(n, tile.low_precision.element_size() * len(tile.rows), scale=0.5):
             floor = float64(value[batch, k - 1]) - screen.error_bound(max_norm)[batch]
             tile_value, tile_index = screen.top_rows(batch, tile, floor)
@@ -132,6 +132,6 @@ def _search_exhaustively(
         row = torch.arange(chunk.start, chunk.stop, device=x.device).expand(len(x), -1)
         best, order = score.sort(dim=1, descending=True, stable=True)
         best, index = best[:, :n_best], torch.cat([index, row], 1).gather(1, order[:, :n_best])
-    zero = torch.zeros(1, dtype=torch.int64, device=x.device)  # a vector alone is a matrix of one row
+    zero = torch.zeros(1, dtype=torch.int64, device=x.device)  # each vector is passed as a matrix of one row
     expanded = [expand_pairs(b, zero.expand(n_best), i, zero, group, k) for b, i in zip(best, index, strict=True)]
     return torch.stack([score for score, _ in expanded]), torch.stack([rows for _, rows in expanded])

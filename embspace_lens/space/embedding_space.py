@@ -96,7 +96,7 @@ class EmbeddingSpace:
         return self.read if check_choice("side", side, SIDES) == "read" else self.write
 
     def vectors(self, x: Float[Tensor, "*n d_model"], side: Side) -> Float[Tensor, "*n d_model"]:
-        """Vectors whose inner products with the rows of that side are the scores: inverse applied, normalised for a cosine.
+        """Map vectors so that their inner products with that side's rows are the scores (inverse, normalisation).
 
         Raises:
             EmbspaceError: If the width is not d_model, or an entry is NaN or infinite.

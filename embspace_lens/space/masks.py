@@ -27,8 +27,8 @@ class TokenMask:
 
     Attributes:
         name: The rule's name in `repr(lens)`.
-        choose: From the vocabulary, and a function that returns the rows of W_E and W_Uᵀ, to the selected tokens,
-            `bool [d_vocab]`.
+        choose: A function that returns the selected tokens, `bool [d_vocab]`. Its arguments are the vocabulary, and a function
+            that returns the rows of W_E and W_Uᵀ.
     """
 
     name: str

@@ -15,7 +15,7 @@ class Vocabulary:
     """The tokens of one model, identified by id: several tokens may have the same string.
 
     Args:
-        tokenizer: A Hugging Face tokenizer; None, and the string of a token is its id.
+        tokenizer: A Hugging Face tokenizer; with None, the string of a token is its id.
         d_vocab: How many tokens the model embeds; ids beyond the tokenizer's vocabulary have their id as string.
         model: The model's name, for error messages.
     """
@@ -72,7 +72,7 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        """From the text to the id of tokens that decode by themselves; the lowest id if several have the same text."""
+        """A mapping from text to id, for tokens that decode by themselves; the lowest id if several have the same text."""
         return {text: i for i, text in reversed(list(enumerate(self.strings))) if self.whole[i]}
 
     def index(self, token: str | int, caller: str = "search()") -> int:

@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value in its plain type, or raises an error that states what is allowed."""
+"""Checks of arguments: each returns the value as a built-in Python type, or raises an error that states what is allowed."""
 
 import math
 from collections.abc import Iterable

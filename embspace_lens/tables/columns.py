@@ -26,7 +26,9 @@ GLOSSARY: dict[str, Column] = {
     "source": Column("str", "", "Origin of the vectors: gaussian, W_out, or a name that the user gave."),
     "word": Column("str", "", "A word with several senses, in lower case."),
     "tag": Column(
-        "str", "", "One sense of the word, as named in the tagged text; it is told apart from all other senses."
+        "str",
+        "",
+        "One sense of the word, as named in the tagged text; it is compared with all other senses of the word.",
     ),
     "method": Column(
         "str",
@@ -103,7 +105,7 @@ GLOSSARY: dict[str, Column] = {
     "score": Column(
         "float32",
         "as the lens's score",
-        "The lens's score: an inner product, plain or centred, or a cosine; for pairs under cosine, the bilinear form of normalised centred embeddings.",
+        "The lens's score: an inner product, plain or centred, or a cosine. The cosine score of a pair is the bilinear form of normalised centred embeddings.",
     ),
     "activation": Column(
         "float32",
@@ -119,7 +121,7 @@ GLOSSARY: dict[str, Column] = {
         "float32", "", "Norm of a head's output for a token, divided by the norm of the token's vector."
     ),
     "singular_value": Column(
-        "float32", "", "Singular value of the direction, of the weight with norms folded as in the lens."
+        "float32", "", "Singular value of the direction; norms are folded into the weight as in the lens."
     ),
     "similarity": Column("float32", "cosine", "Cosine similarity of two vectors, between −1 and 1."),
     "skew": Column(
@@ -247,10 +249,12 @@ GLOSSARY: dict[str, Column] = {
     "ov_copying": Column(
         "float32",
         "",
-        "Sum of the eigenvalues of the full OV circuit, divided by the sum of their absolute values: 1 copies, −1 suppresses.",
+        "Sum of the eigenvalues of the full OV circuit, divided by the sum of their absolute values: 1 for a head that copies, −1 for one that suppresses.",
     ),
     "qk_matching": Column(
-        "float32", "", "The same ratio for the full QK circuit: 1 attends to the same token, −1 away from it."
+        "float32",
+        "",
+        "The same ratio for the full QK circuit: 1 for a head that attends to equal tokens, −1 for one that attends to them least.",
     ),
     "previous_token": Column(
         "float32", "", "Attention to the previous position, from positions alone; a mean over positions."
@@ -270,19 +274,21 @@ GLOSSARY: dict[str, Column] = {
     "position_position": Column(
         "float32", "", "Share of the scores' mean square from pairs of query position and key position."
     ),
-    "rows": Column("int64", "", "First dimension of the weight, heads and experts apart."),
-    "columns": Column("int64", "", "Second dimension of the weight, heads and experts apart."),
+    "rows": Column("int64", "", "First dimension of the weight, without the dimensions of heads and experts."),
+    "columns": Column("int64", "", "Second dimension of the weight, without the dimensions of heads and experts."),
     "n_heads": Column("int64", "", "How many heads the stored weight is split into; 0 if it is not split."),
     "norm": Column("float32", "", "Frobenius norm of the effective weight, all heads together."),
     "dtype": Column("str", "", "Precision in which the model stores the weight."),
-    "folded": Column("str", "", "Which norm's gain the lens folded in, and whether it centred; empty for none."),
+    "folded": Column(
+        "str", "", "Which norm's gain the lens folded in, and whether it centred the weight; empty for none."
+    ),
     "label": Column(
         "str", "", "The best tokens of a direction or head as displayed, best first; for reading, not for computing."
     ),
     "note": Column(
         "str",
         "",
-        "What lies between the weight and the residual stream that no weight holds, such as caps and scales; or why the weight cannot be read.",
+        "Operations between the weight and the residual stream that no weight contains, such as caps and scales; or why the weight cannot be read.",
     ),
     "before": Column("str", "", "The text before the target, as far as it is stored."),
     "after": Column("str", "", "The text after the target, as far as it is stored."),

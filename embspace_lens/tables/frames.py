@@ -21,7 +21,7 @@ KINDS = (
     "recall",  # overlaps of the token lists of parameters and hidden states
     "keep_k",  # what remains of vectors if only k scores are kept
     "stitch",  # accuracies of stitched models
-    "displacement",  # the direction of a fine-tune, by layer
+    "displacement",  # the direction of the changes that fine-tuning made, by layer
     "importance",  # factors' importance curves
     "measurements",  # all others
 )
@@ -48,7 +48,7 @@ def tidy(
 
     Returns:
         A plain frame with a RangeIndex, its rows in the order of the blocks. Without blocks it has no rows and the same columns.
-        pandas drops `attrs` in some operations, such as a merge: readers of the kind must be able to do without it.
+        pandas drops `attrs` in some operations, such as a merge: code that reads the kind must also work without it.
     """
     assert kind in KINDS, kind
     order = [name for name in GLOSSARY if name in columns]

@@ -1,4 +1,4 @@
-"""Confidence intervals and permutation tests: one method each for the whole package, scipy's.
+"""Confidence intervals and permutation tests: the whole package uses one method for each, from scipy.
 
 Every `low` and `high` of a table is a 95 % percentile bootstrap interval of a mean, unless the function's docstring names
 another; every control's interval holds the middle 95 % of its shuffles.
@@ -53,7 +53,7 @@ def bootstrap_interval(
 def proportion_interval(n_successes: int, n: int) -> tuple[float, float]:
     r"""95 % percentile bootstrap interval of a proportion, exact and without resampling.
 
-    A bootstrap sample of n outcomes, of which the share p are successes, has Binomial(n, p) successes. The quantiles of this
+    If the share of successes among n outcomes is p, a bootstrap sample has Binomial(n, p) successes. The quantiles of this
     distribution are the limit of `bootstrap_interval` for many resamples.
 
     Args:

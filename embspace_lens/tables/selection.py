@@ -18,7 +18,7 @@ def select(name: str, value: Any, count: int, model: str, plural: str) -> list[i
     Args:
         name: The argument's name.
         value: The argument, a `Select`, a tensor or an array.
-        count: How many there are.
+        count: The number of layers, heads or neurons.
         model: The model's name, for messages.
         plural: What is counted, for messages, such as "layers".
 

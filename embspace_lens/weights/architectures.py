@@ -33,7 +33,7 @@ HEADS_BEFORE_UNEMBED = ("mlm_head", "prediction_head")
 # W_in holds the columns of W_gate and then those of W_in; no attribute states it.
 FUSED_IN = {"ModernBertDecoderForCausalLM"}
 
-# Names of these architectures begin so; their embeddings are multiplied by the square root of d_model.
+# Prefixes of the names of architectures whose embeddings are multiplied by the square root of d_model.
 SCALED_BY_WIDTH = ("Gemma", "VaultGemma", "RecurrentGemma")
 
 # These MLPs add the residual stream themselves.
@@ -44,7 +44,7 @@ UNSCALED_ATTENTION = {"GPTNeoForCausalLM"}
 
 
 class Norm(NamedTuple):
-    """A norm as seen by the weight next to it. The default is no norm.
+    """A norm in front of a weight or behind it. The default is no norm.
 
     Attributes:
         name: The norm's name in its block, empty for no norm.
@@ -66,7 +66,7 @@ class Block(NamedTuple):
         layer: The block's index.
         attn: Its attention.
         mlp: Its MLP, dense or a mixture of experts.
-        shared: An MLP next to the mixture through which all tokens pass.
+        shared: An MLP next to the mixture; it receives all tokens.
         before_attn: The norm in front of attention.
         after_attn: The norm behind attention.
         before_mlp: The norm in front of the MLP.

@@ -1,4 +1,4 @@
-"""What turns W_QK into attention scores: the norm's scale, biases, the factor before the softmax, and the attention mask."""
+"""From W_QK to attention scores: the norm's scale, biases, the factor before the softmax, and the attention mask."""
 
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ def attention_scale(weights: Weights, layer: int, d_head: int) -> float:
 
 
 def attention_bias(weights: Weights, layer: int, head: int, name: AttentionBias) -> Float[Tensor, "*d_head"]:
-    """The bias of a head's queries or keys, with the bias of the norm in front of attention; the scalar 0 for none."""
+    """The bias of a head's queries or keys, with the bias of the norm in front of attention; 0 without a bias."""
     host = weights.host
     block = host.blocks[layer]
     weight = host.attention(block, "W_Q" if name == "b_Q" else "W_K")

@@ -55,7 +55,7 @@ class Weights:
 
     Args:
         model: A TransformerBridge or a HookedTransformer.
-        fold_ln: With False, the weights as stored.
+        fold_ln: Whether to fold norms into the weights; with False, weights are read as stored.
 
     Attributes:
         model: The model.
@@ -189,7 +189,7 @@ class Weights:
         return [block.layer for block in self.host.blocks if getattr(block, sublayer) is not None]
 
     def select_layers(self, layer: Select, sublayer: Sublayer) -> list[int]:
-        """The selected blocks, all of which have the sublayer; None and slices omit blocks that lack it.
+        """The selected blocks, all of which have the sublayer; with None or a slice, blocks without it are omitted.
 
         Raises:
             EmbspaceError: If a layer is out of range, a selected block lacks the sublayer, or no block has it.

@@ -9,7 +9,7 @@ from .. import errors
 from .modules import readable, unwrap
 
 NO_EXPERT = -1
-"""The index of an MLP through which all tokens pass: a dense MLP, or the shared expert of a mixture."""
+"""The index of an MLP that receives all tokens: a dense MLP, or the shared expert of a mixture."""
 
 SHARED_EXPERTS = ("shared_expert", "shared_experts", "shared_mlp")
 MLP_LAYERS = {
@@ -26,7 +26,7 @@ class ExpertWeights(NamedTuple):
     Attributes:
         experts: A list of modules, or one module whose parameters hold all experts.
         n_experts: The number of experts.
-        shared: The shared expert, through which all tokens pass.
+        shared: The shared expert, which receives all tokens.
         label: What to call them in an error message.
     """
 
@@ -67,11 +67,11 @@ class ExpertWeights(NamedTuple):
         return self._matrix_of_stack(name, expert)
 
     def _matrix_of_stack(self, name: str, expert: int) -> Float[Tensor, "n_in n_out"] | None:
-        """From transformers' module with one parameter for all experts, whose layout these flags state."""
+        """The matrix from a transformers module with one parameter for all experts; its flags state the layout."""
         flags, parameters = dict(vars(self.experts)), self.experts._parameters
         if (
             type(self.experts).__name__ == "Llama4TextExperts"
-        ):  # has no flags; it computes x @ gate_up_proj, then halves
+        ):  # has no flags; it splits x @ gate_up_proj into two halves
             flags |= {"is_transposed": True, "is_concatenated": True}
         elif "is_transposed" not in flags:
             raise errors.unknown_storage(self.label, type(self.experts).__name__)
@@ -88,7 +88,7 @@ class ExpertWeights(NamedTuple):
         return weight.chunk(2, dim=1)[half] if flags.get("is_concatenated", True) else weight[:, half::2]
 
     def _matrix_of_module(self, module: nn.Module | None, name: str) -> Float[Tensor, "n_in n_out"] | None:
-        """From a module that is a whole MLP."""
+        """The matrix from a module that is a whole MLP."""
         inner = unwrap(module) if module is not None else None
         for attribute in MLP_LAYERS[name]:
             layer = getattr(inner, attribute, None)

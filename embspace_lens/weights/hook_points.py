@@ -1,4 +1,4 @@
-"""Hook points: the names under which a forward pass serves the residual stream, neurons and heads.
+"""Hook points: the names at which a forward pass exposes the residual stream, neurons and heads.
 
 Some hook points of TransformerLens never fire, or an edit of them has no effect. They are listed here.
 """

@@ -203,7 +203,7 @@ class Host:
         return weight
 
     def _heads_of_linear_layers(self, block: Block, name: AttentionWeight) -> Tensor | None:
-        """A weight of a block whose d_head is not the configuration's, from the block's linear layers (Gemma 4)."""
+        """A weight from the linear layers of a block whose d_head differs from the configuration (Gemma 4)."""
         modules = getattr(block.attn, "_modules", {})
         linear = {key: getattr(unwrap(modules[key]), "weight", None) for key in "qkvo" if modules.get(key) is not None}
         q, o, weight = (linear.get(key) for key in ("q", "o", name[-1].lower()))

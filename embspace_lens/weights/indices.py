@@ -16,7 +16,7 @@ def weight_indices(weights: Weights, weight: str, layer: Select = None, *, requi
         required: Whether a missing weight is an error. With False, the list is empty.
 
     Raises:
-        EmbspaceError: If a layer is out of range; or, if required, a selected block lacks the weight or no block has it.
+        EmbspaceError: If a layer is out of range; or if `required` is true, and a selected block lacks the weight or no block has it.
     """
     sublayer = sublayer_of(weight)
     if not required:

@@ -9,7 +9,7 @@ from transformer_lens.utilities.quantization import unreadable_weight_reason
 from .. import errors
 
 ABSENT = (AttributeError, AssertionError, RuntimeError, TypeError, ValueError, KeyError)
-"""The exceptions with which TransformerLens, by version and architecture, answers a request for a missing weight."""
+"""The exceptions that TransformerLens raises for a missing weight; they depend on its version and on the architecture."""
 
 
 def attribute(owner: Any, name: str, label: str, model: str) -> Any:

@@ -79,7 +79,7 @@ def rotation_matrix(host: Host, block: Block, distance: int) -> Float[Tensor, "d
 
 
 def rotary_of(host: Host, block: Block) -> Rotary:
-    """How a block rotates its queries and keys; without frequencies if only other blocks of the model do.
+    """The rotation of a block's queries and keys; without frequencies if the block does not rotate, but other blocks do.
 
     Raises:
         EmbspaceError: If the model has no rotary positions, or rotates in an unknown way.
@@ -120,7 +120,7 @@ def _rotary_modules(host: Host) -> list[Any]:
 
 
 def _from_module(model: str, module: Any, layer_type: str | None, interleaved: bool) -> Rotary:
-    """From transformers' module."""
+    """The rotation from a transformers module."""
     has_types = isinstance(module.rope_type, dict)  # each type of block has its own frequencies
     rope_type = module.rope_type[layer_type] if has_types else module.rope_type
     if rope_type in LENGTH_DEPENDENT:
@@ -134,6 +134,6 @@ def _from_module(model: str, module: Any, layer_type: str | None, interleaved: b
 def _from_tables(
     sin: Float[Tensor, "n_ctx n_rotated"], cos: Float[Tensor, "n_ctx n_rotated"], interleaved: bool
 ) -> Rotary:
-    """From the sines and cosines at position 1."""
+    """The rotation from the sines and cosines at position 1."""
     angles = torch.atan2(float64(sin[1]), float64(cos[1])).cpu()
     return Rotary(angles[::2] if interleaved else angles[: len(angles) // 2], interleaved, 1.0)

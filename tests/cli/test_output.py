@@ -56,7 +56,7 @@ def test_other_endings_hold_a_table_as_text(run, folder, tmp_path):
         (["--out", "."], r"\. is a folder\. Name a file\."),
         (
             ["--out", "no/such/table.csv"],
-            r"no/such/table\.csv cannot be written: no/such is not a folder\. Make it first\.",
+            r"no/such/table\.csv cannot be written: no/such is not a folder\. Create it first\.",
         ),
     ],
 )

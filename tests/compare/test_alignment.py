@@ -16,7 +16,7 @@ from embspace_lens.compare.common_tokens import shared_tokens
 from embspace_lens.search.tiles import chunk_bytes
 from embspace_lens.weights.effective import side_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison through so few is weak")
+pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few tokens is weak")
 
 WEIGHTS = ["W_in", "W_gate", "W_out", "W_Q", "W_K", "W_V", "W_O"]
 COLUMNS = ["weight", "layer_a", "layer_b", "correlation"]

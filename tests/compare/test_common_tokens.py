@@ -11,7 +11,7 @@ from embspace_lens import EmbeddingLens, EmbspaceError, align, match_neurons
 from embspace_lens.compare.common_tokens import _equal_tokens, shared_rows, shared_tokens
 from embspace_lens.space.vocabulary import Vocabulary
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison through so few is weak")
+pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few tokens is weak")
 
 
 class Pieces:

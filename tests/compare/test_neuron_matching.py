@@ -12,7 +12,7 @@ from embspace_lens.compare.common_tokens import shared_tokens
 from embspace_lens.search.tiles import chunk_bytes
 from embspace_lens.weights.effective import side_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison through so few is weak")
+pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few tokens is weak")
 
 GRAIN = ["weight", "layer_a", "layer_b", "neuron_a", "match"]
 

@@ -13,7 +13,7 @@ from embspace_lens.compare.translation import untranslated
 from embspace_lens.forward.batches import TokenBatch, token_batches
 from embspace_lens.forward.runs import collect_activations
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison through so few is weak")
+pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few tokens is weak")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2])
@@ -145,7 +145,7 @@ def _edit(path, **facts):
 def test_translation_of_another_width_is_an_error(halves, demo_lens):
     translation = translate(demo_lens, demo_lens)
     with pytest.raises(
-        EmbspaceError, match="The translation's source has width 192, but zoo has d_model=32. Make it by translate"
+        EmbspaceError, match="The translation's source has width 192, but zoo has d_model=32. Make it with translate"
     ):
         stitch(*halves, keep=1, graft=1, translation=translation, head=pooled_head())
 

@@ -14,7 +14,7 @@ from embspace_lens import EmbspaceError, PooledHead, stitch, stitch_sweep, trans
 from embspace_lens.forward.batches import token_batches
 from embspace_lens.tables.intervals import proportion_interval
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison through so few is weak")
+pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few tokens is weak")
 
 
 def test_rows_are_the_accuracies_of_stitched_models_and_controls(halves):

@@ -12,7 +12,7 @@ from embspace_lens import EmbeddingLens, EmbspaceError, Translation, translate, 
 from embspace_lens.compare.translation import random_translation, untranslated
 from embspace_lens.search.tiles import chunk_bytes
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison through so few is weak")
+pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few tokens is weak")
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def test_rows_are_complete_and_begin_with_end_of_text():
     stream = [*tokenizer.encode("a b"), end, *tokenizer.encode("c"), end]
     assert (rows[:, 0] == end).all()
     assert rows[:, 1:].ravel().tolist() == stream[: len(stream) // 2 * 2]
-    with pytest.raises(EmbspaceError, match="tokens, fewer than the 500 of one row. Give more text."):
+    with pytest.raises(EmbspaceError, match="tokens, and one row needs 500. Give more text."):
         pack(["a b"], tokenizer, 500)
 
 

@@ -233,7 +233,7 @@ def test_texts_may_be_a_list_a_table_or_an_iterator(model, expected, tmp_path):
         ({"n_factors": 0}, "n_factors"),
         ({"l1": 0}, "l1"),
         ({"layers": [7]}, "layer=7 is out of range"),
-        ({"layers": []}, "layers names no layer"),
+        ({"layers": []}, "layers selects no layer"),
         ({"texts": None}, "texts=None holds no texts"),
         ({"texts": pd.DataFrame({"review": TEXTS})}, "The table has no column 'text'; its columns are 'review'"),
     ],

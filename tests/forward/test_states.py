@@ -62,7 +62,7 @@ def test_hidden_states_of_a_hooked_transformer():
 def test_layers_out_of_range_are_an_error(tiny):
     with pytest.raises(EmbspaceError, match="layer=2 is out of range"):
         list(hidden_states(tiny("gpt2"), TEXTS, layers=[2]))
-    with pytest.raises(EmbspaceError, match="layers names no layer"):
+    with pytest.raises(EmbspaceError, match="layers selects no layer"):
         list(hidden_states(tiny("gpt2"), TEXTS, layers=[]))
 
 
@@ -126,11 +126,11 @@ def test_damaged_cache_is_an_error(tiny, tmp_path):
     list(hidden_states(model, texts, [0], shards=folder))
     (path,) = folder.iterdir()
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(EmbspaceError, match="cannot be read .* Remove it, and it is computed again"):
+    with pytest.raises(EmbspaceError, match="cannot be read .* Remove it; it is then computed again"):
         list(hidden_states(model, texts, [0], shards=folder))
     path.unlink()
     assert len(list(hidden_states(model, texts, [0], shards=folder))) == 1
-    with pytest.raises(EmbspaceError, match="cannot be made a folder"):
+    with pytest.raises(EmbspaceError, match="The folder .* cannot be created"):
         list(hidden_states(model, texts, [0], shards=path))
 
 

@@ -93,7 +93,7 @@ def test_errors_for_other_and_empty_tables(tables, plot):
 def test_other_measurements_have_lines_and_no_plot():
     df = tidy(["layer", "weight", "similarity"], [{"layer": 0, "weight": ["W_in"], "similarity": 0.25}])
     assert terminal.render(df) == "layer  weight  similarity\n0      W_in          0.25"
-    with pytest.raises(EmbspaceError, match=r"plot\(\) takes a table of .*; this one is of measurements\."):
+    with pytest.raises(EmbspaceError, match=r"plot\(\) takes a table of .*; this is a table of measurements\."):
         df.embspace.plot()
 
 

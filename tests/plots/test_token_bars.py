@@ -30,7 +30,9 @@ def test_errors_for_too_many_groups_and_other_tables(lens):
         plot_tokens(lens.neurons(0, range(7), weight="W_out", k=1))
     with pytest.raises(EmbspaceError, match="nothing to draw"):
         plot_tokens(neurons_of([]))
-    with pytest.raises(EmbspaceError, match=r"plot_tokens\(\) takes a table of .*; this one is of ov\(\) or qk\(\)"):
+    with pytest.raises(
+        EmbspaceError, match=r"plot_tokens\(\) takes a table of .*; this is a table of ov\(\) or qk\(\)"
+    ):
         plot_tokens(pairs_of([" a"]))
 
 

@@ -1,4 +1,4 @@
-"""The first look leaves out nothing that belongs to the answer."""
+"""The first pass leaves out nothing that belongs to the answer."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ def test_tokens_of_a_larger_product_equal_brute_force(device):
     check_ranking(top_tokens(vectors, embedding, 50), (expected.values.float(), expected.indices))
 
 
-# -- the first look
+# -- the first pass
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_a_difference_of_models_at_a_distance():
 
 @pytest.mark.parametrize("name", NOT_ROTARY + (["ht_gpt2"] if zoo.HT_ZOO else []))
 def test_a_distance_without_rotary_positions_raises(tiny, name):
-    with pytest.raises(EmbspaceError, match="A distance in .* is not read: it has no rotary positions"):
+    with pytest.raises(EmbspaceError, match="A distance in .* is not supported: it has no rotary positions"):
         EmbeddingLens(model_of(tiny, name)).qk(layer=0, distance=1)
 
 

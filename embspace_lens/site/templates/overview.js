@@ -62,7 +62,7 @@
     }
   }
 
-  // The factors that a word finds, by the word itself or by a longer word that begins with it; of several, the best hit.
+  // The factors that match a word, or a longer word that begins with it. If a factor has several matches, the best one.
   async function hits(word) {
     const points = [...word];
     const at = (i) => (points[i] ? points[i].codePointAt(0) : 0);
