@@ -64,7 +64,7 @@ class Classifier(torch.nn.Module):
         first = len(blocks) - config.n_blocks
         # Modules in a list are not submodules, so that their parameters are not trained.
         self._frozen = [base.transformer.wte, base.transformer.wpe, blocks[:first]]
-        self.blocks = torch.nn.ModuleDict({str(first + i): block for i, block in enumerate(blocks[first:])})
+        self.trained_blocks = torch.nn.ModuleDict({str(first + i): block for i, block in enumerate(blocks[first:])})
         self.head = PooledHead(base.config.n_embd, labels)
         torch.nn.init.zeros_(self.head.linear.weight)
 
@@ -74,7 +74,7 @@ class Classifier(torch.nn.Module):
             x = embed(tokens) + positions(torch.arange(tokens.shape[1], device=tokens.device))
             for block in before:
                 x = block(x)
-        for block in self.blocks.values():
+        for block in self.trained_blocks.values():
             x = block(x)
         return self.head(x, mask)
 

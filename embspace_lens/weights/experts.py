@@ -67,7 +67,7 @@ class ExpertWeights(NamedTuple):
         return self._matrix_of_stack(name, expert)
 
     def _matrix_of_stack(self, name: str, expert: int) -> Float[Tensor, "n_in n_out"] | None:
-        """From transformers' module with one parameter for all experts, whose layout these flags state."""
+        """From transformers' module, which has one parameter for all experts and flags that state its layout."""
         flags, parameters = dict(vars(self.experts)), self.experts._parameters
         if (
             type(self.experts).__name__ == "Llama4TextExperts"
