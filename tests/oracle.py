@@ -1,8 +1,8 @@
 """The effective weights of every model of the zoo, read a second time: slowly, in float64, from the raw model.
 
-Nothing of TransformerLens is used here, and nothing of `embspace_lens`. Each split of a fused matrix, each norm and its
-place are written down from transformers' modelling code. `oracle(name, hf_model)` must be called before `zoo.boot`,
-which rewrites the model in place.
+Neither TransformerLens nor `embspace_lens` is used here. Each split of a fused matrix, and each norm with its position, is
+taken from the modelling code of transformers. `oracle(name, hf_model)` must be called before `zoo.boot`, which changes the
+model in place.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Heads = tuple[Tensor, Tensor, Tensor]
 
 @dataclass
 class Effective:
-    """What a perfect reader finds in one model."""
+    """The effective weights of one model."""
 
     W_E: Tensor  # [d_vocab, d_model]
     W_U: Tensor  # [d_model, d_vocab]
@@ -29,7 +29,7 @@ class Effective:
 
 @dataclass(frozen=True)
 class Norm:
-    """One normalisation: where its parameters are, and what it does with them."""
+    """One norm: the name of its parameters, and its effect."""
 
     name: str
     layer_norm: bool = False  # subtracts the mean
@@ -41,12 +41,12 @@ class Norm:
         return torch.ones(d_model, dtype=torch.float64) if weight is None else weight + self.offset
 
     def read(self, weight: Tensor, state: State) -> Tensor:
-        """`weight` [... d_model, n] as seen from the normalised vector without gain."""
+        """`weight` [... d_model, n] with the norm in front of it folded in."""
         weight = self.gain(state, weight.shape[-2])[:, None] * weight
         return weight - weight.mean(dim=-2, keepdim=True) if self.layer_norm else weight
 
     def write(self, weight: Tensor, state: State) -> Tensor:
-        """`weight` [... n, d_model] as it reaches the residual stream, up to a positive number."""
+        """`weight` [... n, d_model] with the norm behind it folded in, up to a positive factor."""
         return weight * self.gain(state, weight.shape[-1])
 
 
@@ -202,7 +202,7 @@ def granite_hybrid(state: State, prefix: str) -> dict:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where one architecture keeps what. The defaults are Llama's."""
+    """The names and the layout of the parameters of one architecture. The defaults are those of Llama."""
 
     layers: str = "model.layers.{}."
     attention: Callable[[State, str, int], Heads] = separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")  # noqa: RUF009 (a pure function)
@@ -212,7 +212,7 @@ class Plan:
         "input_layernorm",
         "post_attention_layernorm",
     )  # in front of attention and MLP
-    post: tuple[str | None, str | None] = (None, None)  # on what attention and MLP put out
+    post: tuple[str | None, str | None] = (None, None)  # behind attention and MLP
     layer_norm: bool = False
     offset: float = 0.0
     final: str | None = (
@@ -392,12 +392,12 @@ LLAMAS = (
 )
 PLANS |= {name: Plan() for name in LLAMAS}
 
-# compressed keys and values; queries, keys and values that TransformerLens splits wrongly: to be refused
+# Compressed keys and values, or fused weights that TransformerLens splits incorrectly: reading them is an error.
 NO_ATTENTION = ("deepseek_v2", "deepseek_v3", "falcon_40b")
 
 
 def plan_of(name: str, layer: int | None = None) -> Plan:
-    """Where architecture `name` keeps what, in one of its blocks or outside of them."""
+    """The plan of an architecture, or of one of its blocks."""
     return Plan() if (name, layer) == ("olmo_hybrid", 0) else PLANS[name]
 
 

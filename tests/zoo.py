@@ -2,9 +2,9 @@
 
 `ZOO[name]()` gives a Hugging Face model (d_model 32, vocabulary 97), `boot` puts it into a TransformerBridge and
 `compat` turns compatibility mode on. `NATIVE[name]()` gives a bridge around TransformerLens's own modules, and
-`HT_ZOO[name]()` a HookedTransformer where the installed TransformerLens has one (3.9). Every weight, bias and norm gain
-is random: a reading that forgets one of them is wrong by much. `UNAVAILABLE`, `NO_FORWARD` and `NO_COMPAT` say why an
-architecture cannot be had, run or processed with the installed versions.
+`HT_ZOO[name]()` a HookedTransformer if the installed TransformerLens has it (3.9). Every weight, bias and norm gain is
+random, so that a reading that omits one of them has a large error. `UNAVAILABLE`, `NO_FORWARD` and `NO_COMPAT` state why
+an architecture cannot be built, run or processed with the installed versions.
 """
 
 import os
@@ -21,19 +21,19 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-try:  # `hasattr` will not do: transformer_lens 4 raises ImportError from its module __getattr__
+try:  # not `hasattr`: the module __getattr__ of transformer_lens 4 raises ImportError
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 except ImportError:
     HookedTransformer = HookedTransformerConfig = None
 
 D_MODEL, D_VOCAB, D_MLP, N_CTX, N_LAYERS, N_HEADS = 32, 97, 48, 24, 2, 4
 
-# Norms whose effective gain is 1 + weight: read off the modelling code of transformers, one by one.
+# Norms with the effective gain 1 + weight, according to the modelling code of transformers.
 OFFSET_NORMS = re.compile(
     r"^(Gemma|Gemma2|Gemma3|VaultGemma|RecurrentGemma|Qwen3Next|Qwen3_5|Qwen3_5Moe)RMSNorm$|^NemotronLayerNorm1P$"
 )
 
-# What a llama-like configuration calls things, and what older families call them.
+# The fields of a configuration, with the names of Llama and of older families.
 LLAMA = dict(
     vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS,
     num_attention_heads=N_HEADS,
@@ -78,7 +78,7 @@ DEEPSEEK = dict(
 
 
 def _randomise(model: torch.nn.Module, seed: int) -> None:
-    """Make every parameter random, norm gains around their identity."""
+    """Make every parameter random; norm gains are near their identity value."""
     generator = torch.Generator().manual_seed(seed)
     names = {id(p): n for n, p in model.named_parameters()}
     gains = {}  # id -> identity value of the gain
@@ -101,7 +101,7 @@ def _build(name: str, config: str, model: str, kwargs: dict, edit: Callable | No
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     hf_model = getattr(transformers, model)(settings).eval()
-    hf_model.config.architectures = [model]  # from-config models have None, and only a few model types boot without
+    hf_model.config.architectures = [model]  # models from a configuration have None, and most do not boot without it
     _randomise(hf_model, seed)
     if edit is not None:
         edit(hf_model)
@@ -207,7 +207,7 @@ _TABLE = {
     "ernie4_5": ("Ernie4_5Config", "Ernie4_5ForCausalLM", LLAMA | dict(head_dim=8)),
     "hunyuan_dense": ("HunYuanDenseV1Config", "HunYuanDenseV1ForCausalLM", LLAMA | dict(head_dim=8)),
     "ministral3": ("Ministral3Config", "Ministral3ForCausalLM", LLAMA | dict(head_dim=8)),
-    # Neither nor: gates or RMSNorm without the other, parallel blocks, one-sided norms
+    # Other combinations: gated MLP or RMSNorm alone, parallel blocks, norms on one side only
     "arcee": ("ArceeConfig", "ArceeForCausalLM", LLAMA),
     "apertus": ("ApertusConfig", "ApertusForCausalLM", LLAMA),
     "nemotron": ("NemotronConfig", "NemotronForCausalLM", LLAMA | dict(head_dim=8)),
@@ -330,7 +330,7 @@ _TABLE = {
     ),
     "bamba": ("BambaConfig", "BambaForCausalLM", LLAMA | MAMBA2 | dict(attn_layer_indices=[1])),
     "falcon_h1": ("FalconH1Config", "FalconH1ForCausalLM", LLAMA | MAMBA2 | dict(head_dim=8, mamba_d_ssm=64)),
-    # Encoders, and a decoder cut from one: the norms stand elsewhere
+    # Encoders, and a decoder made from one, with norms in other places
     "bert": ("BertConfig", "BertForMaskedLM", BERT),
     "roberta": ("RobertaConfig", "RobertaForMaskedLM", BERT | dict(pad_token_id=1, max_position_embeddings=N_CTX + 2)),
     "modernbert_decoder": (
@@ -338,7 +338,7 @@ _TABLE = {
         "ModernBertDecoderForCausalLM",
         {k: v for k, v in MHA.items() if k != "num_key_value_heads"} | dict(norm_bias=False),
     ),
-    # Without some or all of what the package reads: to be refused, in part or whole
+    # Architectures of which some or all weights are an error
     "deepseek_v2": (
         "DeepseekV2Config", "DeepseekV2ForCausalLM", MHA | DEEPSEEK | dict(n_routed_experts=3, topk_method="greedy"),
     ),
@@ -387,10 +387,10 @@ UNAVAILABLE: dict[str, str] = {
 }
 
 
-# Measured: what the installed TransformerLens cannot do with a model of the zoo.
+# Measured: models of the zoo that the installed TransformerLens cannot run or process.
 NO_FORWARD = {
-    "opt_post_norm": "TransformerLens cannot run OPT with its norms behind the sublayers",
-    "opt_350m": "TransformerLens cannot run OPT with its norms behind the sublayers",
+    "opt_post_norm": "TransformerLens cannot run OPT with norms behind the sublayers",
+    "opt_350m": "TransformerLens cannot run OPT with norms behind the sublayers",
     "t5": "an encoder-decoder model",
 }
 NO_COMPAT = {
@@ -404,7 +404,7 @@ if HookedTransformer is not None:
 
 
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """A fresh tokenizer of 97 words without a beginning-of-sequence token (a boot changes the one it is given)."""
+    """A new tokenizer of 97 words without a beginning-of-sequence token; booting changes the tokenizer that it is given."""
     vocabulary = {"<unk>": 0, "<|endoftext|>": 1} | {f"w{i}": i for i in range(2, D_VOCAB)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -422,8 +422,8 @@ def boot(hf_model: torch.nn.Module) -> torch.nn.Module:
 
 
 def compat(bridge: torch.nn.Module) -> torch.nn.Module:
-    """The same bridge after `enable_compatibility_mode`, which rewrites its weights in place."""
-    # gpt_oss has attention sinks: its pattern's rows sum to less than 1, and folding value biases changes the function
+    """The same bridge after `enable_compatibility_mode`, which changes its weights in place."""
+    # The attention of gpt_oss sums to less than 1 (attention sinks), so that folding value biases changes the function.
     options = dict(fold_value_biases=False) if bridge.cfg.architecture == "GptOssForCausalLM" else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* does not support (fold_ln|center_writing_weights)")
@@ -458,7 +458,7 @@ def _native(name: str, settings: dict) -> torch.nn.Module:
     return bridge.eval()
 
 
-# Bridges around TransformerLens's own modules; no Hugging Face model is behind them.
+# Bridges around TransformerLens's own modules, without a Hugging Face model.
 NATIVE: dict[str, Callable[[], torch.nn.Module]] = {
     name: partial(_native, name, row) for name, row in _NATIVE_TABLE.items()
 }

@@ -65,7 +65,7 @@ def token_batches(
     max_tokens: int | None = None,
     overflow: Overflow = "cut",
 ) -> Iterator[TokenBatch]:
-    """Tokenize texts into padded batches, whose rows have similar lengths; every text with a token of its own has a row.
+    """Tokenize texts into padded batches with rows of similar length; each text with at least one token has a row.
 
     Args:
         model: A TransformerLens model with a tokenizer.

@@ -96,7 +96,7 @@ def texts_of(source: TextSource, *, column: str = "text", where: str | None = No
     """The texts of a list, any iterable, a dataframe, a Hugging Face dataset, or a file.
 
     Args:
-        source: Texts; a dataframe; a `datasets.Dataset`, whose rows are read when they are needed; or a path for `read_texts`.
+        source: Texts; a dataframe; a `datasets.Dataset`, which is read row by row; or a path for `read_texts`.
         column: The column that holds the texts, for a table or dataset.
         where: A condition on the rows of a file, as in `read_texts`.
 

@@ -111,8 +111,8 @@ def find_word(lens: EmbeddingLens, word: str | None) -> int:
     for candidate in (word if word.startswith(" ") else f" {word}", word):
         if candidate in id_of:
             return id_of[candidate]
-    lens.vocabulary.index(word, "--word")  # raises if the word is several tokens
-    raise errors.word_not_read(word, lens.space.n_tokens)
+    token = lens.vocabulary.index(word, "--word")
+    raise errors.word_not_read(lens.vocabulary.strings[token], lens.space.n_tokens)
 
 
 def neurons_of_token(lens: EmbeddingLens, token: int, n: int = 4, *, k: int = K) -> pd.DataFrame:

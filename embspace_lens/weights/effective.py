@@ -148,11 +148,11 @@ class Weights:
         return self._write(self.host.attention(block, "W_O"), block.after_attn, f"W_O of block {layer}")
 
     def W_OV(self, layer: int) -> FactoredMatrix:
-        """The OV circuit `W_V W_O` of each head, from source to output: `d_model × d_model`, kept as two factors."""
+        """The OV circuit `W_V W_O` of each head, from source to output: `d_model × d_model`, stored as two factors."""
         return FactoredMatrix(self.W_V(layer), self.W_O(layer))
 
     def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
-        """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, kept as two factors.
+        """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, stored as two factors.
 
         Positions and the factor 1/√d_head are left out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for
         a key that is `distance` tokens before its query.

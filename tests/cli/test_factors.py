@@ -107,7 +107,7 @@ def test_explore_writes_a_site(reviews, tmp_path, monkeypatch):
     assert '"salient":true' in (site / "index.html").read_text(encoding="utf-8")
     assert result.exit_code == 0 and len(sampled) == 1, result.output
     about = (site / "about.html").read_text(encoding="utf-8")
-    assert "1, made up by the model itself" in about and "of 4 layers" in about
+    assert "1, sampled from the model" in about and "of 4 layers" in about
     for arguments, message in (
         ([], "Give --texts PATH, or --demo"),
         (["--demo", "--texts", reviews], "Give --texts PATH, or --demo"),

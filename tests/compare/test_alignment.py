@@ -11,7 +11,7 @@ from model_pairs import D_VOCAB, boot, build, lens_of, plain_norms
 from reference import brute_alignment
 from tables import check_tidy
 
-from embspace_lens import Alignment, EmbeddingLens, EmbspaceError, align, match_neurons
+from embspace_lens import EmbeddingLens, EmbspaceError, align, match_neurons
 from embspace_lens.compare.common_tokens import shared_tokens
 from embspace_lens.search.tiles import chunk_bytes
 from embspace_lens.weights.effective import side_of
@@ -263,20 +263,3 @@ def test_plot_passes_the_alignment_to_the_accessor(two, monkeypatch):
     alignment.plot(weights="W_V")
     assert calls == [{"alignment": alignment, "weights": "W_V"}]
     assert alignment.correlation.attrs["embspace_kind"] == "alignment"
-
-
-def test_plot_draws_every_weight_and_marks_the_assignment():
-    pytest.importorskip("plotly")
-    a = EmbeddingLens(boot(build("llama"), name="<b>a</b>"))
-    alignment = align(a, a, weights=["W_in", "W_V"])
-    assert isinstance(alignment, Alignment)
-    figure = alignment.plot()
-    assert [np.asarray(trace.z).shape for trace in figure.data] == [(2, 2)] * 2
-    assert len(figure.layout.shapes) == 4
-    assert figure.layout.title.text == "4 of 4 layers are matched with the layer of the same number (2 by chance)"
-    assert "<b>a</b>" not in figure.to_json() and "&lt;b&gt;a" in figure.to_json()
-    assert len(alignment.plot(weights="W_V").data) == 1
-    with pytest.raises(EmbspaceError, match="weight='W_K' was not compared; this alignment has W_in, W_V"):
-        alignment.plot(weights=["W_K"])
-    with pytest.raises(EmbspaceError, match="leaves nothing to draw"):
-        alignment.plot(weights=[])
