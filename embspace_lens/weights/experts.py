@@ -67,11 +67,7 @@ class ExpertWeights(NamedTuple):
         return self._matrix_of_stack(name, expert)
 
     def _matrix_of_stack(self, name: str, expert: int) -> Float[Tensor, "n_in n_out"] | None:
-<<<<<<< HEAD
         """The matrix from a transformers module with one parameter for all experts; its flags state the layout."""
-=======
-        """From transformers' module, which has one parameter for all experts and flags that state its layout."""
->>>>>>> wing-base
         flags, parameters = dict(vars(self.experts)), self.experts._parameters
         if (
             type(self.experts).__name__ == "Llama4TextExperts"

@@ -49,7 +49,7 @@ def test_frequent_words_of_other_models_are_refused(run, folder):
 
 def test_models_that_do_not_exist_are_refused(run):
     check_refusal(run("neurons", model="./nowhere"), r"nowhere does not exist\. .*")
-    check_refusal(run("neurons", model="."), r"\. holds no config\.json, so it is not a model's folder\.")
+    check_refusal(run("neurons", model="."), r"\. holds no config\.json, so it is not the folder of a model\.")
 
 
 def test_the_space_reaches_the_lens(folder):
