@@ -88,6 +88,7 @@ def test_saliency_equals_the_function(reviews):
     pd.testing.assert_frame_equal(printed, expected, check_dtype=False, rtol=1e-3)
 
 
+@pytest.mark.full
 @needs_demo
 def test_explore_writes_a_site(reviews, tmp_path, monkeypatch):
     pytest.importorskip("jinja2", reason="the site needs jinja2")

@@ -57,7 +57,7 @@ def paired_and_shuffled(lens, pair, k=100):
 
 
 @pytest.mark.parametrize("pair", ["W_in-W_out", "W_V-W_O"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [MODELS[0], *(pytest.param(name, marks=pytest.mark.full) for name in MODELS[1:])])
 def test_paired_parameters_share_tokens(name, pair):
     """Dar et al. 2023, §4.1: top tokens of paired parameters overlap, above a shuffle within the layer."""
     lens = EmbeddingLens(demo.load(name), vocabulary="words", score="cosine")

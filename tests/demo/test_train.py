@@ -66,6 +66,7 @@ def test_resumed_run_gives_the_same_weights(tmp_path, monkeypatch):
     assert not torch.equal(next(fresh.parameters()), next(uninterrupted.parameters()))
 
 
+@pytest.mark.full
 def test_script_writes_a_model_that_the_lens_reads(tmp_path):
     source, folder = tmp_path / "reviews.txt", tmp_path / "little"
     source.write_text("\n\n".join(texts(120)))
@@ -88,6 +89,7 @@ def test_script_writes_a_model_that_the_lens_reads(tmp_path):
     )
 
 
+@pytest.mark.full
 def test_finished_folder_is_not_changed_and_no_file_is_incomplete(tmp_path, monkeypatch, capsys):
     source, folder = tmp_path / "reviews.txt", tmp_path / "little"
     source.write_text("\n\n".join(texts(120)))

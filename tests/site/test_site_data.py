@@ -91,6 +91,7 @@ def test_spaces_between_wordpiece_tokens_are_restored(factors, pieces, before, a
     assert [token[1] for token in row[6]] == wanted and [token[0] for token in row[6]] == offsets
 
 
+@pytest.mark.full
 def test_page_size_is_independent_of_the_number_of_factors(tmp_path, monkeypatch):
     """2,000 factors, 12 layers, 200 contexts. Only three factors have contexts, because no other page depends on them."""
     rng = np.random.default_rng(0)
