@@ -103,3 +103,9 @@ def test_show_has_colours_in_a_rich_console(lens):
     console = Console(file=StringIO(), width=80, force_terminal=True, color_system="standard")
     console.print(lens.neurons(0, 3, k=4).embspace.show())
     assert "\x1b[1m" in console.file.getvalue() and "L0N3" in console.file.getvalue()
+
+
+def test_text_in_a_notebook_is_returned_and_not_displayed(lens, monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    shown = lens.neurons(layer=0, neuron=3, k=2).embspace.show()
+    assert repr(shown).startswith("neuron") and all(line == line.rstrip() for line in repr(shown).split("\n"))

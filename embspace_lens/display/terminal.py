@@ -261,6 +261,7 @@ def render(df: Any, *, n: int | None = None, columns: int = COLUMNS, hint: str =
         width=columns,
         color_system="standard" if colour else None,
         force_terminal=colour,
+        force_jupyter=False,  # rich would display the text in the notebook, and return nothing
         highlight=False,
         markup=False,
         emoji=False,
