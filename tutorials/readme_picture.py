@@ -1,6 +1,6 @@
 """Draw the README's picture: the tokens of two neurons and the pairs of a head of `reviews-small-0`, read from its weights.
 
-    python tutorials/readme_picture.py    # writes tutorials/readme.png
+python tutorials/readme_picture.py    # writes tutorials/readme.png
 """
 
 from pathlib import Path

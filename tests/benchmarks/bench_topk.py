@@ -33,8 +33,8 @@ def trained_like(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    one, other = torch.randint(n, (2, d_vocab), generator=generator)
-    mixed = rows[one] + rows[other] / 3 + 0.1 * rows.std() * normal(d_vocab, d)
+    first, second = torch.randint(n, (2, d_vocab), generator=generator)
+    mixed = rows[first] + rows[second] / 3 + 0.1 * rows.std() * normal(d_vocab, d)
     rotation = torch.linalg.qr(normal(d_model, d)).Q
     wide_rows = (mixed * torch.exp(0.2 * normal(d_vocab, 1))) @ rotation.T + 0.1 * rows.std() * normal(d_vocab, d_model)
     u, s, vh = torch.linalg.svd(left @ right.T)
@@ -63,9 +63,9 @@ def bench_pairs(
     baselines = {"tiled brute force": tiled_pairs, "filtered brute force": filtered_pairs}
     if len(A) * len(B) <= LARGEST_DENSE:
         baselines["the dense product"] = dense_pairs
-    for other, search in baselines.items():
+    for baseline_name, search in baselines.items():
         yield compare(
-            f"{name}, next to {other}",
+            f"{name}, next to {baseline_name}",
             lambda: top_pairs(A, left, right, B, k),
             lambda search=search: search(A, left, right, B, k),
             repeats,
