@@ -74,7 +74,7 @@ def test_moments_equal_scipys():
 
 @pytest.fixture(scope="module")
 def planted():
-    """A Llama with planted neurons: W_U of token 5 is a direction of its own, and no token has the last dimension."""
+    """A Llama with planted neurons: token 5 has its own direction in W_U, and the last dimension of W_U is zero."""
     hf: Any = zoo.ZOO["llama"]()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -171,11 +171,11 @@ def test_planted_heads_have_their_copying_and_matching_scores():
             attention.o_proj.weight[:, rows[head]] = sign * attention.v_proj.weight[rows[head]].T
             attention.k_proj.weight[rows[head]] = sign * attention.q_proj.weight[rows[head]]
         attention.v_proj.weight[rows[2]] = attention.v_proj.weight[16]
-    found: Any = head_statistics(EmbeddingLens(zoo.boot(hf)), layer=0)
-    assert found["ov_copying"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
-    assert found["qk_matching"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
-    assert found["ov_effective_rank"][2] == pytest.approx(1, abs=1e-3) and found["ov_effective_rank"][0] > 3
-    assert found[["ov_copying", "qk_matching"]].iloc[3].abs().max() < 0.9, "a random head has no clear sign"
+    table: Any = head_statistics(EmbeddingLens(zoo.boot(hf)), layer=0)
+    assert table["ov_copying"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
+    assert table["qk_matching"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
+    assert table["ov_effective_rank"][2] == pytest.approx(1, abs=1e-3) and table["ov_effective_rank"][0] > 3
+    assert table[["ov_copying", "qk_matching"]].iloc[3].abs().max() < 0.9, "a random head has no clear sign"
 
 
 def test_positive_shares_of_random_matrices_are_around_zero():

@@ -1,4 +1,4 @@
-"""`embspace-lens align`, `stitch` and `difference`: the tables of the library, and refusals."""
+"""`embspace-lens align`, `stitch` and `difference`: the tables of the library, and errors."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""`embspace-lens evidence …`: the tables of the library, and refusals."""
+"""`embspace-lens evidence …`: the tables of the library, and errors."""
 
 import json
 

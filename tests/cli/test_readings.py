@@ -87,6 +87,6 @@ def test_components_list_shapes(run, folder):
         (["search", "#99999"], r"token=99999 is out of range: .*"),
     ],
 )
-def test_selections_that_the_model_lacks_are_refused(run, folder, tmp_path, arguments, message):
+def test_selections_outside_the_model_are_refused(run, folder, tmp_path, arguments, message):
     check_refusal(run(*arguments, model=folder), message)
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Translations: against formulas in numpy, on models whose translation is known, and their errors."""
+"""Translations: compared with formulas in numpy, on models with a known translation, and errors."""
 
 import copy
 
@@ -42,7 +42,7 @@ def test_low_rank_translation_has_a_round_trip_error(rotated):
 
 
 @pytest.mark.parametrize("inverse", ["pinv", "least_squares", "ridge", "procrustes", "transpose"])
-def test_map_is_its_formula(inverse):
+def test_map_equals_its_formula(inverse):
     a, b = (lens_of(name, options={"space": "embed"}) for name in ("gpt2", "llama"))
     S, T = (lens.weights.W_E.double().numpy() for lens in (a, b))
     if inverse == "pinv":
@@ -82,7 +82,7 @@ def test_facts_and_tensors_restore_a_translation(rotated):
     assert repr(restored) == repr(translation) and restored.there.A.shape == (32, 6)
 
 
-def test_repr_is_a_sentence(rotated):
+def test_repr_summarises_the_translation(rotated):
     translation = translate(rotated[0], rotated[0])
     assert repr(translation) == ("Translation(zoo → zoo: width 32 → 32, pinv, 130 shared tokens; round trip loses 0%)")
 

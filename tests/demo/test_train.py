@@ -82,9 +82,11 @@ def test_script_writes_a_model_that_the_lens_reads(tmp_path):
     lens = EmbeddingLens.from_pretrained(folder)
     assert lens.name == "little" and len(lens.vocabulary) == len(AutoTokenizer.from_pretrained(folder))
     assert len(lens.neurons(k=2)) == 64 * 2 * 2
-    again = subprocess.run([*map(str, command), "--seed", "1"], capture_output=True, text=True)
+    second_run = subprocess.run([*map(str, command), "--seed", "1"], capture_output=True, text=True)
     assert (
-        again.returncode == 1 and "holds a run with other settings" in again.stderr and "Traceback" not in again.stderr
+        second_run.returncode == 1
+        and "holds a run with other settings" in second_run.stderr
+        and "Traceback" not in second_run.stderr
     )
 
 
