@@ -1,4 +1,4 @@
-"""Pairs of models that share a vocabulary of 130 words: the 97 of the zoo are too few to compare models by."""
+"""Pairs of models that share a vocabulary of 130 words. The 97 words of the zoo are too few to compare models."""
 
 from functools import cache
 
@@ -47,7 +47,7 @@ def lens_of(family, seed=0, options=None, **config):
 
 
 def plain_norms(model):
-    """Set the norms' gains to 1: only then may the residual stream be rotated."""
+    """Set the gains of the norms to 1, so that the residual stream can be rotated."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:

@@ -100,13 +100,15 @@ def test_cached_states_are_not_computed_again(tiny, tmp_path, monkeypatch):
     assert len(calls) == 2 and len(list(folder.iterdir())) == 2
     resumed = list(hidden_states(model, texts, **options, shards=folder))
     assert len(calls) == len(expected) == len(resumed) > 2
-    read = list(hidden_states(model, texts, **options, shards=folder))
+    from_cache = list(hidden_states(model, texts, **options, shards=folder))
     assert len(calls) == len(expected)
-    for actual, wanted in zip([*interrupted, *resumed, *read], [*expected[:2], *expected, *expected], strict=True):
-        assert equal(actual, wanted)
+    for actual, expected_states in zip(
+        [*interrupted, *resumed, *from_cache], [*expected[:2], *expected, *expected], strict=True
+    ):
+        assert equal(actual, expected_states)
 
 
-def test_cache_of_something_else_is_an_error(tiny, tmp_path):
+def test_cache_of_other_texts_layers_or_models_is_an_error(tiny, tmp_path):
     model, texts, folder = tiny("gpt2"), ["w2 w3 w4", "w5 w6"], tmp_path / "states"
     list(hidden_states(model, texts, [0], shards=folder))
     changed = zoo.boot(zoo.ZOO["gpt2"]()).eval()

@@ -1,4 +1,4 @@
-"""Effects of channel ablation: against edited weights, and on a demo model."""
+"""Effects of channel ablation: compared with edited weights, and on a demo model."""
 
 import math
 
@@ -50,8 +50,8 @@ def test_effects_equal_those_of_an_edited_weight(tiny, family):
             (batch,) = token_batches(model, [text])
             ids = batch.tokens
             _, cache = model.run_with_cache(ids)
-            size = cache["blocks.0.mlp.hook_post"][0, :, row["neuron"]].abs() * batch.mask[0]
-            best.append((float(size.max()), ids[:, : int(size.argmax()) + 1]))
+            activation_size = cache["blocks.0.mlp.hook_post"][0, :, row["neuron"]].abs() * batch.mask[0]
+            best.append((float(activation_size.max()), ids[:, : int(activation_size.argmax()) + 1]))
         tokens = found.tokens.loc[found.tokens["neuron"] == row["neuron"]]
         own = tokens.loc[tokens["channel"] == row["channel"], "token_index"].tolist()
         other = sorted(set(tokens["token_index"]) - set(own))

@@ -1,4 +1,4 @@
-"""Hooks of components: against hooks and weights edited by hand, and errors."""
+"""Hooks of components: compared with hooks and weights that are edited by hand, and errors."""
 
 from typing import Any
 
@@ -159,7 +159,7 @@ def test_values_may_vary_by_example_and_position(models):
     assert_close(logits(model, ablation_hooks(table("head"), values, model=model)), logits(model, by_hand))
 
 
-def test_values_of_another_text_patch_the_heads(models):
+def test_values_of_another_text_replace_the_outputs_of_heads(models):
     model = models("gpt2")
     other = TOKENS.flip(1)
     _, cache = model.run_with_cache(other)
@@ -214,9 +214,10 @@ def test_steering_equals_a_hook_by_hand(models, name, hook):
     steered = logits(model, steering_hooks(vectors, [0, 1], model=model, scale=3, hook=hook))
     assert_close(steered, logits(model, by_hand))
     assert (steered - logits(model)).abs().max() > 1e-3
-    one = steering_hooks(vectors[0], [0, 1], model=model, scale=3, hook=hook)
+    one_vector_hooks = steering_hooks(vectors[0], [0, 1], model=model, scale=3, hook=hook)
     assert_close(
-        logits(model, one), logits(model, steering_hooks(vectors[[0, 0]], range(2), model=model, scale=3, hook=hook))
+        logits(model, one_vector_hooks),
+        logits(model, steering_hooks(vectors[[0, 0]], range(2), model=model, scale=3, hook=hook)),
     )
 
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from handmade import NASTY, neurons_of, pairs_of
+from handmade import UNSAFE_TOKENS, neurons_of, pairs_of
 
 from embspace_lens import EmbspaceError
 from embspace_lens.plots import plot_pairs, plot_tokens
@@ -54,8 +54,8 @@ def test_figures_are_wide_enough_for_their_titles():
 
 
 def test_tokens_are_text_and_not_markup():
-    bars = plot_tokens(neurons_of(NASTY))
-    lines = plot_pairs(pairs_of(NASTY))
+    bars = plot_tokens(neurons_of(UNSAFE_TOKENS))
+    lines = plot_pairs(pairs_of(UNSAFE_TOKENS))
     shown = [*bars.layout.yaxis.ticktext, *bars.data[0].hovertext]
     shown += [text for trace in lines.data for text in (trace.text or ())]
     for text in shown:
