@@ -18,7 +18,7 @@ def test_layer_0_is_on_top(lens):
     assert "layer 1, head 2" in figure.data[0].hovertext[1][2] and "→" in figure.data[0].hovertext[1][2]
 
 
-def test_other_numbers_and_errors():
+def test_other_columns_can_be_drawn_and_invalid_tables_raise():
     effects = pd.DataFrame({"layer": [0, 0, 2], "head": [0, 2, 1], "value": [0.5, -0.25, 0.1]})
     figure = plot_heads(effects, "value")
     assert figure.data[0].zmin == -0.5 and figure.data[0].zmax == 0.5  # zero in the middle of blue and orange

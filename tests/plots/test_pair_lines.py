@@ -17,7 +17,7 @@ def test_every_pair_has_a_line():
     assert {line.hovertext.split("<br>")[1] for line in lines} == {"␣a→␣c", "␣b→␣b", "␣c→␣a"}
 
 
-def test_errors_for_too_many_heads_and_other_tables():
+def test_too_many_heads_and_other_tables_raise():
     many = pd.concat([pairs_of([" a", " b"], head=h) for h in range(10)], ignore_index=True)
     with pytest.raises(EmbspaceError, match=r"plot_pairs\(\) draws at most 9.*holds 10.*plot_heads"):
         plot_pairs(many)

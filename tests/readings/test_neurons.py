@@ -8,7 +8,7 @@ from embspace_lens.search.tiles import chunk_bytes
 from embspace_lens.space.embedding_space import EmbeddingSpace
 
 
-def test_neurons_of_selected_experts(moe_lens, tiny, lens):
+def test_selected_experts_equal_rows_of_the_whole_table(moe_lens, tiny, lens):
     all_experts = moe_lens.neurons(k=2)
     for expert in (1, [0, 2], range(2)):
         selected = [expert] if isinstance(expert, int) else list(expert)

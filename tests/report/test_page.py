@@ -11,7 +11,7 @@ from embspace_lens.report import write_report
 from embspace_lens.report.model_summary import find_word, summarize_model
 
 
-def test_report_is_one_file_that_loads_nothing(lens, tmp_path):
+def test_report_is_one_file_without_external_resources(lens, tmp_path):
     path = write_report(lens, tmp_path / "report.html", word="w7")
     page = path.read_text(encoding="utf-8")
     parsed = assert_harmless(page)

@@ -1,4 +1,4 @@
-"""Both precisions of the first look, and every device."""
+"""Both precisions of the screening pass, and every device."""
 
 import pytest
 import torch

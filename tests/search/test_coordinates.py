@@ -34,9 +34,9 @@ def test_entries_at_a_limit_include_all_that_reach_it(dtype):
     score = torch.randn(40, 30).to(dtype)
     for limit in [*score[:3].flatten().tolist(), 0.0, -math.inf, math.inf, 1e39, 1.2345]:
         expected = (score.double() >= limit).nonzero()
-        found = torch.stack(entries_at_least(score, limit), 1)
-        missed = set(map(tuple, expected.tolist())) - set(map(tuple, found.tolist()))
-        assert not missed and len(found) <= len(expected) + 3
+        entries = torch.stack(entries_at_least(score, limit), 1)
+        missed = set(map(tuple, expected.tolist())) - set(map(tuple, entries.tolist()))
+        assert not missed and len(entries) <= len(expected) + 3
 
 
 def test_candidates_stay_within_their_capacity(device):

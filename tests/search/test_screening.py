@@ -1,4 +1,4 @@
-"""The first look leaves out nothing that belongs to the answer."""
+"""Screening leaves out no row of the result."""
 
 import pytest
 import torch

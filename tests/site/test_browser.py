@@ -1,4 +1,4 @@
-"""The pages in headless Chromium: what they show, and how they react to keys and hostile text."""
+"""The pages in headless Chromium: their content, the keyboard, and hostile text."""
 
 import html
 import json

@@ -18,7 +18,7 @@ def test_masks_select_by_string(byte_level):
     assert [vocabulary.strings[i] for i in torch.nonzero(mask)[:, 0]] == [" ca", " cat"]
 
 
-def test_joined_masks_select_what_both_select(byte_level):
+def test_combined_masks_select_their_intersection(byte_level):
     vocabulary = Vocabulary(byte_level, len(byte_level))
     texts = ["a cat, a cat", "é"]
     mask = (whole_words & seen_in(texts, at_least=2)).choose(vocabulary, lambda: ())

@@ -33,7 +33,7 @@ def test_trained_tokens_are_far_from_untrained_ones(byte_level):
     assert indicator[[40, 41, 42]].min() > 0.3
 
 
-def test_the_norm_decides_without_known_untrained_tokens():
+def test_norms_are_used_without_known_untrained_tokens():
     vocabulary = Vocabulary(zoo.tokenizer(), zoo.D_VOCAB)
     W = torch.nn.functional.normalize(torch.randn(zoo.D_VOCAB, 32), dim=1) * (1 + 0.05 * torch.randn(zoo.D_VOCAB, 1))
     W[[5, 6]] *= 0.01
@@ -42,7 +42,7 @@ def test_the_norm_decides_without_known_untrained_tokens():
 
 
 def test_result_is_independent_of_chunk_size(tiny, monkeypatch):
-    """Few rows are made at a time, and W_U is never made whole."""
+    """Few rows are computed at a time, and the whole W_U is never computed."""
     lens = EmbeddingLens(tiny("gpt2"))
     vocabulary = Vocabulary(zoo.tokenizer(), zoo.D_VOCAB)
     known = [3, 50, 90]
@@ -64,7 +64,7 @@ def test_result_is_independent_of_chunk_size(tiny, monkeypatch):
     assert threshold == pytest.approx(expected[1], rel=1e-3)
 
 
-def test_the_mask_never_makes_the_whole_unembedding(tiny, monkeypatch):
+def test_mask_does_not_compute_the_whole_unembedding(tiny, monkeypatch):
     weights = EmbeddingLens(tiny("gpt2")).weights
-    monkeypatch.setattr(type(weights), "W_U", property(lambda self: pytest.fail("W_U is made whole")))
+    monkeypatch.setattr(type(weights), "W_U", property(lambda self: pytest.fail("the whole W_U is computed")))
     assert "trained" in repr(EmbeddingLens(tiny("gpt2"), tokenizer=zoo.tokenizer(), vocabulary="trained"))
