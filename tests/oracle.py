@@ -36,7 +36,7 @@ class Norm:
     offset: float = 0.0  # the gain is offset + weight
 
     def gain(self, state: State, d_model: int) -> Tensor:
-        """The gain, ones where the norm has no parameters."""
+        """The gain; ones if the norm has no parameters."""
         weight = state.get(f"{self.name}.weight")
         return torch.ones(d_model, dtype=torch.float64) if weight is None else weight + self.offset
 
@@ -133,8 +133,8 @@ def plain(w_in: str, w_out: str, transposed: bool = False) -> Callable[[State, s
     """Two `nn.Linear` (or GPT-2's `Conv1D`), with an activation between them."""
 
     def read(state: State, prefix: str) -> dict:
-        into, out = state[f"{prefix}{w_in}.weight"], state[f"{prefix}{w_out}.weight"]
-        return {-1: {"W_in": into, "W_out": out} if transposed else {"W_in": into.T, "W_out": out.T}}
+        w_in_matrix, out = state[f"{prefix}{w_in}.weight"], state[f"{prefix}{w_out}.weight"]
+        return {-1: {"W_in": w_in_matrix, "W_out": out} if transposed else {"W_in": w_in_matrix.T, "W_out": out.T}}
 
     return read
 

@@ -117,7 +117,7 @@ def sparse_code_objective(x: Tensor, directions: Tensor, codes: Tensor, l1: floa
 
 
 def codes_by_subsets(x: list[float], directions: list[list[float]], l1: float) -> float:
-    """The least objective of one vector: least squares on every subset of directions; the best non-negative solution."""
+    """The smallest objective of one vector: least squares on every subset of directions; the best non-negative solution."""
     vector, rows = torch.tensor(x, dtype=torch.float64), torch.tensor(directions, dtype=torch.float64)
     best = float(vector @ vector) / 2
     for size in range(1, min(rows.shape) + 1):

@@ -48,8 +48,8 @@ def test_labels_join_the_best_tokens():
 
 
 def test_other_tables_and_invalid_arguments_raise(lens):
-    other = pd.DataFrame({"a": [1]})
-    for call in (other.embspace.show, other.embspace.label, other.embspace.plot):
+    other_table = pd.DataFrame({"a": [1]})
+    for call in (other_table.embspace.show, other_table.embspace.label, other_table.embspace.plot):
         with pytest.raises(EmbspaceError, match=r"not one of EmbeddingLens's tables.*'a'"):
             call()
     with pytest.raises(EmbspaceError, match=r"label\(\) takes a table of .*; this one is of components\(\)"):
@@ -66,8 +66,8 @@ def test_other_tables_and_invalid_arguments_raise(lens):
 def test_plot_depends_on_the_kind_of_the_table(lens):
     assert len(lens.neurons(0, 3, k=4).embspace.plot().data) == 2
     assert lens.ov(0, [0, 1], k=4).embspace.plot().data[0].mode == "lines"
-    many = pd.concat([pairs_of([" a", " b"], head=h) for h in range(12)], ignore_index=True)
-    assert many.embspace.plot().data[0].type == "heatmap"
+    table_of_twelve_heads = pd.concat([pairs_of([" a", " b"], head=h) for h in range(12)], ignore_index=True)
+    assert table_of_twelve_heads.embspace.plot().data[0].type == "heatmap"
     assert len(lens.search(5, k=2).embspace.plot().data) == 6
     assert len(lens.singular(0, 0, n_directions=1, k=3).embspace.plot().data) == 2
 

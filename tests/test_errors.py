@@ -170,9 +170,9 @@ def test_weights_that_are_not_finite_raise(value):
 
 
 def test_objects_that_are_not_models_raise():
-    for thing in ("gpt2", None, torch.nn.Linear(2, 2)):
+    for not_a_model in ("gpt2", None, torch.nn.Linear(2, 2)):
         with pytest.raises(EmbspaceError, match="is not a TransformerLens model. Wrap it"):
-            EmbeddingLens(thing)
+            EmbeddingLens(not_a_model)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_scalars_of_tables_and_tensors_select(lens_with_words, index):
 def test_vectors_of_other_types_give_equal_scores(lens_with_words):
     x = torch.randn(2, 32)
     expected = lens_with_words.directions(x, k=3)
-    for other in (x.numpy(), list(x), x.tolist(), x.double()):
-        np.testing.assert_allclose(lens_with_words.directions(other, k=3)["score"], expected["score"], rtol=1e-5)
+    for same_vectors in (x.numpy(), list(x), x.tolist(), x.double()):
+        np.testing.assert_allclose(lens_with_words.directions(same_vectors, k=3)["score"], expected["score"], rtol=1e-5)
     assert torch.allclose(lens_with_words.project(x.numpy()), lens_with_words.project(x))
     with pytest.raises(EmbspaceError, match="vectors cannot be made a tensor"):
         lens_with_words.directions("word")

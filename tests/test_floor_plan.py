@@ -131,17 +131,19 @@ def test_every_wing_is_in_the_import_order():
 
 
 def test_wings_import_only_wings_that_precede_them():
-    upward = []
+    wrong_imports = []
     for module in MODULES:
         for target, line in imports(module).items():
-            wing, other = wing_of(module), wing_of(target)
+            wing, target_wing = wing_of(module), wing_of(target)
             if wing == "__init__":  # names belong into __init__.pyi; the accessor registers `frame.embspace`
-                is_allowed = other == "accessor"
+                is_allowed = target_wing == "accessor"
             else:
-                is_allowed = wing == other or (other != "__init__" and WINGS.index(other) < WINGS.index(wing))
+                is_allowed = wing == target_wing or (
+                    target_wing != "__init__" and WINGS.index(target_wing) < WINGS.index(wing)
+                )
             if not is_allowed:
-                upward.append(f"{module}:{line} imports {target}")
-    assert not upward, listed(upward)
+                wrong_imports.append(f"{module}:{line} imports {target}")
+    assert not wrong_imports, listed(wrong_imports)
 
 
 def test_imports_name_the_module_that_defines_a_name():

@@ -57,7 +57,7 @@ def bench_neurons(lens: EmbeddingLens, name: str, layer: int | None) -> Measurem
 
 
 def bench_heads(lens: EmbeddingLens, layer: int) -> Measurement:
-    """`lens.ov` of one layer with its table, next to tiled brute force on token rows that were folded beforehand."""
+    """`lens.ov` of one layer with its table, compared with tiled brute force on token rows that were folded beforehand."""
     read, write = lens.space.rows("read")[:], lens.space.rows("write")[:]
     heads = [(lens.weights.W_V(layer)[head], lens.weights.W_O(layer)[head].T) for head in range(lens.weights.n_heads)]
 
@@ -74,7 +74,7 @@ def bench_heads(lens: EmbeddingLens, layer: int) -> Measurement:
 
 
 def bench_dense(A: torch.Tensor, left: torch.Tensor, right: torch.Tensor, B: torch.Tensor, k: int) -> Measurement:
-    """The best pairs next to the dense product, which would take 10 GB: 1/16 of it is timed, and its time is multiplied by 16."""
+    """The best pairs compared with the dense product, which would take 10 GB: 1/16 of it is timed, and its time is multiplied by 16."""
     row = compare(
         f"GPT-2 shape, trained-like: best {k} pairs, next to the dense product (from 1/16 of it)",
         lambda: top_pairs(A, left, right, B, k),

@@ -1,4 +1,4 @@
-"""Vocabulary channels of a demo model's neurons, next to the original optimiser, with the objective that each reaches.
+"""Vocabulary channels of a demo model's neurons, compared with the original optimiser, with the objective that each reaches.
 
 The original implementation optimises one neuron at a time, with up to 10,000 AdamW steps per channel. Here it takes 3,000 steps, and it is timed on a few
 neurons; the time for all neurons is extrapolated, as the row states. The objective is measured for all neurons: AdamW updates each entry

@@ -1,4 +1,4 @@
-"""Transformer factors of a demo model's hidden states: sparse codes next to the original loop, the fit next to scikit-learn.
+"""Transformer factors of a demo model's hidden states: sparse codes compared with the original loop, the fit compared with scikit-learn.
 
 The hidden states are those of all layers on held-out reviews, or on random tokens where the reviews (../shared/data) are missing. Fits are
 compared at an equal objective: the baseline runs for a few batches, then ours runs until its objective on held-out states is as low. Both
@@ -76,7 +76,7 @@ def best_objective(x: Tensor, directions: Tensor) -> float:
 
 
 def bench_codes(states: States, factors: Factors, n: int = 256) -> Iterator[Measurement]:
-    """Codes up to a duality gap, next to the 500 steps of the original; the row states both objectives."""
+    """Codes up to a duality gap, compared with the 500 steps of the original; the row states both objectives."""
     x, directions = states.test[:n], factors.directions
     objective_original = mean_objective(x, directions, fista(x, directions, L1))
     for gap in (1e-2, 1e-4):
@@ -111,7 +111,7 @@ def fit_until(states: States, n_factors: int, goal: float) -> tuple[float, float
 
 
 def compare_fit(states: States, n_factors: int, baseline: str, elapsed: float, goal: float) -> Measurement:
-    """Our time to the objective that a baseline reached, next to the baseline's time."""
+    """The time of this package to the objective that a baseline reached, compared with the baseline's time."""
     ours, objective, n_states = fit_until(states, n_factors, goal)
     name = f"demo, {states.source}: fit of {n_factors} factors, objective {objective:.2f} ({n_states} states)"
     return Measurement(f"{name}, next to {baseline}", ours, elapsed, elapsed / ours, float("nan"))

@@ -1,4 +1,4 @@
-"""Exact search of the best tokens and pairs, next to brute force.
+"""Exact search of the best tokens and pairs, compared with brute force.
 
 `make bench` runs all benchmarks. This one alone: `PYTHONPATH=. python tests/benchmarks/bench_topk.py [MODEL]`.
 """
@@ -46,7 +46,7 @@ def trained_like(
 
 
 def bench_tokens(vectors: Tensor, rows: Tensor, name: str, k: int = 10, repeats: int = REPEATS) -> Measurement:
-    """The best tokens of all vectors, next to the product alone; the goal is a ratio of 0.67 or more."""
+    """The best tokens of all vectors, compared with the product alone; the goal is a ratio of 0.67 or more."""
     return compare(
         f"{name}: best {k} of {len(vectors)} × {len(rows)} × {vectors.shape[1]}, next to the product alone",
         lambda: top_tokens(vectors, rows, k),
@@ -58,7 +58,7 @@ def bench_tokens(vectors: Tensor, rows: Tensor, name: str, k: int = 10, repeats:
 def bench_pairs(
     A: Tensor, left: Tensor, right: Tensor, B: Tensor, name: str, k: int = 10, repeats: int = REPEATS
 ) -> Iterator[Measurement]:
-    """The best pairs of one head, next to two kinds of brute force and, if it fits in memory, to the dense product."""
+    """The best pairs of one head, compared with two kinds of brute force and, if it fits in memory, with the dense product."""
     name = f"{name}: best {k} pairs of {len(A)} × {len(B)} (d_head {left.shape[1]})"
     baselines = {"tiled brute force": tiled_pairs, "filtered brute force": filtered_pairs}
     if len(A) * len(B) <= LARGEST_DENSE:

@@ -24,13 +24,13 @@ def test_objective_exceeds_that_of_the_papers_optimiser_on_a_demo_model(frequent
     w, rows = frequent_lens.weights.W_out(2)[:4], frequent_lens.space.rows("write")[:]
     mask = torch.ones(len(rows))
     mask[long_rows(rows.norm(dim=1), 0.99)] = 1e-4
-    ours = vocabulary_channels(frequent_lens, 2, range(4), n_channels=1)
+    result_of_four_neurons = vocabulary_channels(frequent_lens, 2, range(4), n_channels=1)
     adamw_objectives = []
     for vector in w[:4]:
         r = adamw_channel(vector, rows, mask, 120)
         c = centred((r @ rows.T)[None] * mask)
         adamw_objectives.append(objective(excess_kurtosis(c), torch.cosine_similarity(r, vector, dim=0), 0.3).item())
-    assert ours.channels["objective"][:4].mean() > np.mean(adamw_objectives)
+    assert result_of_four_neurons.channels["objective"][:4].mean() > np.mean(adamw_objectives)
 
 
 def test_tables_and_directions_agree(tiny, result):

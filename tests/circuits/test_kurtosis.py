@@ -1,4 +1,4 @@
-"""The optimiser of vocabulary channels: against brute force, autograd, the paper's optimiser, and loops."""
+"""The optimiser of vocabulary channels: compared with brute force, autograd, the paper's optimiser, and loops."""
 
 import math
 
@@ -70,10 +70,13 @@ def test_score_gradient_equals_autograd():
 @pytest.mark.parametrize("seed", range(2))
 def test_mean_objective_reaches_that_of_the_papers_optimiser(seed):
     rows, w, mask = problem(seed=10 * seed)
-    ours = maximize(rows, w, mask)
+    optimised_vectors = maximize(rows, w, mask)
     adamw_vectors = torch.stack([adamw_channel(v, rows, m, 300) for v, m in zip(w, mask)])
-    assert np.mean(objectives(rows, w, ours, mask)) >= np.mean(objectives(rows, w, adamw_vectors, mask)) - 1e-3
-    assert min(np.subtract(objectives(rows, w, ours, mask), objectives(rows, w, w, mask))) > 0
+    assert (
+        np.mean(objectives(rows, w, optimised_vectors, mask))
+        >= np.mean(objectives(rows, w, adamw_vectors, mask)) - 1e-3
+    )
+    assert min(np.subtract(objectives(rows, w, optimised_vectors, mask), objectives(rows, w, w, mask))) > 0
 
 
 def test_result_is_the_better_of_two_starting_points(frequent_lens):

@@ -1,4 +1,4 @@
-"""Learned positions: scores and attention against slow loops, the forward pass, and planted heads."""
+"""Learned positions: scores and attention compared with slow loops, the forward pass, and planted heads."""
 
 from functools import partial
 from typing import Any

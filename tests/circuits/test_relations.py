@@ -126,9 +126,9 @@ def test_small_relations_have_no_score_and_warn(tiny):
     pairs = [(f"w{s}", f"w{t}") for s, t in random_pairs(29)] + [("two words", "w5"), ("w6", "absent")]
     with pytest.warns(UserWarning, match=r"Fewer than 30 pairs are left of few \(29 of 31\): no score\."):
         df = relation_scores(lens, {"few": pairs, "enough": random_pairs(30)}, layer=0, head=0, n_shuffles=2)
-    few = df[df["relation"] == "few"]
-    assert few[["relation_score", "control", "p_value"]].isna().all(axis=None)
-    assert few["n"].tolist() == [29, 29] and few["n_left_out"].tolist() == [2, 2]
+    small_relation = df[df["relation"] == "few"]
+    assert small_relation[["relation_score", "control", "p_value"]].isna().all(axis=None)
+    assert small_relation["n"].tolist() == [29, 29] and small_relation["n_left_out"].tolist() == [2, 2]
     assert df.loc[df["relation"] == "enough", "relation_score"].notna().all()
     check_tidy(df, KEYS, COLUMNS)
     with pytest.warns(UserWarning, match="few"):

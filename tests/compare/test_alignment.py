@@ -70,11 +70,11 @@ def test_correlation_in_residual_space_equals_the_papers_baseline(two_lenses):
 
 def test_result_is_independent_of_chunk_size(two_lenses):
     a, b = two_lenses
-    whole = align(a, b)
+    unchunked = align(a, b)
     with chunk_bytes(4 * 48 * 20):
         chunked = align(a, b)
-    np.testing.assert_allclose(whole.correlation["correlation"], chunked.correlation["correlation"], atol=1e-6)
-    assert whole.matches.drop(columns="correlation").equals(chunked.matches.drop(columns="correlation"))
+    np.testing.assert_allclose(unchunked.correlation["correlation"], chunked.correlation["correlation"], atol=1e-6)
+    assert unchunked.matches.drop(columns="correlation").equals(chunked.matches.drop(columns="correlation"))
 
 
 # -- models whose alignment is known

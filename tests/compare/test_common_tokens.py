@@ -1,4 +1,4 @@
-"""Shared tokens: tokenizers of several kinds, against slow loops, and what is refused."""
+"""Shared tokens: tokenizers of several kinds, compared with slow loops, and errors."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -113,9 +113,9 @@ def test_without_tokenizers_ids_are_compared_if_there_are_equally_many():
 
 @pytest.mark.filterwarnings("error")
 def test_few_shared_tokens_are_an_error_or_a_warning(two_lenses):
-    few = lens_of("llama", options=dict(vocabulary=range(99)))
+    lens_of_99_tokens = lens_of("llama", options=dict(vocabulary=range(99)))
     with pytest.raises(EmbspaceError, match="share 99 of the 99 and 130 tokens .* A comparison needs 100 or more"):
-        align(few, two_lenses[0])
+        align(lens_of_99_tokens, two_lenses[0])
     with pytest.warns(UserWarning, match="zoo and zoo share 130 of the 130 and 130 tokens .* is weak"):
         align(*two_lenses, weights="W_V")
     small, large = (lens_of("llama", d_vocab=size) for size in (1050, 10600))

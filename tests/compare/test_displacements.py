@@ -39,9 +39,9 @@ def slow_share(lens, vectors, k):
     for vector in vectors:
         scores = (lens.weights.W_E @ vector).tolist()
         order = sorted(range(len(scores)), key=lambda i: scores[i])
-        for end in (order[:k], order[-k:]):
-            n_positive = sum(words[i] in positive for i in end)
-            n_negative = sum(words[i] in negative for i in end)
+        for top_indices in (order[:k], order[-k:]):
+            n_positive = sum(words[i] in positive for i in top_indices)
+            n_negative = sum(words[i] in negative for i in top_indices)
             shares.append(max(n_positive, n_negative) / k)
     return sum(shares) / len(shares)
 
@@ -72,10 +72,10 @@ def test_planted_words_are_above_the_control_and_noise_is_not():
 
 def test_result_depends_only_on_the_seed():
     after, before = planted(8)
-    first, second, other = (
+    first, second, other_seed = (
         displacement(after, before, POSITIVE, NEGATIVE, layer=1, weight="W_out", k=5, seed=s) for s in (0, 0, 1)
     )
-    assert first.equals(second) and not first.equals(other)
+    assert first.equals(second) and not first.equals(other_seed)
 
 
 def test_share_of_unchanged_weights_is_nan():
@@ -121,9 +121,9 @@ def test_all_weights_and_experts_are_measured_by_default():
 @pytest.mark.skipif("reviews-small-0" not in demo.names(), reason="the demo models are not in this checkout")
 def test_words_and_tokens_are_compared_without_case_and_spaces():
     lens = EmbeddingLens.from_pretrained("reviews-small-0")
-    good, bad = (["GOOD", *(f" {w} " for w in words)] for words in (["great"] * 3, ["awful"] * 3))
-    more = [text.strip() for text in lens.vocabulary.array if text.strip().isalpha()][500:600]
-    sign = _word_signs(lens, [*good, *more[:50]], [*bad[1:], *more[50:]])
+    positive_words, negative_words = (["GOOD", *(f" {w} " for w in words)] for words in (["great"] * 3, ["awful"] * 3))
+    other_words = [text.strip() for text in lens.vocabulary.array if text.strip().isalpha()][500:600]
+    sign = _word_signs(lens, [*positive_words, *other_words[:50]], [*negative_words[1:], *other_words[50:]])
     index = lens.vocabulary.index
     signs = [sign[index(text)] for text in (" good", " Good", " Great", " great", " awful")]
     assert signs == [1, 1, 1, 1, -1]

@@ -41,10 +41,10 @@ def test_partners_have_the_largest_correlation(two_lenses):
 
 
 def test_result_is_independent_of_chunk_size(two_lenses):
-    whole = match_neurons(*two_lenses, 0, 1)
+    unchunked = match_neurons(*two_lenses, 0, 1)
     with chunk_bytes(4 * 48 * 10):
         chunked = match_neurons(*two_lenses, 0, 1)
-    assert whole["neuron_b"].equals(chunked["neuron_b"])
+    assert unchunked["neuron_b"].equals(chunked["neuron_b"])
 
 
 def test_neurons_of_a_model_are_matched_with_themselves(two_lenses):

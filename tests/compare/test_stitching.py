@@ -53,8 +53,8 @@ def test_result_is_independent_of_padding_and_batch_size(recipient_and_donor):
     torch.testing.assert_close(model.logits(TEXTS, batch_tokens=10), single, atol=1e-4, rtol=1e-4)
     (batch,) = model.batches(TEXTS)
     noise = torch.where(batch.mask | (torch.arange(batch.tokens.shape[1]) == 0), batch.tokens, 7)
-    other = TokenBatch(batch.example, batch.start, noise, batch.mask, batch.length)
-    torch.testing.assert_close(model(other), model(batch), atol=1e-4, rtol=1e-4)
+    changed_padding = TokenBatch(batch.example, batch.start, noise, batch.mask, batch.length)
+    torch.testing.assert_close(model(changed_padding), model(batch), atol=1e-4, rtol=1e-4)
 
 
 def test_scores_of_empty_texts_are_nan(recipient_and_donor):

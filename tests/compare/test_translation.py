@@ -88,9 +88,9 @@ def test_repr_summarises_the_translation(rotated):
 
 
 def test_result_is_independent_of_chunk_size(rotated):
-    whole = translate(*rotated[:2]).there.AB
+    unchunked = translate(*rotated[:2]).there.AB
     with chunk_bytes(8 * 64 * 7):
-        torch.testing.assert_close(translate(*rotated[:2]).there.AB, whole, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(translate(*rotated[:2]).there.AB, unchunked, atol=1e-4, rtol=1e-4)
 
 
 def test_controls_have_the_norm_and_the_width_of_a_map():
@@ -127,9 +127,9 @@ def test_errors_state_what_is_allowed(rotated, unchecked_types):
 
 
 def test_too_few_shared_tokens_are_an_error(rotated):
-    few = lens_of("llama", options={"vocabulary": range(50)})
+    lens_of_50_tokens = lens_of("llama", options={"vocabulary": range(50)})
     with pytest.raises(EmbspaceError, match="share 50 of the 130 and 50 tokens .* needs 100 or more"):
-        translate(rotated[0], few)
+        translate(rotated[0], lens_of_50_tokens)
 
 
 # -- fitted to hidden states

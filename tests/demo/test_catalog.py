@@ -96,7 +96,7 @@ def test_local_folder_gives_the_same_tables(tmp_path):
     lens = EmbeddingLens.from_pretrained(tmp_path, vocabulary="words")
     demo_model_lens = EmbeddingLens.from_pretrained("reviews-small-0", vocabulary="words")
     assert lens.name == tmp_path.name
-    a, b = (each.neurons(layer=3, neuron=range(20), k=3) for each in (lens, demo_model_lens))
+    a, b = (each_lens.neurons(layer=3, neuron=range(20), k=3) for each_lens in (lens, demo_model_lens))
     assert a.equals(b)
 
 

@@ -26,9 +26,9 @@ def texts(n=60):
 def test_rows_are_complete_and_begin_with_end_of_text():
     tokenizer = train_tokenizer(texts(), 300)
     rows = pack(["a b", "c"], tokenizer, 2)
-    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    stream = [*tokenizer.encode("a b"), end, *tokenizer.encode("c"), end]
-    assert (rows[:, 0] == end).all()
+    end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    stream = [*tokenizer.encode("a b"), end_of_text, *tokenizer.encode("c"), end_of_text]
+    assert (rows[:, 0] == end_of_text).all()
     assert rows[:, 1:].ravel().tolist() == stream[: len(stream) // 2 * 2]
     with pytest.raises(EmbspaceError, match="tokens, fewer than the 500 of one row. Give more text."):
         pack(["a b"], tokenizer, 500)

@@ -54,9 +54,9 @@ def test_equal_pairs_overlap_completely_and_random_pairs_at_chance_level():
     assert (paired[["jaccard", "low", "high"]] == 1).all(axis=None)
     shared = 20 * 20 / 97
     assert np.abs(shuffled["jaccard"] / (shared / (40 - shared)) - 1).max() < 0.25
-    others = frame[frame["pair"] != "W_in-W_out"]
+    other_pairs = frame[frame["pair"] != "W_in-W_out"]
     paired_overlap, control_overlap = (
-        others[others["sample"] == s]["jaccard"].to_numpy() for s in ("paired", "shuffled")
+        other_pairs[other_pairs["sample"] == s]["jaccard"].to_numpy() for s in ("paired", "shuffled")
     )
     assert np.abs(paired_overlap / control_overlap - 1).max() < 0.4, "random weights are not related"
 

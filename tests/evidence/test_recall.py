@@ -81,14 +81,16 @@ def test_output_of_a_block_is_recalled_from_its_active_neuron():
 
 
 def test_result_is_independent_of_batch_size_and_chunk_size(lens):
-    whole = evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2)
+    default_batches = evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2)
     for tokens in (4, 16):
         other = evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2, batch_tokens=tokens)
-        aligned = whole["sample"] == "aligned"  # the permutations differ, because the tokens have another order
+        aligned = (
+            default_batches["sample"] == "aligned"
+        )  # the permutations differ, because the tokens have another order
         columns = ["recall", "low", "high"]
-        assert np.allclose(whole[aligned][columns], other[aligned][columns], atol=0.01)
+        assert np.allclose(default_batches[aligned][columns], other[aligned][columns], atol=0.01)
     with chunk_bytes(97 * 3):
-        assert evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2).equals(whole)
+        assert evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2).equals(default_batches)
 
 
 def test_one_text_has_no_bootstrap_interval(lens):

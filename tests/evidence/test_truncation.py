@@ -54,10 +54,10 @@ def test_transpose_and_inverse_of_orthonormal_embeddings_are_equal():
 
 
 def test_result_is_independent_of_chunk_size_and_depends_on_the_seed(lens):
-    whole = evidence.keep_k(lens, n=20)
+    unchunked = evidence.keep_k(lens, n=20)
     with chunk_bytes(97 * 7):  # 7 of 20 vectors at a time, of 4 bytes and scaled by 4
-        assert np.allclose(whole["similarity"], evidence.keep_k(lens, n=20)["similarity"], atol=1e-5)
-    assert not np.allclose(whole["similarity"], evidence.keep_k(lens, n=20, seed=1)["similarity"], atol=1e-3)
+        assert np.allclose(unchunked["similarity"], evidence.keep_k(lens, n=20)["similarity"], atol=1e-5)
+    assert not np.allclose(unchunked["similarity"], evidence.keep_k(lens, n=20, seed=1)["similarity"], atol=1e-3)
 
 
 def test_rows_of_W_out_are_drawn_from_all_layers_and_experts(moe_lens):

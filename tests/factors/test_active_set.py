@@ -22,6 +22,6 @@ def test_indefinite_gram_matrix_is_solved():
     gram = torch.ones(1, 3, 3)
     gram[0, 0, 1] = gram[0, 1, 0] = 1.0001
     linear, start = torch.full((1, 3), 2.0), torch.zeros(1, 3)
-    answer = solve_non_negative(gram, linear, start, torch.ones(1, 3, dtype=torch.bool))
-    assert float(answer.sum()) == pytest.approx(2, rel=1e-2)
-    assert (answer > 0.5).all(), "equal directions have codes of similar size"
+    codes = solve_non_negative(gram, linear, start, torch.ones(1, 3, dtype=torch.bool))
+    assert float(codes.sum()) == pytest.approx(2, rel=1e-2)
+    assert (codes > 0.5).all(), "equal directions have codes of similar size"

@@ -81,11 +81,11 @@ def test_factors_have_length_one_and_the_objective_decreases(fitted):
 
 def test_result_is_independent_of_how_the_stream_is_split():
     x, _ = planted(1500)
-    whole = fit(x, 48, batch_size=256)
-    parts = fit(x, 48, batch_size=256, split=77)
-    assert torch.equal(whole.factors.directions, parts.factors.directions)
-    assert whole.history.equals(parts.history)
-    assert whole.n_seen == parts.n_seen == 1280 and whole.n_waiting == 220
+    fit_at_once = fit(x, 48, batch_size=256)
+    fit_in_parts = fit(x, 48, batch_size=256, split=77)
+    assert torch.equal(fit_at_once.factors.directions, fit_in_parts.factors.directions)
+    assert fit_at_once.history.equals(fit_in_parts.history)
+    assert fit_at_once.n_seen == fit_in_parts.n_seen == 1280 and fit_at_once.n_waiting == 220
 
 
 def test_flush_uses_the_waiting_vectors():
@@ -101,8 +101,8 @@ def test_flush_uses_the_waiting_vectors():
 
 def test_same_seed_gives_same_factors():
     x, _ = planted(600)
-    one, same, other = (fit(x, 48, batch_size=256, seed=seed).factors.directions for seed in (0, 0, 1))
-    assert torch.equal(one, same) and not torch.equal(one, other)
+    first, same_seed, other_seed = (fit(x, 48, batch_size=256, seed=seed).factors.directions for seed in (0, 0, 1))
+    assert torch.equal(first, same_seed) and not torch.equal(first, other_seed)
 
 
 def test_factor_is_close_to_vectors_with_large_weights():
@@ -278,13 +278,13 @@ def test_killed_fit_resumes_bit_for_bit(tmp_path):
     child.wait()
     child.stdout.close()
     resumed = FactorFitter.load(tmp_path)
-    parts, remainder = divmod(resumed.n_seen + resumed.n_waiting, 150)
-    assert remainder == 0 and parts >= 9, "all saved updates are complete"
+    n_parts, remainder = divmod(resumed.n_seen + resumed.n_waiting, 150)
+    assert remainder == 0 and n_parts >= 9, "all saved updates are complete"
     uninterrupted = FactorFitter(37, 60, l1=0.2, batch_size=200)
-    for part in range(parts + 6):
+    for part in range(n_parts + 6):
         x = torch.randn(150, 37, generator=torch.Generator().manual_seed(part))
         uninterrupted.update(x)
-        if part >= parts:
+        if part >= n_parts:
             resumed.update(x)
     assert torch.equal(resumed.factors.directions, uninterrupted.factors.directions)
     assert resumed.history.equals(uninterrupted.history)

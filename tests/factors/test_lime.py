@@ -156,8 +156,8 @@ def test_texts_may_be_a_list_a_table_or_an_iterator(tiny, factors):
     model = tiny("gpt2")
     contexts = contexts_of(factors, model).head(1)
     first = saliency(factors, model, TEXTS, contexts, n_samples=20)
-    for given in (pd.DataFrame({"review": TEXTS}), iter(TEXTS)):
-        assert saliency(factors, model, given, contexts, n_samples=20, column="review").equals(first)
+    for texts in (pd.DataFrame({"review": TEXTS}), iter(TEXTS)):
+        assert saliency(factors, model, texts, contexts, n_samples=20, column="review").equals(first)
 
 
 def test_negative_coefficients_are_selected_by_absolute_value():

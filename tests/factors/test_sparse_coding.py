@@ -45,8 +45,8 @@ def test_codes_reach_the_requested_gap(gap, common, l1):
         "the gap is at most that of the plain bound"
     )
     best, _ = sparse_codes(x.double(), directions.double(), l1, gap=1e-12)
-    ours, best_objectives = (torch.tensor(sparse_code_objective(x, directions, c, l1)) for c in (codes, best))
-    assert (ours - best_objectives <= reached.double() * x.double().square().sum(1) / 2 + 1e-6).all(), (
+    objectives, best_objectives = (torch.tensor(sparse_code_objective(x, directions, c, l1)) for c in (codes, best))
+    assert (objectives - best_objectives <= reached.double() * x.double().square().sum(1) / 2 + 1e-6).all(), (
         "the gap is an upper bound"
     )
 
@@ -94,9 +94,9 @@ def test_objective_is_at_most_that_of_fista():
     x, directions = problem(common=1.0)
     codes, _ = sparse_codes(x.double(), directions.double(), 0.5, gap=1e-9)
     slow = fista(x.double(), directions.double(), 0.5)
-    ours, theirs = (torch.tensor(sparse_code_objective(x, directions, c, 0.5)) for c in (codes, slow))
-    assert (ours <= theirs + 1e-9).all()
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=0)
+    objectives, fista_objectives = (torch.tensor(sparse_code_objective(x, directions, c, 0.5)) for c in (codes, slow))
+    assert (objectives <= fista_objectives + 1e-9).all()
+    torch.testing.assert_close(objectives, fista_objectives, rtol=1e-3, atol=0)
 
 
 def test_codes_equal_those_of_scikit_learn():
@@ -121,9 +121,9 @@ def test_result_is_independent_of_batches_and_chunks():
     with chunk_bytes(4 * 200 * 7):
         chunked, chunked_gap = sparse_codes(x, directions, 0.3, gap=1e-5)
     best = torch.tensor(sparse_code_objective(x, directions, together, 0.3))
-    for other in (alone, shuffled, chunked):
-        torch.testing.assert_close(other, together, atol=2e-3, rtol=1e-3)
-        objective = torch.tensor(sparse_code_objective(x, directions, other, 0.3))
+    for codes_of_other_chunks in (alone, shuffled, chunked):
+        torch.testing.assert_close(codes_of_other_chunks, together, atol=2e-3, rtol=1e-3)
+        objective = torch.tensor(sparse_code_objective(x, directions, codes_of_other_chunks, 0.3))
         assert ((objective - best).abs() <= 1e-5 * x.square().sum(1) / 2).all()
     assert max(gap.max(), chunked_gap.max()) <= 1e-5
 

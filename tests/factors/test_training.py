@@ -143,9 +143,14 @@ def test_checkpoint_of_other_texts_is_refused(model, tmp_path):
     options = OPTIONS | {"batch_tokens": 40}
     fit_factors(model, TEXTS, **options, checkpoint=tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    for other in ([text.replace("w3", "w4") for text in TEXTS], TEXTS[:30], [*TEXTS, "w2 w3"], [*TEXTS, *TEXTS * 20]):
+    for other_texts in (
+        [text.replace("w3", "w4") for text in TEXTS],
+        TEXTS[:30],
+        [*TEXTS, "w2 w3"],
+        [*TEXTS, *TEXTS * 20],
+    ):
         with pytest.raises(EmbspaceError, match="the checkpoint of a fit to other texts"):
-            fit_factors(model, other, **options, checkpoint=tmp_path)
+            fit_factors(model, other_texts, **options, checkpoint=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 

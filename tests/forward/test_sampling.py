@@ -77,8 +77,8 @@ def test_sampling_one_token_at_a_time_equals_sampling_all_positions_at_once(gpt2
 
 
 def test_sample_depends_on_the_seed_alone(gpt2):
-    first, same, other = (torch.cat([b.tokens for b in sample_tokens(gpt2, 5, 6, seed=s)]) for s in (0, 0, 1))
-    assert torch.equal(first, same) and not torch.equal(first, other)
+    first, same_seed, other_seed = (torch.cat([b.tokens for b in sample_tokens(gpt2, 5, 6, seed=s)]) for s in (0, 0, 1))
+    assert torch.equal(first, same_seed) and not torch.equal(first, other_seed)
 
 
 def test_large_samples_are_split_into_batches(gpt2):
@@ -115,10 +115,10 @@ def test_texts_depend_only_on_the_seed_and_have_no_special_tokens():
 def test_texts_end_at_the_end_of_sequence():
     model = demo.load("reviews-small-0")
     options = {"top_k": 50, "rounds": 8, "seed": 0}
-    end = model.tokenizer.eos_token_id
+    end_of_text = model.tokenizer.eos_token_id
     rows = [row[1:].tolist() for batch in sample_tokens(model, 40, 8, **options) for row in batch.tokens]
-    assert any(end in row for row in rows)
-    cut = [row[: row.index(end)] if end in row else row for row in rows]
+    assert any(end_of_text in row for row in rows)
+    cut = [row[: row.index(end_of_text)] if end_of_text in row else row for row in rows]
     texts = [text for text in model.tokenizer.batch_decode(cut) if text.strip()]
     assert sample_texts(model, n=40, n_tokens=8) == texts
 

@@ -114,13 +114,13 @@ def test_cache_of_other_texts_layers_or_models_is_an_error(tiny, tmp_path):
     changed = zoo.boot(zoo.ZOO["gpt2"]()).eval()
     with torch.no_grad():
         changed.blocks[1].mlp.out.weight[0, 0] += 1
-    for other in (
+    for other_stream in (
         hidden_states(model, ["w2 w3 w4", "w5 w7"], [0], shards=folder),
         hidden_states(model, texts, [1], shards=folder),
         hidden_states(changed, texts, [0], shards=folder),
     ):
         with pytest.raises(EmbspaceError, match="computed from other texts, other layers or another model"):
-            list(other)
+            list(other_stream)
 
 
 def test_damaged_cache_is_an_error(tiny, tmp_path):

@@ -53,14 +53,14 @@ def test_effects_equal_those_of_an_edited_weight(tiny, family):
             activation_size = cache["blocks.0.mlp.hook_post"][0, :, row["neuron"]].abs() * batch.mask[0]
             best.append((float(activation_size.max()), ids[:, : int(activation_size.argmax()) + 1]))
         tokens = result.tokens.loc[result.tokens["neuron"] == row["neuron"]]
-        own = tokens.loc[tokens["channel"] == row["channel"], "token_index"].tolist()
-        other = sorted(set(tokens["token_index"]) - set(own))
+        own_tokens = tokens.loc[tokens["channel"] == row["channel"], "token_index"].tolist()
+        other_tokens = sorted(set(tokens["token_index"]) - set(own_tokens))
         changes = {"own": [], "other": []}
         for _, ids in sorted(best, key=lambda pair: -pair[0])[:3]:
             change = model(ids)[0, -1] - edited(ids)[0, -1]
             change = (change - change[read.start : read.stop].mean()).abs()
-            changes["own"].append(float(change[own].mean()))
-            changes["other"].append(float(change[other].mean()) if other else math.nan)
+            changes["own"].append(float(change[own_tokens].mean()))
+            changes["other"].append(float(change[other_tokens].mean()) if other_tokens else math.nan)
         rows = table.loc[(table["neuron"] == row["neuron"]) & (table["channel"] == row["channel"])]
         for sample, values in changes.items():
             effect = rows.loc[rows["sample"] == sample].iloc[0]
@@ -71,10 +71,10 @@ def test_effects_equal_those_of_an_edited_weight(tiny, family):
 
 def test_effects_are_independent_of_chunk_size(lens):
     result = vocabulary_channels(lens, 0, [5, 7], n_channels=3, k=4, threshold=2.0)
-    whole = channel_effects(lens, result, TEXTS, n_active=3)
+    unchunked = channel_effects(lens, result, TEXTS, n_active=3)
     with chunk_bytes(1):
         np.testing.assert_allclose(
-            channel_effects(lens, result, TEXTS, n_active=3)["high"], whole["high"], rtol=1e-3, atol=1e-5
+            channel_effects(lens, result, TEXTS, n_active=3)["high"], unchunked["high"], rtol=1e-3, atol=1e-5
         )
 
 

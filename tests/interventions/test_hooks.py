@@ -161,8 +161,8 @@ def test_values_may_vary_by_example_and_position(models):
 
 def test_values_of_another_text_replace_the_outputs_of_heads(models):
     model = models("gpt2")
-    other = TOKENS.flip(1)
-    _, cache = model.run_with_cache(other)
+    other_tokens = TOKENS.flip(1)
+    _, cache = model.run_with_cache(other_tokens)
     values = cache["blocks.1.attn.hook_z"][:, :, [1, 3]]
     frame = pd.DataFrame({"layer": 1, "head": [1, 3]})
     _, after = model.run_with_cache(TOKENS)

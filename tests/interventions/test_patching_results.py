@@ -97,11 +97,11 @@ def test_ungrouped_heads_need_no_lens(tiny):
     with_lens = patching_frame(stack, axes, lens=EmbeddingLens(model))
     pd.testing.assert_frame_equal(patching_frame(stack, axes), with_lens)
     blocks = patching.get_act_patch_attn_out(model, CORRUPTED, cache, mean_logit_difference)
-    three = patching_frame(torch.stack([blocks, blocks + 1, blocks + 2]), ("patch_type", "layer", "pos"))
-    means = three.groupby("patch_type")["value"].mean()
+    types_of_three = patching_frame(torch.stack([blocks, blocks + 1, blocks + 2]), ("patch_type", "layer", "pos"))
+    means = types_of_three.groupby("patch_type")["value"].mean()
     assert means["attn_out"] - means["resid_pre"] == pytest.approx(1, abs=1e-4)
     assert means["mlp_out"] - means["resid_pre"] == pytest.approx(2, abs=1e-4)
-    assert sorted(set(three["patch_type"])) == ["attn_out", "mlp_out", "resid_pre"]
+    assert sorted(set(types_of_three["patch_type"])) == ["attn_out", "mlp_out", "resid_pre"]
 
 
 @pytest.mark.parametrize(

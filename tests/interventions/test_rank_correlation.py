@@ -1,4 +1,4 @@
-"""Rank correlations: against scipy and slow loops, exact p-values, and errors."""
+"""Rank correlations: compared with scipy and slow loops, exact p-values, and errors."""
 
 from itertools import permutations
 

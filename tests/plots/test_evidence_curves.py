@@ -52,8 +52,8 @@ def test_measurement_and_control_have_curves_with_bands(tables):
 
 def _ends(df, value):
     """The names at the ends of the last panel's curves, the lower one first."""
-    last = df[(df["pair"] == "W_in-W_out") & (df["layer"] == 1)].sort_values(value)
-    return last["sample"].tolist()
+    last_points = df[(df["pair"] == "W_in-W_out") & (df["layer"] == 1)].sort_values(value)
+    return last_points["sample"].tolist()
 
 
 def test_recall_has_a_row_of_panels_per_target(tables):
@@ -81,11 +81,11 @@ def test_keep_k_has_a_logarithmic_axis_and_a_dash_per_inverse(tables):
 def test_other_and_empty_tables_raise(tables, plot):
     pytest.importorskip("plotly")
     own_table = next(df for name, df in tables.items() if PLOTS[name] is plot)
-    other = next(df for name, df in tables.items() if PLOTS[name] is not plot)
+    other_table = next(df for name, df in tables.items() if PLOTS[name] is not plot)
     with pytest.raises(
         EmbspaceError, match=r"plot_\w+\(\) needs (a column|columns) .*, which this table does not have"
     ):
-        plot(other)
+        plot(other_table)
     with pytest.raises(EmbspaceError, match="The table is empty"):
         plot(own_table.head(0))
 

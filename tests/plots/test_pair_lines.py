@@ -18,9 +18,9 @@ def test_every_pair_has_a_line():
 
 
 def test_too_many_heads_and_other_tables_raise():
-    many = pd.concat([pairs_of([" a", " b"], head=h) for h in range(10)], ignore_index=True)
+    table_of_ten_heads = pd.concat([pairs_of([" a", " b"], head=h) for h in range(10)], ignore_index=True)
     with pytest.raises(EmbspaceError, match=r"plot_pairs\(\) draws at most 9.*holds 10.*plot_heads"):
-        plot_pairs(many)
+        plot_pairs(table_of_ten_heads)
     with pytest.raises(EmbspaceError, match="nothing to draw"):
         plot_pairs(pairs_of([" a"]).head(0))
     with pytest.raises(EmbspaceError, match=r"plot_pairs\(\) takes a table of ov\(\) or qk\(\)"):

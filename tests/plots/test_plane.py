@@ -10,11 +10,11 @@ from embspace_lens.plots.label_positions import LabelPositions
 
 def test_same_seed_gives_the_same_figure(lens):
     vector = lens.weights.W_out(0)[3]
-    one, two = plot_plane(lens, vector, k=20), plot_plane(lens, vector, k=20)
-    np.testing.assert_array_equal(one.data[0].x, two.data[0].x)
-    assert len(one.data[0].x) == 20 and "t-SNE" in one.layout.title.subtitle.text
-    few = plot_plane(lens, lens.neurons(0, [1, 2], weight="W_out", k=4))
-    assert "principal components" in few.layout.title.subtitle.text and len(few.data) == 2
+    first_figure, second_figure = plot_plane(lens, vector, k=20), plot_plane(lens, vector, k=20)
+    np.testing.assert_array_equal(first_figure.data[0].x, second_figure.data[0].x)
+    assert len(first_figure.data[0].x) == 20 and "t-SNE" in first_figure.layout.title.subtitle.text
+    small_figure = plot_plane(lens, lens.neurons(0, [1, 2], weight="W_out", k=4))
+    assert "principal components" in small_figure.layout.title.subtitle.text and len(small_figure.data) == 2
     with pytest.raises(EmbspaceError, match="3 tokens or more, and was given 2"):
         plot_plane(lens, vector, k=2)
     with pytest.raises(EmbspaceError, match="takes a table of neurons"):

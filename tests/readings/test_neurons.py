@@ -42,6 +42,6 @@ def test_result_is_independent_of_batch_size(tiny, architecture, monkeypatch):
             n_searches_of_all = len(n_searches)
             tables.append((table, lens.neurons([0, 1], [3, 1], k=2)))
     assert n_searches_of_all == len(table["weight"].unique())
-    for others in tables[1:]:
-        for table, other in zip(tables[0], others, strict=True):
+    for tables_of_budget in tables[1:]:
+        for table, other in zip(tables[0], tables_of_budget, strict=True):
             pd.testing.assert_frame_equal(table, other)

@@ -58,9 +58,9 @@ def test_chosen_neurons_of_the_demo_model_have_very_similar_tokens(demo_lens):
 
 def test_similarity_is_independent_of_chunk_size(lens):
     df = lens.neurons(weight="W_out", k=5)
-    whole = token_similarity(lens, df)
+    unchunked = token_similarity(lens, df)
     with chunk_bytes(1024):
-        assert token_similarity(lens, df).equals(whole)
+        assert token_similarity(lens, df).equals(unchunked)
 
 
 def test_first_occurrences_are_marked():

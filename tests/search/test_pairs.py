@@ -94,7 +94,7 @@ def test_pairs_equal_brute_force_with_a_large_common_direction(largest, device):
 
 
 def test_pairs_of_many_rows_equal_brute_force_with_a_large_common_direction(device):
-    """bfloat16 cannot distinguish any of these scores, float32 only some."""
+    """bfloat16 cannot distinguish any of these scores; float32 can distinguish some of them."""
     A = torch.randn(3000, 24, device=device) + 100 * torch.randn(24, device=device)
     left, right = torch.randn(24, 16, device=device), torch.randn(24, 16, device=device)
     check_ranking(top_pairs(A, left, right, A, 10), dense_pairs(A, left, right, A, 10))

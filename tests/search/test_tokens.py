@@ -115,7 +115,9 @@ def test_near_ties_below_float32_are_ranked_exactly(largest, scale, device):
     n = 400
     embedding = torch.zeros(n, 3, device=device)
     embedding[:, 0], embedding[:, 1] = 1.0, torch.randperm(n, device=device) * 2.0**-33
-    vectors = torch.tensor([[1.0, 1.0, 0.0], [3.0, -1.0, 0.0]], device=device) * scale  # whose squares may underflow
+    vectors = (
+        torch.tensor([[1.0, 1.0, 0.0], [3.0, -1.0, 0.0]], device=device) * scale
+    )  # the squares of these may underflow
     expected = brute_top_tokens(vectors, embedding, 5, largest)
     check_ranking(top_tokens(vectors, embedding, 5, largest=largest), expected)
 

@@ -105,8 +105,8 @@ def test_page_size_is_independent_of_the_number_of_factors(tmp_path, monkeypatch
     contexts = tidy(list(block), [block])
     curve = {"factor": np.repeat(np.arange(n), n_layers), "layer": np.tile(np.arange(n_layers), n), "importance": rng.random(n * n_layers)}  # fmt: skip
     importance = tidy(list(curve), [curve])
-    numbers = np.ones(n_layers)
-    measures = {"layer": np.arange(n_layers), "n_vectors": numbers.astype(int), "objective": numbers, "explained_variance": numbers, "n_active": numbers}  # fmt: skip
+    layer_values = np.ones(n_layers)
+    measures = {"layer": np.arange(n_layers), "n_vectors": layer_values.astype(int), "objective": layer_values, "explained_variance": layer_values, "n_active": layer_values}  # fmt: skip
     activity_result = Activity(importance, tidy(list(measures), [measures]), contexts)
     factors = Factors(torch.randn(n, 16), l1=0.1)
     data_sizes = {}  # the 26,000 files are measured but not written, because writing would take most of the time

@@ -45,8 +45,8 @@ def test_result_is_independent_of_chunk_size(tiny, monkeypatch):
     """Few rows are computed at a time, and the whole W_U is never computed."""
     lens = EmbeddingLens(tiny("gpt2"))
     vocabulary = Vocabulary(zoo.tokenizer(), zoo.D_VOCAB)
-    known = [3, 50, 90]
-    expected = undertraining(vocabulary, lens.weights.W_E, lens.weights.W_U.T, known)
+    known_untrained = [3, 50, 90]
+    expected = undertraining(vocabulary, lens.weights.W_E, lens.weights.W_U.T, known_untrained)
     n_rows = []
     make_rows = Embedding.__getitem__
 
@@ -57,7 +57,9 @@ def test_result_is_independent_of_chunk_size(tiny, monkeypatch):
 
     monkeypatch.setattr(Embedding, "__getitem__", counted)
     with chunk_bytes(4 * 32 * 10):
-        indicator, threshold = undertraining(vocabulary, lens.weights.W_E, unembedding_rows(lens.weights), known)
+        indicator, threshold = undertraining(
+            vocabulary, lens.weights.W_E, unembedding_rows(lens.weights), known_untrained
+        )
     assert len(n_rows) == 2 * -(-zoo.D_VOCAB // 10) + 1, "two passes over all chunks, and the known tokens"
     assert max(n_rows) <= 10
     torch.testing.assert_close(indicator, expected[0], atol=1e-5, rtol=1e-4)

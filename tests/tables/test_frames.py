@@ -185,6 +185,6 @@ def test_directions_are_sorted_by_name(lens):
     check_tidy(by_index, ["direction", "rank"], ["direction", "rank", *TOKEN])
 
 
-def test_no_expert_of_a_mixture_raises(moe_lens):
+def test_reading_a_mixture_without_an_expert_index_raises(moe_lens):
     with pytest.raises(EmbspaceError, match="expert=-1 is not an expert of block 0"):
         moe_lens.weights.W_in(0)

@@ -176,8 +176,8 @@ def test_unreadable_weights_are_an_error(weight_name, damage):
     with pytest.raises(EmbspaceError) as error:
         read(weights)
     check_message(error, weight_name)
-    for other, (_, read_other) in READ.items():
-        if other != weight_name:
+    for other_name, (_, read_other) in READ.items():
+        if other_name != weight_name:
             assert torch.isfinite(read_other(weights)).all()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from embspace_lens.weights.effective import Weights
 
-NAMES = [name for name in PLANS if name != "granitemoehybrid"]  # its MLPs may be an error
+NAMES = [name for name in PLANS if name != "granitemoehybrid"]  # reading its MLPs may raise an error
 DOUBLED = ("qwen3_next", "qwen3_5", "qwen3_5_moe")  # the query projection also computes a gate for z
 # z is not pattern @ values: attention sinks, normalized values, a gate of z, a norm of z
 UNUSUAL = ("gpt_oss", "gemma4_text", *DOUBLED, "afmoe", "bitnet")
@@ -132,8 +132,8 @@ def test_output_norms_multiply_writing_weights(name):
         written = {ln1_post: (z @ weights.W_O(layer).double()).sum(1)}
         if f"{prefix}mlp.out.hook_in" in cache:  # a dense MLP
             written[ln2_post] = cache[f"{prefix}mlp.out.hook_in"] @ weights.W_out(layer).double()
-        for norm, ours in written.items():
-            cosine = torch.cosine_similarity(ours, cache[f"{prefix}{norm}.hook_out"], dim=-1)
+        for norm, written_output in written.items():
+            cosine = torch.cosine_similarity(written_output, cache[f"{prefix}{norm}.hook_out"], dim=-1)
             assert cosine.min() >= 1 - 1e-8, (layer, norm)
 
 
