@@ -13,7 +13,7 @@ from embspace_lens import EmbeddingLens
 D_VOCAB = 130
 
 
-def words(pieces):
+def word_tokenizer(pieces):
     """A tokenizer of whole words; ids in the order of the words."""
     vocabulary = {"<unk>": 0, "<|endoftext|>": 1} | {piece: i for i, piece in enumerate(pieces, 2)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -32,7 +32,7 @@ def build(family, seed=0, edit=None, d_vocab=D_VOCAB, **config):
 
 def boot(hf_model, pieces=None, name="zoo"):
     """A TransformerBridge around a model of D_VOCAB words."""
-    tokenizer = words(pieces or [f"w{i}" for i in range(2, hf_model.config.vocab_size)])
+    tokenizer = word_tokenizer(pieces or [f"w{i}" for i in range(2, hf_model.config.vocab_size)])
     return TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device="cpu").eval()
 
 

@@ -86,7 +86,7 @@ def conv1d(name: str) -> Callable[[State, str, int], Heads]:
     return split
 
 
-def blocks(name: str, n_kv: int | None = None) -> Callable[[State, str, int], Heads]:
+def queries_then_keys_then_values(name: str, n_kv: int | None = None) -> Callable[[State, str, int], Heads]:
     """All queries, then all keys, then all values (MPT, Phi-3; Falcon-7B and GPT-BigCode with one key/value head)."""
 
     def split(state: State, prefix: str, n_heads: int) -> Heads:
@@ -293,13 +293,13 @@ PLANS: dict[str, Plan] = {
         norms=("ln_1", "ln_1"), position=None,
     ),
     "gpt_bigcode": _replace(
-        GPT2, attention=blocks("attn.c_attn", 1), transposed_out=False, mlp=plain("mlp.c_fc", "mlp.c_proj"),
+        GPT2, attention=queries_then_keys_then_values("attn.c_attn", 1), transposed_out=False, mlp=plain("mlp.c_fc", "mlp.c_proj"),
     ),
     "opt": OPT,
     "opt_post_norm": _replace(OPT, norms=(None, None), final=None),
     "bloom": FALCON,
     "mpt": _replace(
-        GPT2, layers="transformer.blocks.{}.", attention=blocks("attn.Wqkv"), out="attn.out_proj", transposed_out=False,
+        GPT2, layers="transformer.blocks.{}.", attention=queries_then_keys_then_values("attn.Wqkv"), out="attn.out_proj", transposed_out=False,
         mlp=plain("ffn.up_proj", "ffn.down_proj"), norms=("norm_1", "norm_2"), final="transformer.norm_f",
         position=None,
     ),
@@ -310,7 +310,7 @@ PLANS: dict[str, Plan] = {
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA2,
     "gemma4_text": _replace(GEMMA2, offset=0.0),
-    "phi3": Plan(attention=blocks("self_attn.qkv_proj", 2), mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj")),
+    "phi3": Plan(attention=queries_then_keys_then_values("self_attn.qkv_proj", 2), mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj")),
     "vaultgemma": Plan(norms=("input_layernorm", "pre_feedforward_layernorm"), offset=1.0),
     "nanochat": Plan(mlp=plain("mlp.fc1", "mlp.fc2")),  # its norms have no parameters
     "bitnet": Plan(),
@@ -335,7 +335,7 @@ PLANS: dict[str, Plan] = {
     "stablelm_parallel": Plan(norms=ONE_NORM, layer_norm=True),
     "cohere": Plan(norms=ONE_NORM, layer_norm=True),
     "cohere2": Plan(norms=ONE_NORM, layer_norm=True),
-    "falcon_7b": _replace(FALCON, attention=blocks("self_attention.query_key_value", 1), norms=ONE_NORM),
+    "falcon_7b": _replace(FALCON, attention=queries_then_keys_then_values("self_attention.query_key_value", 1), norms=ONE_NORM),
     "falcon_rw": FALCON,
     "falcon_40b": _replace(FALCON, norms=("ln_attn", "ln_mlp")),
     "mixtral": Plan(mlp=mixture()),

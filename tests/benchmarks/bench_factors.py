@@ -139,7 +139,7 @@ def bench_scikit_learn(states: States, n_factors: int, n_batches: int = 6) -> Me
 def bench_original_update(states: States, n_factors: int, n_states: int = 10_000) -> Measurement:
     """The time to the objective that the original update reaches: batches of 100, step 0.005, moving average over 300 batches.
 
-    The original update uses our sparse codes here, since with its own loop the codes would take nearly all of its time.
+    Here the original update uses `sparse_codes`, because the original loop for codes would take nearly all of the time.
     """
     start = time.perf_counter()
     directions, mean_square = normalize(states.train[:n_factors], dim=1), torch.zeros(n_factors)

@@ -1,4 +1,4 @@
-"""Does ablating the head with the best score for a relation impair the relation, and more than ablating other heads of the same layer?
+"""Does ablating the head with the best score for a relation lower the probability of the targets? Is this effect larger than for other heads of the layer?
 
 For each relation whose best head passes the permutation test, the script takes positions in texts at which the next token is the target of a pair
 and one of the 64 tokens before is its source. The cost of a head is the loss of the target's log-probability when the head's output is

@@ -23,7 +23,7 @@ COLUMNS = ["weight", "layer_a", "layer_b", "correlation"]
 
 
 def scores(lens, weight, layer, ids):
-    """The scores of all vectors of a layer, of every expert, over the shared tokens; align() never computes them."""
+    """The scores of all vectors of a layer (of all its experts) over the shared tokens. align() itself does not compute them."""
     experts = lens.weights.experts(layer) if weight in ("W_in", "W_gate", "W_out") else [-1]
     parts = [lens.weights.directions(weight, layer, expert).flatten(0, -2) for expert in experts]
     return lens.project(torch.cat(parts), side_of(weight))[:, ids]

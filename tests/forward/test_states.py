@@ -48,7 +48,7 @@ def test_hidden_states_equal_those_of_the_host(tiny, name, batch_tokens):
 
 
 @pytest.mark.skipif(not zoo.HT_ZOO, reason="TransformerLens 4 has no HookedTransformer")
-def test_hidden_states_of_a_hooked_transformer():
+def test_hidden_states_of_a_hooked_transformer_equal_its_cache():
     model: Any = next(iter(zoo.HT_ZOO.values()))()
     if model.tokenizer is None:
         model.set_tokenizer(zoo.tokenizer())

@@ -328,6 +328,6 @@ def test_unsupported_heads_raise(models):
     with pytest.raises(EmbspaceError, match="multi-head latent attention"):
         ablation_hooks(table("head"), model=models("deepseek_v2"))
     with pytest.raises(EmbspaceError, match="its shape is .*, but the weights imply"):
-        doubled = models("qwen3_next")
+        model_with_gated_queries = models("qwen3_next")
         row = pd.DataFrame({"layer": [1], "head": [0], "subhead": [1], "weight": ["W_Q"]})
-        logits(doubled, ablation_hooks(row, model=doubled))
+        logits(model_with_gated_queries, ablation_hooks(row, model=model_with_gated_queries))

@@ -40,7 +40,7 @@ def test_entries_at_a_limit_include_all_that_reach_it(dtype):
 
 
 def test_candidates_stay_within_their_capacity(device):
-    """Tied scores: an overflow keeps the k smallest keys; without exact scores it raises."""
+    """With tied scores, an overflow keeps the k smallest keys. Without exact scores it raises an error."""
     key = torch.randperm(1000, device=device)
     score = torch.ones(1000, device=device)
     candidates = CandidatePairs(5, 20, lambda keys: torch.ones(len(keys), device=device).double(), device)

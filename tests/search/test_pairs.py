@@ -204,7 +204,7 @@ def test_result_is_independent_of_chunk_size(largest, device):
     "budget", [2**10, 2**24]
 )  # coordinates computed again for every tile, and coordinates in memory
 def test_result_over_several_tiles_equals_brute_force(budget, device):
-    """Integers, whose products are exact: ties are ranked by key also between tiles of 512 × 2048."""
+    """Products of small integers are exact. Ties are ranked by key, also between tiles of 512 × 2048."""
     A, B = (
         torch.randint(-20, 21, (1100, 9), device=device).float(),
         torch.randint(-20, 21, (4200, 9), device=device).float(),

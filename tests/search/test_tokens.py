@@ -111,7 +111,7 @@ def test_float32_replaces_bfloat16_after_some_failures(screened_batches, screen_
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 2.0**-80])
 def test_near_ties_below_float32_are_ranked_exactly(largest, scale, device):
-    """float32 rounds all these scores to one number: only float64 of every row within the bound ranks them."""
+    """float32 rounds all these scores to one number. Only products in float64, of all rows within the error bound, rank them correctly."""
     n = 400
     embedding = torch.zeros(n, 3, device=device)
     embedding[:, 0], embedding[:, 1] = 1.0, torch.randperm(n, device=device) * 2.0**-33
