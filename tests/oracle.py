@@ -349,7 +349,7 @@ PLANS: dict[str, Plan] = {
     "qwen3_next": Plan(attention=qwen3_next, mlp=mixture(shared="shared_expert"), offset=1.0),
     "qwen3_5": Plan(attention=qwen3_next, offset=1.0),
     "qwen3_5_moe": Plan(attention=qwen3_next, mlp=mixture(shared="shared_expert"), offset=1.0),
-    "olmo_hybrid": OLMO2,  # blocks with softmax attention; those with linear attention are Llama's: see `plan_of`
+    "olmo_hybrid": OLMO2,  # blocks with softmax attention; blocks with linear attention have Llama's plan: see `plan_of`
     "lfm2": LFM2,
     "lfm2_moe": LFM2,
     "bamba": JAMBA,

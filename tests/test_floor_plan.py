@@ -109,7 +109,7 @@ def imports(module: str) -> dict[str, int]:
 
 
 def called_name(call: ast.Call) -> str:
-    """The last name of what is called: `b` of `a.b(...)`."""
+    """The name of a called function without its prefix: `b` of `a.b(...)`."""
     return getattr(call.func, "attr", getattr(call.func, "id", ""))
 
 

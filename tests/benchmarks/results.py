@@ -102,7 +102,7 @@ def undertrained_tokens(data: Path) -> Iterator[str]:
 
 
 def nearest_count(table: pd.DataFrame) -> pd.Series:
-    """By weight: how many layers of the first model have the layer of their own number as the most similar one."""
+    """For each weight, the number of layers of the first model whose most similar layer has the same number."""
     nearest = table.loc[table.groupby(["weight", "layer_a"], observed=True)["correlation"].idxmax()]
     is_same_number = nearest["layer_a"] == nearest["layer_b"]
     return is_same_number.groupby(nearest["weight"], observed=True).sum()

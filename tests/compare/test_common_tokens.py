@@ -94,7 +94,7 @@ def test_only_tokens_that_both_lenses_read_are_shared(two_lenses):
     assert two_rows.shape == (2, 32) and torch.equal(two_rows[:], a.space.rows("read")[torch.tensor([2, 30])])
 
 
-def test_without_tokenizers_ids_are_compared_if_there_are_equally_many():
+def test_without_tokenizers_ids_are_compared_if_the_vocabularies_have_equal_sizes():
     def lens_without_tokenizer(d_vocab):
         lens = lens_of("llama", d_vocab=d_vocab)
         lens.vocabulary.tokenizer = None

@@ -1,4 +1,4 @@
-"""Tokens in the plane."""
+"""Plots of tokens in two dimensions."""
 
 import numpy as np
 import pytest
