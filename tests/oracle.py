@@ -119,7 +119,7 @@ def codegen(state: State, prefix: str, n_heads: int) -> Heads:
 
 
 def qwen3_next(state: State, prefix: str, n_heads: int) -> Heads:
-    """Head after head: its query and the gate of its output; only the query counts here."""
+    """For each head, its query and the gate of its output; only the query is returned."""
     doubled = _heads(state[f"{prefix}self_attn.q_proj.weight"], n_heads)  # [n_heads, d_model, 2 * d_head]
     d_head = doubled.shape[-1] // 2
     k, v = (state[f"{prefix}self_attn.{name}_proj.weight"] for name in "kv")

@@ -135,7 +135,7 @@ def test_wings_import_only_wings_that_precede_them():
     for module in MODULES:
         for target, line in imports(module).items():
             wing, target_wing = wing_of(module), wing_of(target)
-            if wing == "__init__":  # names belong into __init__.pyi; the accessor registers `frame.embspace`
+            if wing == "__init__":  # names belong in __init__.pyi; the accessor registers `frame.embspace`
                 is_allowed = target_wing == "accessor"
             else:
                 is_allowed = wing == target_wing or (

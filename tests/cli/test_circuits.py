@@ -35,7 +35,7 @@ def run(monkeypatch, tmp_path, folder):
     return invoke
 
 
-def test_options_of_relations_reach_the_library(run, folder):
+def test_options_of_relations_are_passed_to_the_library(run, folder):
     lens = EmbeddingLens.from_pretrained(folder, vocabulary="ascii", score="cosine")
     options = ["--layer", "1", "--head", "0-2", "-k", "90", "--shuffles", "150", "--seed", "2", "--no-first-mlp"]
     options += ["--vocabulary", "ascii", "--score", "cosine", "--table", "heads", "--format", "csv"]
@@ -76,7 +76,7 @@ def test_relations_are_written_to_a_file(run, tmp_path):
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 16
 
 
-def test_options_of_operations_reach_the_library(run, folder):
+def test_options_of_operations_are_passed_to_the_library(run, folder):
     lens = EmbeddingLens.from_pretrained(folder, vocabulary="ascii", score="centered")
     options = ["--layer", "1", "--head", "2", "--n", "4", "-k", "3", "--lowest", "--no-first-mlp"]
     result = run("operations", *options, "--vocabulary", "ascii", "--score", "centered", "--format", "json")

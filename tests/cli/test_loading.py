@@ -52,5 +52,5 @@ def test_models_that_do_not_exist_are_refused(run):
     check_refusal(run("neurons", model="."), r"\. holds no config\.json, so it is not a model's folder\.")
 
 
-def test_the_space_reaches_the_lens(folder):
+def test_space_option_is_passed_to_the_lens(folder):
     assert open_lens(folder, space="embed").space.kind == "embed"

@@ -19,7 +19,7 @@ def test_neurons_are_printed_as_a_table(run, folder):
     assert lines[-1] == f"Next: embspace-lens search ' wonderful' --model {folder}"
 
 
-def test_every_option_reaches_the_lens(run, folder):
+def test_every_option_is_passed_to_the_lens(run, folder):
     lens = EmbeddingLens.from_pretrained(folder, vocabulary="words", score="cosine")
     result = run(
         "neurons", "--layer", "1-2", "--neuron", "0-3", "--weight", "W_out", "-k", "4", "--vocabulary", "words",

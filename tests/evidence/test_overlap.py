@@ -47,7 +47,7 @@ def test_equal_pairs_overlap_completely_and_random_pairs_at_chance_level():
     hf = zoo.ZOO["gpt2"]()
     with torch.no_grad():
         for block in hf.transformer.h:
-            block.mlp.c_proj.weight.copy_(-block.mlp.c_fc.weight.T)  # absolute scores count
+            block.mlp.c_proj.weight.copy_(-block.mlp.c_fc.weight.T)  # tokens are ranked by absolute score
     lens = EmbeddingLens(zoo.boot(hf), fold_ln=False, space="embed", score="centered")
     frame = evidence.related_pairs(lens, k=20)
     paired, shuffled = (frame[(frame["pair"] == "W_in-W_out") & (frame["sample"] == s)] for s in ("paired", "shuffled"))

@@ -25,7 +25,7 @@ def test_selected_experts_equal_rows_of_the_whole_table(moe_lens, tiny, lens):
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2_moe"])
 def test_result_is_independent_of_batch_size(tiny, architecture, monkeypatch):
-    """One layer at a time, several, all together; with all together, each weight is searched once."""
+    """Batches of one layer, of several layers, and of all layers. With all layers in one batch, each weight is searched once."""
     lens = EmbeddingLens(tiny(architecture), score="cosine")
     n_searches, tables = [], []
     top = EmbeddingSpace.top
