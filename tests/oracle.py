@@ -402,7 +402,7 @@ def plan_of(name: str, layer: int | None = None) -> Plan:
 
 
 def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effective:
-    """The effective weights of `zoo.ZOO[name]`; `fold=False` leaves every norm out (the reading of the papers)."""
+    """The effective weights of `zoo.ZOO[name]`; `fold=False` ignores every norm, as the papers do."""
     plan = plan_of(name)
     state = {key: value.detach().double() for key, value in hf_model.state_dict().items()}
     config = hf_model.config
