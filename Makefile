@@ -1,9 +1,9 @@
-# Every target makes what it needs. torch is installed first and pinned, so that nothing installs another build of it.
+# Each target builds its own prerequisites. torch is installed first and pinned, so that no other package replaces its build.
 PYTHON ?= python3
 PYTEST_WORKERS ?= 2
 BIN := .venv/bin
 BIN3 := .venv-tl3/bin
-# Files are distributed whole, so that the models of a file are booted once.
+# All tests of a file run in one process, so that its models are booted once.
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile
 
 .PHONY: demo test test-full test-tl3 bench lint docs wheel clean

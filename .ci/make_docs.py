@@ -21,7 +21,7 @@ public = [(name, getattr(embspace_lens, name)) for name in embspace_lens.__all__
 wings = [value for _, value in public if isinstance(value, ModuleType)]
 for module in (embspace_lens, *wings):
     load_names(module)
-# The first page has the wings, and the names that no wing has; each other name stands on its wing's page.
+# The first page lists the wings and the names that are in no wing. The page of a wing documents the names of that wing.
 in_wings = {name for wing in wings for name in wing.__all__}
 embspace_lens.__all__ = [name for name, _ in public if name not in in_wings]
 pdoc.render.configure(
@@ -36,13 +36,13 @@ pdoc.pdoc(
 pages = {path: path.read_text("utf-8") for path in sorted(folder.rglob("*.html")) if path.name != "index.html"}
 for name, value in public:
     if not isinstance(value, ModuleType):
-        on = [path.name for path, page in pages.items() if f'<section id="{name}">' in page]
-        if len(on) != 1:
-            sys.exit(f"{name} should stand on one page; it stands on {on}.")
-broken = [
+        page_names = [path.name for path, page in pages.items() if f'<section id="{name}">' in page]
+        if len(page_names) != 1:
+            sys.exit(f"{name} must be documented on exactly one page; it is on {page_names}.")
+broken_pages = [
     path.name for path, page in pages.items() if re.search(r"\.\. math::|:math:|\$\$[^$]*<(em|strong)>[^$]*\$\$", page)
 ]
-if broken:
-    sys.exit(f"Formulas are not converted, or hold Markdown's emphasis, on {broken}.")
+if broken_pages:
+    sys.exit(f"Formulas are not converted, or contain Markdown emphasis, on {broken_pages}.")
 formulas = sum(page.count("$$") // 2 + page.count("\\(") for page in pages.values())
 print(f"{folder}: {len(pages)} pages, {formulas} formulas.")

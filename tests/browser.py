@@ -35,8 +35,8 @@ def render(page, fragment="", script=None, tmp_path=None, width=1200):
         f"--window-size={width},900",
     ]
     command += ["--virtual-time-budget=8000", "--dump-dom", f"{page.as_uri()}{fragment}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return process.stdout
 
 
 def listed_factors(text):

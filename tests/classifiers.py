@@ -18,7 +18,7 @@ def pooled_head(d_model: int = zoo.D_MODEL, seed: int = 0) -> PooledHead:
 
 
 def classify(lens: EmbeddingLens, text: str, head: PooledHead) -> torch.Tensor:
-    """The scores of one text without padding: the whole model, the mean of its last states, the head."""
+    """The scores of one text without padding: the head applied to the mean of the last hidden states."""
     (batch,) = token_batches(lens.model, [text])
     name = f"blocks.{lens.weights.n_layers - 1}.hook_resid_post"
     state = collect_activations(lens.model, batch, [name])[name][0][batch.mask[0]]

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: tiny models in folders, and checks of results."""
+"""Helpers of the command-line tests: tiny models in folders, and checks of results."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from embspace_lens.demo.corpus import train_tokenizer
 
 TEXTS = ["the film was a wonderful film and the actors were good", "a bad film that nobody wants to watch twice"]
 
-# Tokens that would break a file format, a terminal or a page that does not quote them.
+# Tokens that break a file format, a terminal or a page if they are not quoted or escaped.
 HOSTILE = ["<script>alert(1)</script>", 'say "hi", a;b', "שלום", "👩‍👧", "line\nbreak", "tab\there", "NA", "\r", "' x"]
 
 
@@ -30,7 +30,7 @@ def save_model(folder, texts=TEXTS, *, n_layers=2, n_tokens=300, extra_tokens=()
 
 
 def check_refusal(result, pattern):
-    """The message alone on standard error, nothing on standard output, exit code 2."""
+    """Check that standard error contains only the message, standard output is empty, and the exit code is 2."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert re.fullmatch(pattern + r"\n", result.stderr), result.stderr

@@ -47,15 +47,15 @@ def hooks_by_hand(name, model, kind, mode, values):
         return direction_hooks_by_hand(model, mode, values)
     for i, (layer, *index) in enumerate(COMPONENTS[kind if kind in COMPONENTS else "subhead"]):
         if kind == "neuron":
-            hook, at = f"blocks.{layer}.mlp.hook_post", (index[0],)
+            hook, cell_index = f"blocks.{layer}.mlp.hook_post", (index[0],)
         elif kind == "head":
-            hook, at = f"blocks.{layer}.attn.hook_z", (index[0], slice(None))
+            hook, cell_index = f"blocks.{layer}.attn.hook_z", (index[0], slice(None))
         else:
             head = index[0] // GROUP.get(name, 1) if kind in ("W_K", "W_V") else index[0]
-            hook, at = f"blocks.{layer}.attn.{heads[kind]}", (head, index[1])
+            hook, cell_index = f"blocks.{layer}.attn.{heads[kind]}", (head, index[1])
 
-        def edit(value, hook, at=at, i=i):
-            old = value[(..., *at)]
+        def edit(value, hook, cell_index=cell_index, i=i):
+            old = value[(..., *cell_index)]
             new = {
                 "zero": torch.zeros_like(old),
                 "mean": old.mean(dim=(0, 1), keepdim=True).expand_as(old)
@@ -65,7 +65,7 @@ def hooks_by_hand(name, model, kind, mode, values):
                 "scale": -1.5 * old,
             }[mode]
             value = value.clone()
-            value[(..., *at)] = new
+            value[(..., *cell_index)] = new
             return value
 
         hooks.append((hook, edit))
@@ -82,7 +82,7 @@ def direction_hooks_by_hand(model, mode, values):
             mode, old if values is None else values[i].expand_as(old)
         )
 
-    def set_both(value, hook):
+    def set_two_directions(value, hook):
         a, b = unit["a"], unit["b"] - (unit["b"] @ unit["a"]) * unit["a"]
         b = b / b.norm()
         new_a, new_b = target(value, 0, "a"), target(value, 1, "b")
@@ -90,7 +90,7 @@ def direction_hooks_by_hand(model, mode, values):
         rest = value - (value @ a)[..., None] * a - (value @ b)[..., None] * b
         return rest + new_a[..., None] * a + along_b[..., None] * b
 
-    def set_one(value, hook):
+    def set_one_direction(value, hook):
         return value + (target(value, 2, "a") - value @ unit["a"])[..., None] * unit["a"]
 
-    return [("blocks.0.hook_resid_post", set_both), ("blocks.1.hook_resid_post", set_one)]
+    return [("blocks.0.hook_resid_post", set_two_directions), ("blocks.1.hook_resid_post", set_one_direction)]

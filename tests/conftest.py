@@ -17,7 +17,7 @@ from embspace_lens import EmbeddingLens, demo
 
 torch.set_num_threads(1)
 
-# The architectures of `make test`: together they reach every branch of weights/ that matters. `make test-full` runs all.
+# The architectures of `make test`: together they cover every relevant branch of weights/. `make test-full` runs all.
 CORE = {
     "gpt2",  # LayerNorm, learned positions
     "gpt_neo",  # local attention windows, unscaled scores
@@ -32,7 +32,7 @@ CORE = {
     "granite",  # multipliers of embedding, scores, residual stream and logits
     "cohere2",  # rotary positions only in blocks with a sliding window; scaled logits
     "mixtral",  # experts
-    "llama4_text",  # experts in every second block, with a layout of their own
+    "llama4_text",  # experts in every second block, in a different memory layout
     "qwen3_next",  # linear attention, a doubled query projection, a shared expert
     "deepseek_v2",  # multi-head latent attention, which is refused
     "falcon_40b",  # fused weights that the host splits incorrectly, which are refused
@@ -43,10 +43,10 @@ CORE = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests whose parameters name an architecture outside CORE as `full`."""
-    rare = zoo.ZOO.keys() - CORE
+    other_architectures = zoo.ZOO.keys() - CORE
     for item in items:
         callspec = getattr(item, "callspec", None)
-        if callspec is not None and rare & set(strings_in(callspec.params.values())):
+        if callspec is not None and other_architectures & set(strings_in(callspec.params.values())):
             item.add_marker(pytest.mark.full)
 
 

@@ -1,4 +1,4 @@
-"""Hand-made tables, with tokens that are hard to show, and a check that a page is harmless."""
+"""Hand-made tables with tokens that can break a page or a terminal, and a check that a page is safe."""
 
 import re
 from html.parser import HTMLParser
@@ -7,7 +7,7 @@ import numpy as np
 
 from embspace_lens.tables.frames import tidy
 
-NASTY = [
+UNSAFE_TOKENS = [
     "<script>alert(1)</script>",
     '" onmouseover="alert(1)',
     "' autofocus='",
@@ -51,7 +51,7 @@ def neurons_of(strings, weights=("W_in", "W_out"), layer=3, neuron=120):
 def pairs_of(strings, weight="W_OV", layer=2, head=5, score=0.5):
     k = len(strings)
     names = ["layer", "head", "weight", "rank", "score"]
-    names += [f"{end}_token_{what}" for end in ("dest", "src") for what in ("index", "string")]
+    names += [f"{end}_token_{field}" for end in ("dest", "src") for field in ("index", "string")]
     block = {
         "layer": layer,
         "head": head,

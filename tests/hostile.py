@@ -1,4 +1,4 @@
-"""Texts that could break or deceive a page, as contexts of factors."""
+"""Texts that can break or spoof a page, as contexts of factors."""
 
 import numpy as np
 

@@ -1,11 +1,11 @@
-"""Statements that hold for every lens, as functions that raise where one does not."""
+"""Properties that hold for every lens, as functions that raise an AssertionError if one does not hold."""
 
 import pandas as pd
 import torch
 
 
 def same_tokens(a: pd.DataFrame, b: pd.DataFrame, tolerance: float = 1e-4) -> None:
-    """Two tables say the same: equal keys, and equal scores; tokens may trade places only where their scores tie."""
+    """Two tables have equal keys and equal scores; the order of tokens may differ only where their scores are nearly equal."""
     assert a.columns.tolist() == b.columns.tolist() and len(a) == len(b)
     keys = [c for c in a if c not in ("score", "singular_value") and "token" not in c]
     pd.testing.assert_frame_equal(a[keys], b[keys])
@@ -17,9 +17,9 @@ def same_tokens(a: pd.DataFrame, b: pd.DataFrame, tolerance: float = 1e-4) -> No
     assert differ.mean() < 0.02, "lists differ by more than near ties"
 
 
-def check_ranking(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
+def check_ranking(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
     """Equal indices, and equal scores up to the last bit of float32, which depends on the order of summation in float64."""
-    score, *indices = found
+    score, *indices = actual
     expected_score, *expected_indices = expected
     assert score.dtype == torch.float32
     for index, expected_index in zip(indices, expected_indices, strict=True):
@@ -33,7 +33,7 @@ def random_rotation(d: int) -> torch.Tensor:
 
 
 def rotate_residual_stream(hf_llama: torch.nn.Module, Q: torch.Tensor) -> None:
-    """Turn the residual stream of a Hugging Face Llama in place; norm gains must be 1."""
+    """Rotate the residual stream of a Hugging Face Llama in place; norm gains must be 1."""
     with torch.no_grad():
         for name, parameter in hf_llama.named_parameters():
             if any(

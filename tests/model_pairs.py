@@ -1,4 +1,4 @@
-"""Pairs of models that share a vocabulary of 130 words: the 97 of the zoo are too few to compare models by."""
+"""Pairs of models that share a vocabulary of 130 words. The 97 words of the zoo are too few to compare models."""
 
 from functools import cache
 
@@ -13,7 +13,7 @@ from embspace_lens import EmbeddingLens
 D_VOCAB = 130
 
 
-def words(pieces):
+def word_tokenizer(pieces):
     """A tokenizer of whole words; ids in the order of the words."""
     vocabulary = {"<unk>": 0, "<|endoftext|>": 1} | {piece: i for i, piece in enumerate(pieces, 2)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -32,7 +32,7 @@ def build(family, seed=0, edit=None, d_vocab=D_VOCAB, **config):
 
 def boot(hf_model, pieces=None, name="zoo"):
     """A TransformerBridge around a model of D_VOCAB words."""
-    tokenizer = words(pieces or [f"w{i}" for i in range(2, hf_model.config.vocab_size)])
+    tokenizer = word_tokenizer(pieces or [f"w{i}" for i in range(2, hf_model.config.vocab_size)])
     return TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device="cpu").eval()
 
 
@@ -47,7 +47,7 @@ def lens_of(family, seed=0, options=None, **config):
 
 
 def plain_norms(model):
-    """Set the norms' gains to 1: only then may the residual stream be rotated."""
+    """Set the gains of the norms to 1, so that the residual stream can be rotated."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:

@@ -1,8 +1,8 @@
-"""The effective weights of every model of the zoo, read a second time: slowly, in float64, from the raw model.
+"""The effective weights of every model of the zoo, computed a second time: slowly, in float64, from the raw model.
 
-Neither TransformerLens nor `embspace_lens` is used here. Each split of a fused matrix, and each norm with its position, is
-taken from the modelling code of transformers. `oracle(name, hf_model)` must be called before `zoo.boot`, which changes the
-model in place.
+This file imports neither TransformerLens nor `embspace_lens`. Each split of a fused matrix, each norm and its position
+follow the modelling code of transformers. `oracle(name, hf_model)` must be called before `zoo.boot`,
+which rewrites the model in place.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ Heads = tuple[Tensor, Tensor, Tensor]
 
 @dataclass
 class Effective:
-    """The effective weights of one model."""
+    """The correct effective weights of one model."""
 
     W_E: Tensor  # [d_vocab, d_model]
     W_U: Tensor  # [d_model, d_vocab]
     W_pos: Tensor | None  # [n_ctx, d_model]
-    layer_norm: bool  # the norms subtract the mean: what is written along the all-ones direction is never read
+    layer_norm: bool  # the norms subtract the mean: they remove the component along the all-ones direction
     attention: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # layer -> W_Q, W_K, W_V, W_O
     mlp: dict[int, dict[int, dict[str, Tensor]]] = field(default_factory=dict)  # layer -> expert -> W_in, W_gate, W_out
 
@@ -36,17 +36,17 @@ class Norm:
     offset: float = 0.0  # the gain is offset + weight
 
     def gain(self, state: State, d_model: int) -> Tensor:
-        """The gain, ones where the norm has no parameters."""
+        """The gain; ones if the norm has no parameters."""
         weight = state.get(f"{self.name}.weight")
         return torch.ones(d_model, dtype=torch.float64) if weight is None else weight + self.offset
 
     def read(self, weight: Tensor, state: State) -> Tensor:
-        """`weight` [... d_model, n] with the norm in front of it folded in."""
+        """`weight` [... d_model, n], folded: it multiplies the normalised vector without gain."""
         weight = self.gain(state, weight.shape[-2])[:, None] * weight
         return weight - weight.mean(dim=-2, keepdim=True) if self.layer_norm else weight
 
     def write(self, weight: Tensor, state: State) -> Tensor:
-        """`weight` [... n, d_model] with the norm behind it folded in, up to a positive factor."""
+        """`weight` [... n, d_model], folded: its output in the residual stream, up to a positive factor."""
         return weight * self.gain(state, weight.shape[-1])
 
 
@@ -57,7 +57,7 @@ def _heads(matrix: Tensor, n: int) -> Tensor:
 
 
 def _expand(heads: Tensor, n_heads: int) -> Tensor:
-    """One copy of its key/value head for every query head."""
+    """Repeat each key/value head, once per query head of its group."""
     group = n_heads // heads.shape[0]
     return torch.stack([heads[h // group] for h in range(n_heads)])
 
@@ -86,7 +86,7 @@ def conv1d(name: str) -> Callable[[State, str, int], Heads]:
     return split
 
 
-def blocks(name: str, n_kv: int | None = None) -> Callable[[State, str, int], Heads]:
+def queries_then_keys_then_values(name: str, n_kv: int | None = None) -> Callable[[State, str, int], Heads]:
     """All queries, then all keys, then all values (MPT, Phi-3; Falcon-7B and GPT-BigCode with one key/value head)."""
 
     def split(state: State, prefix: str, n_heads: int) -> Heads:
@@ -104,8 +104,8 @@ def by_head(name: str) -> Callable[[State, str, int], Heads]:
     def split(state: State, prefix: str, n_heads: int) -> Heads:
         matrix = state[f"{prefix}{name}.weight"]
         d_head = matrix.shape[0] // (3 * n_heads)
-        at = lambda h, i: matrix[(3 * h + i) * d_head : (3 * h + i + 1) * d_head].T  # noqa: E731
-        q, k, v = (torch.stack([at(h, i) for h in range(n_heads)]) for i in range(3))
+        rows_of = lambda h, i: matrix[(3 * h + i) * d_head : (3 * h + i + 1) * d_head].T  # noqa: E731
+        q, k, v = (torch.stack([rows_of(h, i) for h in range(n_heads)]) for i in range(3))
         return q, k, v
 
     return split
@@ -119,7 +119,7 @@ def codegen(state: State, prefix: str, n_heads: int) -> Heads:
 
 
 def qwen3_next(state: State, prefix: str, n_heads: int) -> Heads:
-    """Head after head: its query and the gate of its output; only the query counts here."""
+    """For each head, its query and the gate of its output; only the query is returned."""
     doubled = _heads(state[f"{prefix}self_attn.q_proj.weight"], n_heads)  # [n_heads, d_model, 2 * d_head]
     d_head = doubled.shape[-1] // 2
     k, v = (state[f"{prefix}self_attn.{name}_proj.weight"] for name in "kv")
@@ -130,11 +130,11 @@ def qwen3_next(state: State, prefix: str, n_heads: int) -> Heads:
 
 
 def plain(w_in: str, w_out: str, transposed: bool = False) -> Callable[[State, str], dict]:
-    """Two `nn.Linear` (or GPT-2's `Conv1D`), an activation between."""
+    """Two `nn.Linear` (or GPT-2's `Conv1D`), with an activation between them."""
 
     def read(state: State, prefix: str) -> dict:
-        into, out = state[f"{prefix}{w_in}.weight"], state[f"{prefix}{w_out}.weight"]
-        return {-1: {"W_in": into, "W_out": out} if transposed else {"W_in": into.T, "W_out": out.T}}
+        w_in_matrix, out = state[f"{prefix}{w_in}.weight"], state[f"{prefix}{w_out}.weight"]
+        return {-1: {"W_in": w_in_matrix, "W_out": out} if transposed else {"W_in": w_in_matrix.T, "W_out": out.T}}
 
     return read
 
@@ -150,7 +150,7 @@ def gated(mlp: str = "mlp.") -> Callable[[State, str], dict]:
 
 
 def gate_up(fused: str, out: str) -> Callable[[State, str], dict]:
-    """One fused `nn.Linear`: rows that are activated first, then the rows that multiply them."""
+    """One fused `nn.Linear`: first the gate rows, then the rows that the gate multiplies."""
 
     def read(state: State, prefix: str) -> dict:
         gate, up = state[f"{prefix}{fused}.weight"].chunk(2)
@@ -162,7 +162,7 @@ def gate_up(fused: str, out: str) -> Callable[[State, str], dict]:
 def mixture(
     mlp: str = "mlp.", shared: str | None = None, transposed: bool = False, interleaved: bool = False
 ) -> Callable[[State, str], dict]:
-    """Experts in two stacked parameters; a layer without them is dense, and always on."""
+    """Experts in two stacked parameters; a layer without experts is dense."""
 
     def read(state: State, prefix: str) -> dict:
         if f"{prefix}{mlp}gate_proj.weight" in state:
@@ -192,7 +192,7 @@ def lfm2(state: State, prefix: str) -> dict:
 
 
 def granite_hybrid(state: State, prefix: str) -> dict:
-    """Experts, and one MLP beside them whose gate and up rows are fused."""
+    """Experts, and one shared MLP whose gate and up rows are fused."""
     shared = gate_up("shared_mlp.input_linear", "shared_mlp.output_linear")(state, prefix)
     return mixture("block_sparse_moe.")(state, prefix) | {-1: shared[-1]}
 
@@ -202,7 +202,7 @@ def granite_hybrid(state: State, prefix: str) -> dict:
 
 @dataclass(frozen=True)
 class Plan:
-    """The names and the layout of the parameters of one architecture. The defaults are those of Llama."""
+    """The names and layouts of the parameters of one architecture. The defaults are those of Llama."""
 
     layers: str = "model.layers.{}."
     attention: Callable[[State, str, int], Heads] = separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")  # noqa: RUF009 (a pure function)
@@ -212,7 +212,7 @@ class Plan:
         "input_layernorm",
         "post_attention_layernorm",
     )  # in front of attention and MLP
-    post: tuple[str | None, str | None] = (None, None)  # behind attention and MLP
+    post: tuple[str | None, str | None] = (None, None)  # on the outputs of attention and MLP
     layer_norm: bool = False
     offset: float = 0.0
     final: str | None = (
@@ -220,7 +220,7 @@ class Plan:
     )
     embed: str = "model.embed_tokens"
     unembed: str = "lm_head"
-    position: tuple[str, int] | None = None  # the table, and how many rows stand before position 0
+    position: tuple[str, int] | None = None  # the table, and how many of its rows precede position 0
     transposed_out: bool = False  # GPT-2's Conv1D
 
 
@@ -293,13 +293,13 @@ PLANS: dict[str, Plan] = {
         norms=("ln_1", "ln_1"), position=None,
     ),
     "gpt_bigcode": _replace(
-        GPT2, attention=blocks("attn.c_attn", 1), transposed_out=False, mlp=plain("mlp.c_fc", "mlp.c_proj"),
+        GPT2, attention=queries_then_keys_then_values("attn.c_attn", 1), transposed_out=False, mlp=plain("mlp.c_fc", "mlp.c_proj"),
     ),
     "opt": OPT,
     "opt_post_norm": _replace(OPT, norms=(None, None), final=None),
     "bloom": FALCON,
     "mpt": _replace(
-        GPT2, layers="transformer.blocks.{}.", attention=blocks("attn.Wqkv"), out="attn.out_proj", transposed_out=False,
+        GPT2, layers="transformer.blocks.{}.", attention=queries_then_keys_then_values("attn.Wqkv"), out="attn.out_proj", transposed_out=False,
         mlp=plain("ffn.up_proj", "ffn.down_proj"), norms=("norm_1", "norm_2"), final="transformer.norm_f",
         position=None,
     ),
@@ -310,7 +310,7 @@ PLANS: dict[str, Plan] = {
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA2,
     "gemma4_text": _replace(GEMMA2, offset=0.0),
-    "phi3": Plan(attention=blocks("self_attn.qkv_proj", 2), mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj")),
+    "phi3": Plan(attention=queries_then_keys_then_values("self_attn.qkv_proj", 2), mlp=gate_up("mlp.gate_up_proj", "mlp.down_proj")),
     "vaultgemma": Plan(norms=("input_layernorm", "pre_feedforward_layernorm"), offset=1.0),
     "nanochat": Plan(mlp=plain("mlp.fc1", "mlp.fc2")),  # its norms have no parameters
     "bitnet": Plan(),
@@ -335,7 +335,7 @@ PLANS: dict[str, Plan] = {
     "stablelm_parallel": Plan(norms=ONE_NORM, layer_norm=True),
     "cohere": Plan(norms=ONE_NORM, layer_norm=True),
     "cohere2": Plan(norms=ONE_NORM, layer_norm=True),
-    "falcon_7b": _replace(FALCON, attention=blocks("self_attention.query_key_value", 1), norms=ONE_NORM),
+    "falcon_7b": _replace(FALCON, attention=queries_then_keys_then_values("self_attention.query_key_value", 1), norms=ONE_NORM),
     "falcon_rw": FALCON,
     "falcon_40b": _replace(FALCON, norms=("ln_attn", "ln_mlp")),
     "mixtral": Plan(mlp=mixture()),
@@ -349,7 +349,7 @@ PLANS: dict[str, Plan] = {
     "qwen3_next": Plan(attention=qwen3_next, mlp=mixture(shared="shared_expert"), offset=1.0),
     "qwen3_5": Plan(attention=qwen3_next, offset=1.0),
     "qwen3_5_moe": Plan(attention=qwen3_next, mlp=mixture(shared="shared_expert"), offset=1.0),
-    "olmo_hybrid": OLMO2,  # blocks with softmax attention; those with linear attention are Llama's: see `plan_of`
+    "olmo_hybrid": OLMO2,  # blocks with softmax attention; blocks with linear attention have Llama's plan: see `plan_of`
     "lfm2": LFM2,
     "lfm2_moe": LFM2,
     "bamba": JAMBA,
@@ -392,17 +392,17 @@ LLAMAS = (
 )
 PLANS |= {name: Plan() for name in LLAMAS}
 
-# Compressed keys and values, or fused weights that TransformerLens splits incorrectly: reading them is an error.
+# Reading must raise an error: compressed keys and values, or weights that TransformerLens splits incorrectly.
 NO_ATTENTION = ("deepseek_v2", "deepseek_v3", "falcon_40b")
 
 
 def plan_of(name: str, layer: int | None = None) -> Plan:
-    """The plan of an architecture, or of one of its blocks."""
+    """The plan of architecture `name`, for one of its blocks or for the weights outside of blocks."""
     return Plan() if (name, layer) == ("olmo_hybrid", 0) else PLANS[name]
 
 
 def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effective:
-    """The effective weights of `zoo.ZOO[name]`; `fold=False` leaves every norm out (the papers' raw reading)."""
+    """The effective weights of `zoo.ZOO[name]`; `fold=False` ignores every norm, as the papers do."""
     plan = plan_of(name)
     state = {key: value.detach().double() for key, value in hf_model.state_dict().items()}
     config = hf_model.config
@@ -415,17 +415,17 @@ def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effect
             return None  # an Identity: the first layer reads the embedding norm's output as it is
         return Norm(prefix + norm_name, plan.layer_norm, plan.offset)
 
-    def read(weight: Tensor, place: Norm | None) -> Tensor:
-        return weight if place is None else place.read(weight, state)
+    def read(weight: Tensor, normalisation: Norm | None) -> Tensor:
+        return weight if normalisation is None else normalisation.read(weight, state)
 
-    def write(weight: Tensor, place: Norm | None) -> Tensor:
-        return weight if place is None else place.write(weight, state)
+    def write(weight: Tensor, normalisation: Norm | None) -> Tensor:
+        return weight if normalisation is None else normalisation.write(weight, state)
 
     position = None
     if plan.position is not None:
-        table, before = plan.position
-        position = state[f"{table}.weight"][before:]
-    found = Effective(
+        table, n_skipped = plan.position
+        position = state[f"{table}.weight"][n_skipped:]
+    effective = Effective(
         W_E=state[f"{plan.embed}.weight"],
         W_U=read(state[f"{plan.unembed}.weight"].T, norm("", plan.final)),
         W_pos=position,
@@ -441,18 +441,18 @@ def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effect
             q, k, v = plan.attention(state, prefix, n_heads)
             out = state[f"{prefix}{plan.out}.weight"]
             out = out if plan.transposed_out else out.T  # [n_heads * d_head, d_model]
-            found.attention[layer] = {
+            effective.attention[layer] = {
                 "W_Q": read(q, before_attention),
                 "W_K": read(_expand(k, n_heads), before_attention),
                 "W_V": read(_expand(v, n_heads), before_attention),
                 "W_O": write(torch.stack(out.chunk(n_heads)), after_attention),
             }
         if name != "mamba":
-            found.mlp[layer] = {
+            effective.mlp[layer] = {
                 expert: {
-                    which: write(weight, after_mlp) if which == "W_out" else read(weight, before_mlp)
-                    for which, weight in weights.items()
+                    weight_name: write(weight, after_mlp) if weight_name == "W_out" else read(weight, before_mlp)
+                    for weight_name, weight in weights.items()
                 }
                 for expert, weights in plan.mlp(state, prefix).items()
             }
-    return found
+    return effective

@@ -1,8 +1,8 @@
 """Models of the zoo with their oracle's weights, and the comparison of `Weights` with the oracle.
 
 Raw bridges must equal the oracle. In compatibility mode TransformerLens rewrites the weights without changing the
-function: reading weights must still equal the folded and centred ones of the oracle; other weights may change in the
-following ways. In models with LayerNorm, W_E, W_pos, W_O and W_out may lose their component along the all-ones
+function. Weights that read from the residual stream must still equal the folded and centred ones of the oracle. Other
+weights may change in the following ways. In models with LayerNorm, W_E, W_pos, W_O and W_out may lose their component along the all-ones
 direction, which LayerNorm removes anyway. W_U may lose its mean over the vocabulary, which does not affect a softmax,
 and may contain Cohere's positive logit scale.
 """
@@ -25,9 +25,11 @@ TOKENS = torch.arange(5, 5 + 2 * 9).view(2, 9)  # without special tokens: in som
 
 
 def skipping(names: list[str], *reasons: dict[str, str]) -> list:
-    """The architectures as test parameters; those that the installed versions do not have are skipped with the reason."""
-    why = {name: reason for known in (*reasons, zoo.UNAVAILABLE) for name, reason in known.items()}
-    return [pytest.param(n, marks=pytest.mark.skip(reason=why[n])) if n in why else n for n in names]
+    """The architectures as test parameters; those that the installed versions lack are skipped with a reason."""
+    reason_of = {
+        name: reason for reasons_by_name in (*reasons, zoo.UNAVAILABLE) for name, reason in reasons_by_name.items()
+    }
+    return [pytest.param(n, marks=pytest.mark.skip(reason=reason_of[n])) if n in reason_of else n for n in names]
 
 
 @dataclass
@@ -55,7 +57,7 @@ def shared(name: str) -> Case:
 
 @functools.cache
 def activations(name: str) -> dict[str, Tensor]:
-    """Everything that a raw bridge computes for TOKENS, in float64."""
+    """All activations of a raw bridge on TOKENS, in float64."""
     with torch.no_grad():
         cache = shared(name).model.run_with_cache(TOKENS)[1]
     return {
@@ -83,12 +85,12 @@ def unit(weight: Tensor) -> Tensor:
 
 
 def changes(x: Tensor) -> Tensor:
-    """[batch, pos, …] minus its first position: biases drop out."""
+    """[batch, pos, …] minus its first position: biases cancel."""
     return (x - x[:, :1])[:, 1:]
 
 
 def normalised(x: Tensor, module: nn.Module, layer_norm: bool) -> Tensor:
-    """What a norm makes of `x` before it multiplies by its gain."""
+    """The output of a norm for `x`, before the gain."""
     while "_original_component" in module._modules:
         module = module._modules["_original_component"]
     eps = next(
@@ -139,15 +141,15 @@ def check_all(weights: Weights, effective: Effective, *, processed: bool = False
     """The model has exactly the weights of the oracle."""
     actual, expected = dict(readings(weights)), dict(expectations(effective))
     assert not (missing := sorted(expected.keys() - actual.keys())), missing
-    assert not (invented := sorted(actual.keys() - expected.keys())), invented
+    assert not (unexpected := sorted(actual.keys() - expected.keys())), unexpected
     errors = {}
     for name, weight in actual.items():
         assert not weight.requires_grad, name
-        wanted = expected[name]
+        expected_weight = expected[name]
         if processed and name == "W_U":
-            weight, wanted = unit(centred(weight)), unit(centred(wanted))
+            weight, expected_weight = unit(centred(weight)), unit(centred(expected_weight))
         elif processed and effective.layer_norm and name.endswith(("W_E", "W_pos", "W_O", "W_out")):
-            weight, wanted = centred(weight), centred(wanted)
-        errors[name] = error(weight, wanted)
-    wrong = {name: value for name, value in errors.items() if not value <= tolerance}
-    assert not wrong, wrong
+            weight, expected_weight = centred(weight), centred(expected_weight)
+        errors[name] = error(weight, expected_weight)
+    large_errors = {name: value for name, value in errors.items() if not value <= tolerance}
+    assert not large_errors, large_errors

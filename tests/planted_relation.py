@@ -5,7 +5,7 @@ import zoo
 
 
 def planted(sign=1.0):
-    """A Llama in which head 2 of block 1 maps each of 40 sources to a different target; and the pairs."""
+    """Return a Llama in which head 2 of block 1 maps each of 40 sources to a different target, and the pairs."""
     hf = zoo.ZOO["llama"]()
     order = torch.randperm(95)[:80] + 2
     sources, targets = order[:40], order[40:]

@@ -1,4 +1,4 @@
-"""Slow twins: what the package computes fast, in the plainest code there is, in float64."""
+"""Slow reference implementations of the fast functions: plain loops in float64."""
 
 import math
 from itertools import combinations
@@ -17,7 +17,7 @@ def _best(scores: list[float], k: int, largest: bool) -> list[int]:
 
 
 def brute_top_tokens(vectors: Tensor, embedding: Tensor, k: int, largest: bool = True) -> tuple[Tensor, Tensor]:
-    """Best k rows of the embedding for every vector: every product, sorted; equal ones by row."""
+    """The best k rows of the embedding for every vector: all products, sorted; ties by row."""
     score, index = [], []
     rows = embedding.double().tolist()
     for vector in vectors.double().tolist():
@@ -31,7 +31,7 @@ def brute_top_tokens(vectors: Tensor, embedding: Tensor, k: int, largest: bool =
 def brute_top_pairs(
     A: Tensor, left: Tensor, right: Tensor, B: Tensor, k: int, largest: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Best k entries of A · left · rightᵀ · Bᵀ: every entry, sorted; equal ones by row, then column."""
+    """The best k entries of A · left · rightᵀ · Bᵀ: all entries, sorted; ties by row, then column."""
     a = [[_dot(row, column) for column in left.double().T.tolist()] for row in A.double().tolist()]
     b = [[_dot(row, column) for column in right.double().T.tolist()] for row in B.double().tolist()]
     products = [_dot(x, y) for x in a for y in b]
@@ -41,44 +41,44 @@ def brute_top_pairs(
 
 
 def brute_jaccard(a: Tensor, b: Tensor, k: int) -> list[float]:
-    """Of the k tokens of largest absolute score in each row of a and of b: those shared, over those of either."""
-    found = []
+    """The Jaccard index of the k tokens with the largest absolute scores in each row of a and of b."""
+    indices = []
     for row_a, row_b in zip(a.double().tolist(), b.double().tolist(), strict=True):
         top = [set(_best([abs(s) for s in row], k, True)) for row in (row_a, row_b)]
-        found.append(len(top[0] & top[1]) / len(top[0] | top[1]))
-    return found
+        indices.append(len(top[0] & top[1]) / len(top[0] | top[1]))
+    return indices
 
 
 def brute_recall(states: Tensor, activations: Tensor, units: Tensor, k: int, n_active: int) -> list[float]:
-    """For each token: how many of its state's top k tokens are in the top k of one of its most active units.
+    """For each token: the share of its state's top k tokens that are in the top k of one of its most active units.
 
     Args:
-        states: Scores of the hidden states, a row a token.
-        activations: A row a token, a column a unit.
-        units: Scores of the units' directions, a row a unit.
-        k: Tokens of each list.
-        n_active: Units of each token.
+        states: Scores of the hidden states, one row per token.
+        activations: One row per token, one column per unit.
+        units: Scores of the directions of the units, one row per unit.
+        k: The number of tokens of each list.
+        n_active: The number of active units of each token.
     """
     tops = [set(_best(scores, k, True)) for scores in units.double().tolist()]
-    found = []
+    recalls = []
     for state, activation in zip(states.double().tolist(), activations.double().tolist(), strict=True):
         union = set().union(*(tops[unit] for unit in _best(activation, n_active, True)))
-        found.append(len(set(_best(state, k, True)) & union) / k)
-    return found
+        recalls.append(len(set(_best(state, k, True)) & union) / k)
+    return recalls
 
 
 def brute_keep_k(X: Tensor, E: Tensor, E_inverse: Tensor, k: int) -> float:
-    """cos(vec X Xᵀ, vec keep_k(XE) keep_k(XE'ᵀ)ᵀ), entry by entry; E and E'ᵀ hold one token a row."""
-    kept = []
+    """cos(vec X Xᵀ, vec keep_k(XE) keep_k(XE'ᵀ)ᵀ), entry by entry; E and E'ᵀ have one row per token."""
+    truncated = []
     for side in (E, E_inverse):
         rows = [[_dot(x, e) for e in side.double().tolist()] for x in X.double().tolist()]
-        kept.append([])
+        truncated.append([])
         for row in rows:
             chosen = set(_best([abs(s) for s in row], k, True))
-            kept[-1].append([s if i in chosen else 0.0 for i, s in enumerate(row)])
-    true = [_dot(x, y) for x in X.double().tolist() for y in X.double().tolist()]
-    found = [_dot(a, b) for a in kept[0] for b in kept[1]]
-    return _dot(true, found) / math.sqrt(_dot(true, true) * _dot(found, found))
+            truncated[-1].append([s if i in chosen else 0.0 for i, s in enumerate(row)])
+    products = [_dot(x, y) for x in X.double().tolist() for y in X.double().tolist()]
+    values = [_dot(a, b) for a in truncated[0] for b in truncated[1]]
+    return _dot(products, values) / math.sqrt(_dot(products, products) * _dot(values, values))
 
 
 def brute_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -94,15 +94,15 @@ def brute_alignment(A: Tensor, B: Tensor) -> float:
 
 
 def fista(x: Tensor, directions: Tensor, l1: float, iterations: int = 500) -> Tensor:
-    """Non-negative sparse codes as the original makes them (Yun et al. 2021): FISTA from zero, a fixed number of steps."""
+    """Non-negative sparse codes as in the original implementation (Yun et al. 2021): FISTA from zero, a fixed number of steps."""
     step = 1 / float(torch.linalg.eigvalsh(directions.T @ directions).max())
-    codes = look = torch.zeros(len(x), len(directions), dtype=x.dtype)
+    codes = extrapolated = torch.zeros(len(x), len(directions), dtype=x.dtype)
     t = 1.0
     for _ in range(iterations):
         before = codes
-        codes = (look + step * ((x - look @ directions) @ directions.T) - step * l1).clamp(min=0)
+        codes = (extrapolated + step * ((x - extrapolated @ directions) @ directions.T) - step * l1).clamp(min=0)
         t, t_before = (1 + math.sqrt(1 + 4 * t**2)) / 2, t
-        look = codes + (codes - before) * ((t_before - 1) / t)
+        extrapolated = codes + (codes - before) * ((t_before - 1) / t)
     return codes
 
 
@@ -117,15 +117,15 @@ def sparse_code_objective(x: Tensor, directions: Tensor, codes: Tensor, l1: floa
 
 
 def codes_by_subsets(x: list[float], directions: list[list[float]], l1: float) -> float:
-    """The least objective of one vector: least squares on every subset of directions, the best that is non-negative."""
+    """The smallest objective of one vector: least squares on every subset of directions; the best non-negative solution."""
     vector, rows = torch.tensor(x, dtype=torch.float64), torch.tensor(directions, dtype=torch.float64)
     best = float(vector @ vector) / 2
     for size in range(1, min(rows.shape) + 1):
         for chosen in combinations(range(len(rows)), size):
-            some = rows[list(chosen)]
-            code = torch.linalg.lstsq(some @ some.T, (some @ vector - l1)[:, None]).solution[:, 0]
+            subset = rows[list(chosen)]
+            code = torch.linalg.lstsq(subset @ subset.T, (subset @ vector - l1)[:, None]).solution[:, 0]
             if (code >= 0).all():
-                residual = vector - code @ some
+                residual = vector - code @ subset
                 best = min(best, float(residual @ residual) / 2 + l1 * float(code.sum()))
     return best
 
@@ -136,20 +136,20 @@ def brute_relation_hits(
     """Entry (i, j): whether target j is among the k best tokens of sign · x_i W_OV W_U, one product at a time (MAPS).
 
     Args:
-        x: What the head sees of each source, a row a pair.
+        x: The input of the head for each source, one row per pair.
         W_OV: `[d_model, d_model]`.
         W_U: `[d_model, n_tokens]`.
-        targets: A column of W_U for each pair.
-        k: How many tokens are the best.
+        targets: One column of W_U for each pair.
+        k: The number of best tokens.
         sign: 1 for promotion, −1 for suppression.
     """
-    through = [[_dot(row, column) for column in W_U.double().T.tolist()] for row in W_OV.double().tolist()]
-    found = []
+    output_columns = [[_dot(row, column) for column in W_U.double().T.tolist()] for row in W_OV.double().tolist()]
+    hits = []
     for row in x.double().tolist():
-        scores = [sign * _dot(row, column) for column in zip(*through, strict=True)]
+        scores = [sign * _dot(row, column) for column in zip(*output_columns, strict=True)]
         best = set(_best(scores, k, True))
-        found.append([target in best for target in targets])
-    return found
+        hits.append([target in best for target in targets])
+    return hits
 
 
 def channel_objective(
@@ -167,10 +167,11 @@ def channel_objective(
 def adamw_channel(
     w: Tensor, rows: Tensor, mask: Tensor, steps: int, lr: float = 0.03, kurtosis_weight: float = 0.3
 ) -> Tensor:
-    """A neuron's channel by the original's optimiser: AdamW with autograd on its loss, from w on, a fixed number of steps.
+    """A neuron's channel by the original optimiser: AdamW with autograd, starting at w, with a fixed number of steps.
 
-    The original turns w by a rotation that it learns. All rotations of w are the sphere |r| = |w|: here AdamW moves that
-    point itself, which is less work a step. The loss does not see r's length. The step is a share of w's mean entry.
+    The original learns a rotation of w. The rotations of w are the points of the sphere |r| = |w|; here AdamW optimises
+    such a point directly, which needs less computation per step. The loss is independent of the norm of r. The step size
+    is proportional to the mean size of the entries of w.
     """
     r = w.clone().requires_grad_()
     optimiser = torch.optim.AdamW([r], lr=lr * float(w.norm()) / math.sqrt(len(w)))
@@ -187,7 +188,7 @@ def adamw_channel(
 
 
 def brute_moments(scores: list[float]) -> tuple[float, float, float, float]:
-    """Mean, variance, skew and kurtosis (3 for a normal distribution), each as its definition says."""
+    """Mean, variance, skew and kurtosis (3 for a normal distribution), each by its definition."""
     n = len(scores)
     mean = math.fsum(scores) / n
     second, third, fourth = (math.fsum((x - mean) ** order for x in scores) / n for order in (2, 3, 4))
@@ -195,6 +196,6 @@ def brute_moments(scores: list[float]) -> tuple[float, float, float, float]:
 
 
 def brute_positive_share(A: Tensor, left: Tensor, right: Tensor, B: Tensor) -> float:
-    """Σλ over Σ|λ| of the n × n matrix A · left · right · Bᵀ, all of its eigenvalues computed."""
+    """Σλ over Σ|λ| over all eigenvalues λ of the n × n matrix A · left · right · Bᵀ."""
     values = np.linalg.eigvals((A.double() @ left.double() @ right.double() @ B.double().T).numpy())
     return float(values.real.sum() / np.abs(values).sum())

@@ -1,4 +1,4 @@
-"""The laws of a table, checked by one helper on every public function and every option."""
+"""The rules of tidy tables, checked by one helper for every public function and every option."""
 
 import numpy as np
 import pandas as pd

@@ -47,9 +47,9 @@ def test_labels_join_the_best_tokens():
     assert neurons_of([]).embspace.label().columns.tolist() == ["layer", "neuron", "weight", "label"]
 
 
-def test_errors_for_other_tables_and_arguments(lens):
-    other = pd.DataFrame({"a": [1]})
-    for call in (other.embspace.show, other.embspace.label, other.embspace.plot):
+def test_other_tables_and_invalid_arguments_raise(lens):
+    other_table = pd.DataFrame({"a": [1]})
+    for call in (other_table.embspace.show, other_table.embspace.label, other_table.embspace.plot):
         with pytest.raises(EmbspaceError, match=r"not one of EmbeddingLens's tables.*'a'"):
             call()
     with pytest.raises(EmbspaceError, match=r"label\(\) takes a table of .*; this is a table of components\(\)"):
@@ -63,11 +63,11 @@ def test_errors_for_other_tables_and_arguments(lens):
             lens.neurons(k=1).embspace.label(k=n)
 
 
-def test_plot_draws_by_kind(lens):
+def test_plot_depends_on_the_kind_of_the_table(lens):
     assert len(lens.neurons(0, 3, k=4).embspace.plot().data) == 2
     assert lens.ov(0, [0, 1], k=4).embspace.plot().data[0].mode == "lines"
-    many = pd.concat([pairs_of([" a", " b"], head=h) for h in range(12)], ignore_index=True)
-    assert many.embspace.plot().data[0].type == "heatmap"
+    table_of_twelve_heads = pd.concat([pairs_of([" a", " b"], head=h) for h in range(12)], ignore_index=True)
+    assert table_of_twelve_heads.embspace.plot().data[0].type == "heatmap"
     assert len(lens.search(5, k=2).embspace.plot().data) == 6
     assert len(lens.singular(0, 0, n_directions=1, k=3).embspace.plot().data) == 2
 
@@ -79,10 +79,10 @@ def test_error_names_the_extra_if_plotly_is_missing(monkeypatch, lens):
 
 
 def test_label_accepts_a_repeated_index(lens):
-    both = pd.concat([lens.ov(k=2), lens.qk(k=2)])
-    assert both.index.has_duplicates
-    labels = both.embspace.label(k=1)
-    assert labels["label"].tolist() == both.reset_index(drop=True).embspace.label(k=1)["label"].tolist()
+    repeated = pd.concat([lens.ov(k=2), lens.qk(k=2)])
+    assert repeated.index.has_duplicates
+    labels = repeated.embspace.label(k=1)
+    assert labels["label"].tolist() == repeated.reset_index(drop=True).embspace.label(k=1)["label"].tolist()
 
 
 def test_every_plot_of_a_kind_is_public():

@@ -94,14 +94,14 @@ MESSAGES = [
 
 
 @pytest.fixture(scope="module")
-def worded():
+def lens_with_words():
     return EmbeddingLens(zoo.boot(zoo.ZOO["gpt2"]()), tokenizer=zoo.tokenizer())
 
 
 @pytest.mark.parametrize(("call", "message"), MESSAGES, ids=[s for _, s in MESSAGES])
-def test_messages_of_readings(worded, call, message):
+def test_invalid_arguments_of_readings_raise_exact_messages(lens_with_words, call, message):
     with unchecked_types(), pytest.raises(EmbspaceError) as caught:
-        call(worded)
+        call(lens_with_words)
     assert str(caught.value) == message
 
 
@@ -122,7 +122,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("options", "message"), OPTIONS, ids=[s for _, s in OPTIONS])
-def test_messages_of_options(tiny, options, message):
+def test_invalid_options_of_a_lens_raise_exact_messages(tiny, options, message):
     with unchecked_types(), pytest.raises(EmbspaceError) as caught:
         EmbeddingLens(tiny("gpt2"), **options)
     assert str(caught.value) == message
@@ -173,9 +173,9 @@ def test_weights_that_are_not_finite_raise(value):
 
 
 def test_objects_that_are_not_models_raise():
-    for thing in ("gpt2", None, torch.nn.Linear(2, 2)):
+    for not_a_model in ("gpt2", None, torch.nn.Linear(2, 2)):
         with pytest.raises(EmbspaceError, match="is not a TransformerLens model. Wrap it"):
-            EmbeddingLens(thing)
+            EmbeddingLens(not_a_model)
 
 
 @pytest.mark.parametrize(
@@ -200,23 +200,23 @@ def test_unsupported_weights_raise_and_others_are_read(tiny, family, call, match
 
 
 @pytest.mark.parametrize("index", [np.int64(1), torch.tensor(1), np.array(1), np.array([1]), torch.tensor([1])])
-def test_scalars_of_tables_and_tensors_select(worded, index):
-    assert worded.neurons(layer=index, k=1).equals(worded.neurons(layer=1, k=1))
+def test_scalars_of_tables_and_tensors_select(lens_with_words, index):
+    assert lens_with_words.neurons(layer=index, k=1).equals(lens_with_words.neurons(layer=1, k=1))
     with unchecked_types():
-        assert worded.weights.W_Q(np.int64(1)).shape == (4, 32, 8)
+        assert lens_with_words.weights.W_Q(np.int64(1)).shape == (4, 32, 8)
 
 
-def test_vectors_of_other_types(worded):
+def test_vectors_of_other_types_give_equal_scores(lens_with_words):
     x = torch.randn(2, 32)
-    expected = worded.directions(x, k=3)
-    for other in (x.numpy(), list(x), x.tolist(), x.double()):
-        np.testing.assert_allclose(worded.directions(other, k=3)["score"], expected["score"], rtol=1e-5)
-    assert torch.allclose(worded.project(x.numpy()), worded.project(x))
+    expected = lens_with_words.directions(x, k=3)
+    for same_vectors in (x.numpy(), list(x), x.tolist(), x.double()):
+        np.testing.assert_allclose(lens_with_words.directions(same_vectors, k=3)["score"], expected["score"], rtol=1e-5)
+    assert torch.allclose(lens_with_words.project(x.numpy()), lens_with_words.project(x))
     with pytest.raises(EmbspaceError, match="vectors cannot be made a tensor"):
-        worded.directions("word")
+        lens_with_words.directions("word")
 
 
-def test_a_damaged_folder_raises(tmp_path):
+def test_damaged_model_folders_raise(tmp_path):
     from embspace_lens import demo
 
     for part in ("tokenizer", "reviews-small-0"):

@@ -1,4 +1,4 @@
-"""The floor plan: which wing may import which, and what only one wing may do. CONTRIBUTING.md explains it."""
+"""The wings: the order of their imports, and the operations that only one wing may perform. CONTRIBUTING.md explains both."""
 
 import ast
 import importlib
@@ -13,7 +13,7 @@ import embspace_lens
 
 PACKAGE = Path(embspace_lens.__file__).parent
 NAME = PACKAGE.name
-# From the ground up: each wing imports only wings that stand before it in this list.
+# Each wing imports only wings that precede it in this list.
 WINGS = [
     "errors",
     "files",
@@ -43,7 +43,7 @@ ROOT = {"__init__", "__main__", "lens", "loading", "errors", "files", "accessor"
 CONFTEST = "conftest"  # names for the examples in docstrings; not in the wheel
 MAX_LINES = 350
 LONG_MODULES = {
-    "errors.py": "all messages stand in one module",
+    "errors.py": "contains all messages",
     "lens.py": "the docstrings of its methods are the reference of the readings",
 }
 IMPORTERS = ("import_module", "__import__")
@@ -109,7 +109,7 @@ def imports(module: str) -> dict[str, int]:
 
 
 def called_name(call: ast.Call) -> str:
-    """The last name of what is called: `b` of `a.b(...)`."""
+    """The name of a called function without its prefix: `b` of `a.b(...)`."""
     return getattr(call.func, "attr", getattr(call.func, "id", ""))
 
 
@@ -119,32 +119,34 @@ def strings_of(call: ast.Call) -> list[str]:
 
 
 def listed(offences: list[str]) -> str:
-    """All offences, one a line: pytest itself shows only the first few."""
+    """All offences, one per line, because pytest shows only the first few."""
     return "\n" + "\n".join(offences)
 
 
 # -- Order of imports
 
 
-def test_every_wing_has_a_floor():
+def test_every_wing_is_in_the_import_order():
     assert {wing_of(module) for module in MODULES} == {*WINGS, "__init__"}
 
 
-def test_imports_point_down():
-    upward = []
+def test_wings_import_only_wings_that_precede_them():
+    wrong_imports = []
     for module in MODULES:
         for target, line in imports(module).items():
-            wing, other = wing_of(module), wing_of(target)
-            if wing == "__init__":  # names belong into __init__.pyi; the accessor registers `frame.embspace`
-                down = other == "accessor"
+            wing, target_wing = wing_of(module), wing_of(target)
+            if wing == "__init__":  # names belong in __init__.pyi; the accessor registers `frame.embspace`
+                is_allowed = target_wing == "accessor"
             else:
-                down = wing == other or (other != "__init__" and WINGS.index(other) < WINGS.index(wing))
-            if not down:
-                upward.append(f"{module}:{line} imports {target}")
-    assert not upward, listed(upward)
+                is_allowed = wing == target_wing or (
+                    target_wing != "__init__" and WINGS.index(target_wing) < WINGS.index(wing)
+                )
+            if not is_allowed:
+                wrong_imports.append(f"{module}:{line} imports {target}")
+    assert not wrong_imports, listed(wrong_imports)
 
 
-def test_imports_name_the_module_that_defines_a_thing():
+def test_imports_name_the_module_that_defines_a_name():
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     indirect = [
         f"{module}:{line} imports from the __init__ of {target}"
@@ -188,8 +190,8 @@ def test_modules_are_short():
 
 def test_no_module_has_the_name_of_a_public_function():
     functions = {name for name in PUBLIC if name not in {module.rsplit(".")[-1] for module in STUBS}}
-    same = {module for module in MODULES if module.rsplit(".")[-1] in functions}
-    assert not same, "a module is a noun, a function a verb"
+    conflicts = {module for module in MODULES if module.rsplit(".")[-1] in functions}
+    assert not conflicts, "the name of a module is a noun, and the name of a function is a verb"
 
 
 @pytest.mark.parametrize("package", STUBS)
@@ -213,7 +215,7 @@ def test_top_level_has_every_public_name_of_its_wings():
     assert wings == {package.rpartition(".")[2] for package in STUBS} - {NAME}
 
 
-# -- What only one wing may do
+# -- Operations that only one wing may perform
 
 
 def outside(wing: str, kinds: Any, condition: Callable[[Any], bool]) -> list[str]:
@@ -241,15 +243,15 @@ def test_only_weights_imports_the_host():
     assert not offences, listed(offences)
 
 
-def test_only_weights_reaches_into_the_host():
-    def reaches(node: ast.Attribute | ast.Call) -> bool:
+def test_only_weights_uses_attributes_of_the_host():
+    def uses_host(node: ast.Attribute | ast.Call) -> bool:
         if isinstance(node, ast.Attribute):
             return node.attr in HOST_ATTRIBUTES
         return called_name(node) in ("getattr", "hasattr") and not HOST_ATTRIBUTES.isdisjoint(strings_of(node))
 
-    offences = outside("weights", (ast.Attribute, ast.Call), reaches)
+    offences = outside("weights", (ast.Attribute, ast.Call), uses_host)
     # The configuration of a sparse autoencoder is called cfg too.
-    offences = [place for place in offences if not place.startswith(f"{NAME}.readings.vectors:")]
+    offences = [offence for offence in offences if not offence.startswith(f"{NAME}.readings.vectors:")]
     assert not offences, listed(offences)
 
 
@@ -260,12 +262,12 @@ def test_only_forward_runs_a_model():
 
 def test_only_frames_makes_dataframes():
     makers = ("DataFrame", "from_dict", "from_records")
-    made = outside("", ast.Call, lambda call: called_name(call) in makers)
-    offences = [place for place in made if not place.startswith(f"{NAME}.tables.frames:")]
+    calls = outside("", ast.Call, lambda call: called_name(call) in makers)
+    offences = [offence for offence in calls if not offence.startswith(f"{NAME}.tables.frames:")]
     assert not offences, listed(offences)
 
 
-def test_all_messages_stand_in_errors():
+def test_all_messages_are_in_errors():
     offences = outside("errors", ast.Call, lambda call: called_name(call) == "EmbspaceError")
     assert not offences, listed(offences)
 

@@ -25,7 +25,7 @@ def test_compatibility_mode_gives_the_same_tokens(tiny, family):
     """Weight processing moves gains and means between weights; scores change by one constant per vector."""
     raw, processed = EmbeddingLens(tiny(family)), EmbeddingLens(zoo.compat(zoo.boot(zoo.ZOO[family]())))
     for weight in ("W_in", "W_out"):
-        a, b = (each.neurons(layer=1, weight=weight, k=5) for each in (raw, processed))
+        a, b = (each_lens.neurons(layer=1, weight=weight, k=5) for each_lens in (raw, processed))
         assert (a["token_index"] == b["token_index"]).mean() > 0.99
     same_tokens(raw.qk(k=3), processed.qk(k=3), tolerance=1e-3)
 
@@ -98,10 +98,10 @@ def test_model_is_the_given_model(tiny):
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
 def test_a_copy_gives_the_same_tables(copied):
     lens = EmbeddingLens(zoo.boot(zoo.ZOO["gpt2"]()), vocabulary=range(40), score="cosine")
-    other = copied(lens)
-    assert other is not lens and repr(other) == repr(lens)
-    assert (other.model is lens.model) == (copied is copy.copy)
-    pd.testing.assert_frame_equal(other.neurons(k=2), lens.neurons(k=2))
+    copied_lens = copied(lens)
+    assert copied_lens is not lens and repr(copied_lens) == repr(lens)
+    assert (copied_lens.model is lens.model) == (copied is copy.copy)
+    pd.testing.assert_frame_equal(copied_lens.neurons(k=2), lens.neurons(k=2))
 
 
 def test_an_embedding_space_can_be_given(tiny):

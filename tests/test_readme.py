@@ -1,4 +1,4 @@
-"""README.md: its Python runs as printed, its output is what Python prints, its links lead somewhere."""
+"""README.md: its Python code runs and prints the output shown, and its links and commands exist."""
 
 import contextlib
 import io
@@ -41,7 +41,7 @@ def test_python_blocks_print_the_output_beside_them():
     assert compared, "the first example shows its output"
 
 
-def test_it_is_short():
+def test_readme_is_short():
     assert len(TEXT.splitlines()) <= 130
 
 

@@ -73,8 +73,8 @@ def test_pytest_finds_every_example():
         )
         if written:
             name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
-            found = doctest.DocTestFinder().find(importlib.import_module(name), name)
-            assert sum(bool(test.examples) for test in found) == written, name
+            doctests = doctest.DocTestFinder().find(importlib.import_module(name), name)
+            assert sum(bool(test.examples) for test in doctests) == written, name
 
 
 def test_importing_reaches_no_network_and_no_optional_package():

@@ -22,7 +22,7 @@ def test_there_are_tutorials():
     ids=lambda path: path.stem,
 )
 def test_tutorial_runs(path, monkeypatch):
-    # Figures as data only: a PNG needs a browser, which not every machine has.
+    # Figures are stored as data only, because a PNG needs a browser.
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
@@ -36,7 +36,7 @@ def test_tutorial_runs(path, monkeypatch):
 
 
 @each_tutorial
-def test_first_code_cell_says_what_to_install(path):
+def test_first_code_cell_raises_with_installation_instructions(path):
     notebook = nbformat.read(path, as_version=4)
     source = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
     namespace = {"__builtins__": {**__builtins__, "__import__": without_the_package}}  # type: ignore[dict-item]

@@ -1,4 +1,4 @@
-"""Calls with values of the wrong type: the type checker of the tests would refuse them before the package does."""
+"""Calls with values of a wrong type: without this, the type checker of the tests raises before the package does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -2,9 +2,9 @@
 
 `ZOO[name]()` gives a Hugging Face model (d_model 32, vocabulary 97), `boot` puts it into a TransformerBridge and
 `compat` turns compatibility mode on. `NATIVE[name]()` gives a bridge around TransformerLens's own modules, and
-`HT_ZOO[name]()` a HookedTransformer if the installed TransformerLens has it (3.9). Every weight, bias and norm gain is
-random, so that a reading that omits one of them has a large error. `UNAVAILABLE`, `NO_FORWARD` and `NO_COMPAT` state why
-an architecture cannot be built, run or processed with the installed versions.
+`HT_ZOO[name]()` a HookedTransformer where the installed TransformerLens has one (3.9). Every weight, bias and norm gain
+is random: a reading that omits one of them has a large error. `UNAVAILABLE`, `NO_FORWARD` and `NO_COMPAT` give the reason
+why an architecture is missing, cannot run or cannot be processed with the installed versions.
 """
 
 import os
@@ -21,19 +21,19 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-try:  # not `hasattr`: the module __getattr__ of transformer_lens 4 raises ImportError
+try:  # `hasattr` is not enough: transformer_lens 4 raises ImportError from its module __getattr__
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 except ImportError:
     HookedTransformer = HookedTransformerConfig = None
 
 D_MODEL, D_VOCAB, D_MLP, N_CTX, N_LAYERS, N_HEADS = 32, 97, 48, 24, 2, 4
 
-# Norms with the effective gain 1 + weight, according to the modelling code of transformers.
+# Norms whose effective gain is 1 + weight: taken from the modelling code of transformers.
 OFFSET_NORMS = re.compile(
     r"^(Gemma|Gemma2|Gemma3|VaultGemma|RecurrentGemma|Qwen3Next|Qwen3_5|Qwen3_5Moe)RMSNorm$|^NemotronLayerNorm1P$"
 )
 
-# The fields of a configuration, with the names of Llama and of older families.
+# Settings under the names of Llama-like configurations, and under those of older families.
 LLAMA = dict(
     vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS,
     num_attention_heads=N_HEADS,
@@ -101,7 +101,9 @@ def _build(name: str, config: str, model: str, kwargs: dict, edit: Callable | No
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     hf_model = getattr(transformers, model)(settings).eval()
-    hf_model.config.architectures = [model]  # models from a configuration have None, and most do not boot without it
+    hf_model.config.architectures = [
+        model
+    ]  # models built from a configuration have None, which most model types cannot boot with
     _randomise(hf_model, seed)
     if edit is not None:
         edit(hf_model)
@@ -207,7 +209,7 @@ _TABLE = {
     "ernie4_5": ("Ernie4_5Config", "Ernie4_5ForCausalLM", LLAMA | dict(head_dim=8)),
     "hunyuan_dense": ("HunYuanDenseV1Config", "HunYuanDenseV1ForCausalLM", LLAMA | dict(head_dim=8)),
     "ministral3": ("Ministral3Config", "Ministral3ForCausalLM", LLAMA | dict(head_dim=8)),
-    # Other combinations: gated MLP or RMSNorm alone, parallel blocks, norms on one side only
+    # Other combinations: gates without RMSNorm, RMSNorm without gates, parallel blocks, norms in other positions
     "arcee": ("ArceeConfig", "ArceeForCausalLM", LLAMA),
     "apertus": ("ApertusConfig", "ApertusForCausalLM", LLAMA),
     "nemotron": ("NemotronConfig", "NemotronForCausalLM", LLAMA | dict(head_dim=8)),
@@ -330,7 +332,7 @@ _TABLE = {
     ),
     "bamba": ("BambaConfig", "BambaForCausalLM", LLAMA | MAMBA2 | dict(attn_layer_indices=[1])),
     "falcon_h1": ("FalconH1Config", "FalconH1ForCausalLM", LLAMA | MAMBA2 | dict(head_dim=8, mamba_d_ssm=64)),
-    # Encoders, and a decoder made from one, with norms in other places
+    # Encoders, and a decoder derived from one; their norms are in other positions
     "bert": ("BertConfig", "BertForMaskedLM", BERT),
     "roberta": ("RobertaConfig", "RobertaForMaskedLM", BERT | dict(pad_token_id=1, max_position_embeddings=N_CTX + 2)),
     "modernbert_decoder": (
@@ -338,7 +340,7 @@ _TABLE = {
         "ModernBertDecoderForCausalLM",
         {k: v for k, v in MHA.items() if k != "num_key_value_heads"} | dict(norm_bias=False),
     ),
-    # Architectures of which some or all weights are an error
+    # Models of which some or all weights cannot be read
     "deepseek_v2": (
         "DeepseekV2Config", "DeepseekV2ForCausalLM", MHA | DEEPSEEK | dict(n_routed_experts=3, topk_method="greedy"),
     ),
@@ -387,16 +389,16 @@ UNAVAILABLE: dict[str, str] = {
 }
 
 
-# Measured: models of the zoo that the installed TransformerLens cannot run or process.
+# Limitations of the installed TransformerLens with models of the zoo, found by running them.
 NO_FORWARD = {
-    "opt_post_norm": "TransformerLens cannot run OPT with norms behind the sublayers",
-    "opt_350m": "TransformerLens cannot run OPT with norms behind the sublayers",
+    "opt_post_norm": "TransformerLens cannot run OPT with norms after the sublayers",
+    "opt_350m": "TransformerLens cannot run OPT with norms after the sublayers",
     "t5": "an encoder-decoder model",
 }
 NO_COMPAT = {
     "vaultgemma": "TransformerLens refuses it",
     "falcon_h1": "enable_compatibility_mode fails in TransformerLens with grouped key/value heads",
-    "opt_post_norm": "enable_compatibility_mode fails in TransformerLens: it looks for a final norm that is not there",
+    "opt_post_norm": "enable_compatibility_mode fails in TransformerLens: it requires a final norm",
 }
 if HookedTransformer is not None:
     UNAVAILABLE["roberta"] = "TransformerLens 3 has no adapter for RoBERTa"
@@ -404,7 +406,7 @@ if HookedTransformer is not None:
 
 
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """A new tokenizer of 97 words without a beginning-of-sequence token; booting changes the tokenizer that it is given."""
+    """A fresh tokenizer of 97 words without a beginning-of-sequence token (booting changes its tokenizer)."""
     vocabulary = {"<unk>": 0, "<|endoftext|>": 1} | {f"w{i}": i for i in range(2, D_VOCAB)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -458,7 +460,7 @@ def _native(name: str, settings: dict) -> torch.nn.Module:
     return bridge.eval()
 
 
-# Bridges around TransformerLens's own modules, without a Hugging Face model.
+# Bridges around TransformerLens's own modules; they wrap no Hugging Face model.
 NATIVE: dict[str, Callable[[], torch.nn.Module]] = {
     name: partial(_native, name, row) for name, row in _NATIVE_TABLE.items()
 }

@@ -1,6 +1,6 @@
-"""All benchmarks in one table: this package next to brute force, dense products and other optimisers.
+"""All benchmarks in one table: this package compared with brute force, dense products and other optimisers.
 
-Run by `make bench`. Ours and the baseline are measured in turn in the same run, and the ratio is baseline / ours; seconds depend on the machine.
+Run by `make bench`. This package and the baseline are measured alternately in the same run, and the ratio is baseline / ours; seconds depend on the machine.
 """
 
 import os
@@ -35,7 +35,7 @@ def random_gpt2(seed: int = 0) -> EmbeddingLens:
 
 
 def bench_neurons(lens: EmbeddingLens, name: str, layer: int | None) -> Measurement:
-    """`lens.neurons` with its table, next to the products alone of the same vectors and token rows."""
+    """`lens.neurons` with its table, compared with the matrix products alone of the same vectors and token rows."""
     layers = lens.weights.layers_with("mlp") if layer is None else [layer]
     products = [
         (lens.weights.directions(weight, layer_index), lens.space.rows(side)[:])
@@ -57,7 +57,7 @@ def bench_neurons(lens: EmbeddingLens, name: str, layer: int | None) -> Measurem
 
 
 def bench_heads(lens: EmbeddingLens, layer: int) -> Measurement:
-    """`lens.ov` of one layer with its table, next to tiled brute force on token rows that are folded before."""
+    """`lens.ov` of one layer with its table, compared with tiled brute force on token rows that were folded beforehand."""
     read, write = lens.space.rows("read")[:], lens.space.rows("write")[:]
     heads = [(lens.weights.W_V(layer)[head], lens.weights.W_O(layer)[head].T) for head in range(lens.weights.n_heads)]
 
@@ -74,7 +74,7 @@ def bench_heads(lens: EmbeddingLens, layer: int) -> Measurement:
 
 
 def bench_dense(A: torch.Tensor, left: torch.Tensor, right: torch.Tensor, B: torch.Tensor, k: int) -> Measurement:
-    """The best pairs next to the dense product, which would take 10 GB: 1/16 of it is timed, and its time is multiplied by 16."""
+    """The best pairs compared with the dense product, which would take 10 GB: 1/16 of it is timed, and its time is multiplied by 16."""
     row = compare(
         f"GPT-2 shape, trained-like: best {k} pairs, next to the dense product (from 1/16 of it)",
         lambda: top_pairs(A, left, right, B, k),
@@ -85,7 +85,7 @@ def bench_dense(A: torch.Tensor, left: torch.Tensor, right: torch.Tensor, B: tor
 
 
 def related_pairs() -> Iterator[str]:
-    """How many top tokens paired weights share, next to shuffled pairs, for each demo model."""
+    """The overlap of the top tokens of paired weights, and of shuffled pairs, for each demo model."""
     yield "\nmean Jaccard index of the top 100 tokens by absolute score, whole words, cosine: paired / shuffled = ratio"
     for name in demo.names():
         lens = EmbeddingLens.from_pretrained(name, vocabulary="words", score="cosine")

@@ -1,4 +1,4 @@
-"""Alignment of two models, next to the projection of every vector and to the matrix products that no method avoids."""
+"""Alignment of two models, compared with projecting every vector, and with the matrix products that every method needs."""
 
 import time
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def align_by_projection(a: EmbeddingLens, b: EmbeddingLens, weights: list[str]) 
 
 
 def products_alone(a: EmbeddingLens, b: EmbeddingLens, layer: int) -> None:
-    """The products of one layer of a with every layer of b over d_model, for all weights; nothing is kept."""
+    """The products of one layer of model a with every layer of model b over d_model, for all weights; the results are discarded."""
     for weight in WEIGHTS:
         x = a.weights.directions(weight, layer).flatten(0, -2).contiguous()
         for layer_b in range(b.weights.n_layers):
@@ -46,7 +46,7 @@ def bench_demo(a: EmbeddingLens, b: EmbeddingLens) -> Iterator[Measurement]:
 
 
 def bench_large(a: EmbeddingLens, b: EmbeddingLens) -> Iterator[Measurement]:
-    """Two models with the shape of GPT-2 small, all weights. The products are timed for one layer of a."""
+    """Two models with the shape of GPT-2 small, all weights. The products are timed for one layer of the first model."""
     start = time.perf_counter()
     memory = extra_memory(lambda: align(a, b))
     ours = time.perf_counter() - start

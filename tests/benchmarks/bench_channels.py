@@ -1,8 +1,8 @@
-"""Vocabulary channels of a demo model's neurons, next to the original optimiser, with the objective that each reaches.
+"""Vocabulary channels of a demo model's neurons, compared with the original optimiser, with the objective that each reaches.
 
-The original optimises one neuron at a time, with up to 10,000 AdamW steps per channel. Here it takes 3,000 steps, and it is timed on a few
+The original implementation optimises one neuron at a time, with up to 10,000 AdamW steps per channel. Here it takes 3,000 steps, and it is timed on a few
 neurons; the time for all neurons is extrapolated, as the row states. The objective is measured for all neurons: AdamW updates each entry
-by itself, so neurons in one batch are optimised as they would be alone. A second row times this batch, which the original does not use.
+independently, so a neuron has the same result in a batch as alone. A second row gives the time of this batch, which the original does not use.
 
 `make bench` runs all benchmarks. This one alone: `PYTHONPATH=.:tests python tests/benchmarks/bench_channels.py`.
 """
@@ -50,23 +50,23 @@ def bench_channels(
 def bench_neurons(
     lens: EmbeddingLens, layer: int, neurons: Tensor, n_steps: int, n_timed: int
 ) -> Iterator[Measurement]:
-    """The first channel of some neurons, next to AdamW for one neuron at a time and for all in one batch."""
+    """The first channel of the given neurons, compared with AdamW for one neuron at a time and for all in one batch."""
     n = len(neurons)
     w, rows = lens.weights.W_out(layer)[neurons], lens.space.rows("write")[:]
     mask = torch.ones(len(rows))
     mask[long_rows(rows.norm(dim=1), 0.99)] = 1e-4
 
-    reached = vocabulary_channels(lens, layer, neurons, n_channels=1).channels["objective"].mean()
+    mean_objective = vocabulary_channels(lens, layer, neurons, n_channels=1).channels["objective"].mean()
     ours = seconds(lambda: vocabulary_channels(lens, layer, neurons, n_channels=1))
     one_by_one = seconds(lambda: [adamw_channel(vector, rows, mask, n_steps) for vector in w[:n_timed]]) / n_timed * n
     start = time.perf_counter()
     optimised = adamw_batch(w, rows, mask, n_steps)
     batch = time.perf_counter() - start
     scores, similarity = centred((optimised @ rows.T) * mask), torch.cosine_similarity(optimised, w, dim=1)
-    reached_by_adamw = float(objective(excess_kurtosis(scores), similarity, 0.3).mean())
+    adamw_objective = float(objective(excess_kurtosis(scores), similarity, 0.3).mean())
 
-    label = f"{lens.name}, {lens.mask} tokens: first channel of {n} neurons, objective {reached:.3f}"
-    label += f", next to {n_steps} AdamW steps ({reached_by_adamw:.3f})"
+    label = f"{lens.name}, {lens.mask} tokens: first channel of {n} neurons, objective {mean_objective:.3f}"
+    label += f", next to {n_steps} AdamW steps ({adamw_objective:.3f})"
     nan = float("nan")
     yield Measurement(f"{label}, from {n_timed} neurons", ours, one_by_one, one_by_one / ours, nan)
     yield Measurement(f"{label}, in one batch", ours, batch, batch / ours, nan)

@@ -1,4 +1,4 @@
-"""Transformer factors of a demo model's hidden states: sparse codes next to the original loop, the fit next to scikit-learn.
+"""Transformer factors of a demo model's hidden states: sparse codes compared with the original loop, the fit compared with scikit-learn.
 
 The hidden states are those of all layers on held-out reviews, or on random tokens where the reviews (../shared/data) are missing. Fits are
 compared at an equal objective: the baseline runs for a few batches, then ours runs until its objective on held-out states is as low. Both
@@ -76,7 +76,7 @@ def best_objective(x: Tensor, directions: Tensor) -> float:
 
 
 def bench_codes(states: States, factors: Factors, n: int = 256) -> Iterator[Measurement]:
-    """Codes up to a duality gap, next to the 500 steps of the original; the row states both objectives."""
+    """Codes up to a duality gap, compared with the 500 steps of the original; the row states both objectives."""
     x, directions = states.test[:n], factors.directions
     objective_original = mean_objective(x, directions, fista(x, directions, L1))
     for gap in (1e-2, 1e-4):
@@ -111,7 +111,7 @@ def fit_until(states: States, n_factors: int, goal: float) -> tuple[float, float
 
 
 def compare_fit(states: States, n_factors: int, baseline: str, elapsed: float, goal: float) -> Measurement:
-    """Our time to the objective that a baseline reached, next to the baseline's time."""
+    """The time of this package to the objective that a baseline reached, compared with the baseline's time."""
     ours, objective, n_states = fit_until(states, n_factors, goal)
     name = f"demo, {states.source}: fit of {n_factors} factors, objective {objective:.2f} ({n_states} states)"
     return Measurement(f"{name}, next to {baseline}", ours, elapsed, elapsed / ours, float("nan"))
@@ -139,7 +139,7 @@ def bench_scikit_learn(states: States, n_factors: int, n_batches: int = 6) -> Me
 def bench_original_update(states: States, n_factors: int, n_states: int = 10_000) -> Measurement:
     """The time to the objective that the original update reaches: batches of 100, step 0.005, moving average over 300 batches.
 
-    The original update uses our sparse codes here, since with its own loop the codes would take nearly all of its time.
+    Here the original update uses `sparse_codes`, because the original loop for codes would take nearly all of the time.
     """
     start = time.perf_counter()
     directions, mean_square = normalize(states.train[:n_factors], dim=1), torch.zeros(n_factors)

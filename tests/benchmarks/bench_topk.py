@@ -1,4 +1,4 @@
-"""Exact search of the best tokens and pairs, next to brute force.
+"""Exact search of the best tokens and pairs, compared with brute force.
 
 `make bench` runs all benchmarks. This one alone: `PYTHONPATH=. python tests/benchmarks/bench_topk.py [MODEL]`.
 """
@@ -33,8 +33,8 @@ def trained_like(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    one, other = torch.randint(n, (2, d_vocab), generator=generator)
-    mixed = rows[one] + rows[other] / 3 + 0.1 * rows.std() * normal(d_vocab, d)
+    first, second = torch.randint(n, (2, d_vocab), generator=generator)
+    mixed = rows[first] + rows[second] / 3 + 0.1 * rows.std() * normal(d_vocab, d)
     rotation = torch.linalg.qr(normal(d_model, d)).Q
     wide_rows = (mixed * torch.exp(0.2 * normal(d_vocab, 1))) @ rotation.T + 0.1 * rows.std() * normal(d_vocab, d_model)
     u, s, vh = torch.linalg.svd(left @ right.T)
@@ -46,7 +46,7 @@ def trained_like(
 
 
 def bench_tokens(vectors: Tensor, rows: Tensor, name: str, k: int = 10, repeats: int = REPEATS) -> Measurement:
-    """The best tokens of all vectors, next to the product alone; the goal is a ratio of 0.67 or more."""
+    """The best tokens of all vectors, compared with the product alone; the goal is a ratio of 0.67 or more."""
     return compare(
         f"{name}: best {k} of {len(vectors)} × {len(rows)} × {vectors.shape[1]}, next to the product alone",
         lambda: top_tokens(vectors, rows, k),
@@ -58,14 +58,14 @@ def bench_tokens(vectors: Tensor, rows: Tensor, name: str, k: int = 10, repeats:
 def bench_pairs(
     A: Tensor, left: Tensor, right: Tensor, B: Tensor, name: str, k: int = 10, repeats: int = REPEATS
 ) -> Iterator[Measurement]:
-    """The best pairs of one head, next to two kinds of brute force and, if it fits in memory, to the dense product."""
+    """The best pairs of one head, compared with two kinds of brute force and, if it fits in memory, with the dense product."""
     name = f"{name}: best {k} pairs of {len(A)} × {len(B)} (d_head {left.shape[1]})"
     baselines = {"tiled brute force": tiled_pairs, "filtered brute force": filtered_pairs}
     if len(A) * len(B) <= LARGEST_DENSE:
         baselines["the dense product"] = dense_pairs
-    for other, search in baselines.items():
+    for baseline_name, search in baselines.items():
         yield compare(
-            f"{name}, next to {other}",
+            f"{name}, next to {baseline_name}",
             lambda: top_pairs(A, left, right, B, k),
             lambda search=search: search(A, left, right, B, k),
             repeats,

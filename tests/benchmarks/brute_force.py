@@ -1,4 +1,4 @@
-"""Baselines of the exact search: the same answers by products over all tokens."""
+"""Baselines of the exact search: the same results from products over all tokens."""
 
 from torch import Tensor, cat, empty, int64
 
@@ -6,10 +6,10 @@ TILE = 2048
 
 
 def tiled_product(vectors: Tensor, rows: Tensor, tile: int = 1024) -> None:
-    """The product of all vectors with all rows, in tiles; nothing is kept."""
-    for some_vectors in vectors.split(tile):
-        for some_rows in rows.split(8192):
-            some_vectors @ some_rows.T
+    """The product of all vectors with all rows, in tiles; the results are discarded."""
+    for vector_tile in vectors.split(tile):
+        for row_tile in rows.split(8192):
+            vector_tile @ row_tile.T
 
 
 def tiled_pairs(A: Tensor, left: Tensor, right: Tensor, B: Tensor, k: int) -> tuple[Tensor, Tensor]:

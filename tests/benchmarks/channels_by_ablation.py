@@ -1,7 +1,7 @@
-"""Which logits change when one vocabulary channel of a neuron is removed: those of its own tokens, of other channels' tokens, or of random tokens?
+"""Which logits change when one vocabulary channel of a neuron is removed: those of its own tokens, of the tokens of other channels, or of random tokens?
 
-Ten random neurons of each layer, five channels of each, of W_out over the frequent words of the demo models. The script prints means over
-channels, and the difference between own and other tokens with its 95 % bootstrap interval over channels.
+The script reads W_out over the frequent words of the demo models: ten random neurons of each layer, and five channels of each neuron. It prints
+means over channels, and the difference between own and other tokens with its 95 % bootstrap interval over channels.
 
     PYTHONPATH=. python tests/benchmarks/channels_by_ablation.py reviews-small-0 TEXTS --where "split == 'test'"
 """

@@ -1,4 +1,4 @@
-"""Which statistic of a head's weights predicts how much the model needs the head? Rank correlations over all heads, with intervals.
+"""Which statistic of a head's weights predicts the effect of ablating the head? Rank correlations over all heads, with intervals.
 
 The effect of a head is the increase of the mean loss over texts when the head's output is set to zero.
 

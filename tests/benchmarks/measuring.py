@@ -1,4 +1,4 @@
-"""Times and memory of a function next to those of a baseline."""
+"""Times and memory of a function compared with those of a baseline."""
 
 import resource
 import statistics

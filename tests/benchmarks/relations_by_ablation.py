@@ -1,8 +1,8 @@
-"""Does the model complete a relation worse without the head that scores best at it, and does it need that head more than others of its layer?
+"""Does ablating the head with the best score for a relation lower the probability of the targets? Is this effect larger than for other heads of the layer?
 
-For each relation whose best head passes the permutation test, the script takes positions in texts at which the target of a pair comes next
-and its source stands within the 64 tokens before. The cost of a head is the loss of the target's log-probability when the head's output is
-replaced by its mean. There are two controls: the mean cost of the other heads of the layer, and positions with no source before them.
+For each relation whose best head passes the permutation test, the script takes positions in texts at which the next token is the target of a pair
+and one of the 64 tokens before is its source. The cost of a head is the loss of the target's log-probability when the head's output is
+replaced by its mean. There are two controls: the mean cost of the other heads of the layer, and positions that no source precedes.
 Intervals are bootstrap intervals over pairs.
 
     PYTHONPATH=. python tests/benchmarks/relations_by_ablation.py reviews-small-0 RELATIONS TEXTS --where "split == 'test'"
@@ -49,9 +49,9 @@ def token_sequences(lens: EmbeddingLens, texts: list[str]) -> np.ndarray:
 
 
 def find_positions(pairs: set[Pair], sequences: np.ndarray) -> dict[str, dict[Pair, list[Position]]]:
-    """The positions of each pair: those after the pair's source, and those without any source of its target before them.
+    """The positions of each pair: those after the source of the pair, and those that no source of the target precedes.
 
-    Pairs that have no position after their source are left out of both.
+    Pairs that have no position after their source are left out of both kinds.
     """
     sources = defaultdict(set)
     for source, target in pairs:
@@ -61,12 +61,12 @@ def find_positions(pairs: set[Pair], sequences: np.ndarray) -> dict[str, dict[Pa
         if column < MIN_POSITION:
             continue
         target = sequences[row, column]
-        nearby = set(sequences[row, max(0, column - MAX_DISTANCE) : column].tolist())
-        before = set(sequences[row, :column].tolist())
+        tokens_nearby = set(sequences[row, max(0, column - MAX_DISTANCE) : column].tolist())
+        tokens_before = set(sequences[row, :column].tolist())
         for source in sources[target]:
-            if source in nearby:
+            if source in tokens_nearby:
                 kind = AFTER_SOURCE
-            elif sources[target] & before:
+            elif sources[target] & tokens_before:
                 continue
             else:
                 kind = WITHOUT_SOURCE
@@ -74,7 +74,11 @@ def find_positions(pairs: set[Pair], sequences: np.ndarray) -> dict[str, dict[Pa
                 positions[kind][source, target].append((row, column - 1))
     after_source = positions[AFTER_SOURCE]
     return {
-        kind: {pair: of_pair for pair, of_pair in by_pair.items() if of_pair and after_source.get(pair)}
+        kind: {
+            pair: pair_positions
+            for pair, pair_positions in by_pair.items()
+            if pair_positions and after_source.get(pair)
+        }
         for kind, by_pair in positions.items()
     }
 
@@ -94,7 +98,12 @@ def next_log_probabilities(lens: EmbeddingLens, sequences: np.ndarray, hooks: An
 
 def mean_costs(cost: np.ndarray, positions: Mapping[Pair, list[Position]], row_of: Mapping[int, int]) -> np.ndarray:
     """The mean cost of a head at the positions of each pair."""
-    return np.array([np.mean([cost[row_of[row], column] for row, column in of_pair]) for of_pair in positions.values()])
+    return np.array(
+        [
+            np.mean([cost[row_of[row], column] for row, column in pair_positions])
+            for pair_positions in positions.values()
+        ]
+    )
 
 
 def main(model: str, relations: Path, texts: Path, where: str | None = None, n_texts: int = 500) -> None:
@@ -116,8 +125,8 @@ def main(model: str, relations: Path, texts: Path, where: str | None = None, n_t
             row
             for kinds in positions.values()
             for by_pair in kinds.values()
-            for of_pair in by_pair.values()
-            for row, _ in of_pair
+            for pair_positions in by_pair.values()
+            for row, _ in pair_positions
         }
     )
     row_of = {row: index for index, row in enumerate(rows)}
@@ -134,14 +143,16 @@ def main(model: str, relations: Path, texts: Path, where: str | None = None, n_t
         for kind, by_pair in positions[row["relation"]].items():
             if len(by_pair) < 2:
                 continue
-            of_heads = [mean_costs(costs[row["layer"], head], by_pair, row_of) for head in range(lens.weights.n_heads)]
-            own = of_heads.pop(row["head"])
-            others = np.mean(of_heads, axis=0)
-            low, high = bootstrap_interval(own - others, n_resamples=N_RESAMPLES)
+            head_costs = [
+                mean_costs(costs[row["layer"], head], by_pair, row_of) for head in range(lens.weights.n_heads)
+            ]
+            best_cost = head_costs.pop(row["head"])
+            other_costs = np.mean(head_costs, axis=0)
+            low, high = bootstrap_interval(best_cost - other_costs, n_resamples=N_RESAMPLES)
             n_positions = sum(map(len, by_pair.values()))
             print(
                 f"{row['relation']}, L{row['layer']}H{row['head']}, {kind}: {len(by_pair)}, {n_positions}; "
-                f"{own.mean():.3f}; {others.mean():.3f}; {(own - others).mean():.3f} [{low:.3f}, {high:.3f}]"
+                f"{best_cost.mean():.3f}; {other_costs.mean():.3f}; {(best_cost - other_costs).mean():.3f} [{low:.3f}, {high:.3f}]"
             )
 
 

@@ -1,4 +1,4 @@
-"""Measure what tutorials/results.md reports, section by section, and write that file.
+"""Measure the results of tutorials/results.md, section by section, and write that file.
 
 Each section runs with the settings that its heading names and prints its tables as they are. Sections that read texts take them from
 a data folder: reviews.jsonl (the Large Movie Review Dataset: `split`, `label`, `text`; may be compressed), relations/*.json (MAPS),
@@ -7,7 +7,7 @@ sentiment/opinion_positive.txt and opinion_negative.txt (Hu & Liu's lexicon), br
     python -m tests.benchmarks.results related-pairs alignment
     python -m tests.benchmarks.results --data DATA --write tutorials/results.md
 
-Finished sections are kept in the folder `runs/results`, so that an interrupted run resumes.
+Finished sections are cached in the folder `runs/results`, so that an interrupted run resumes.
 """
 
 import argparse
@@ -37,8 +37,8 @@ def section(function: Section) -> Section:
     return function
 
 
-def printed(table: pd.DataFrame, digits: int = 3) -> str:
-    """A table as a text block."""
+def as_text_block(table: pd.DataFrame, digits: int = 3) -> str:
+    """A table as a Markdown text block."""
     return "```text\n" + table.round(digits).to_string(index=False) + "\n```\n"
 
 
@@ -71,39 +71,41 @@ def related_pairs_(data: Path) -> Iterator[str]:
                         "ratio by layer": " ".join(f"{value:.2f}" for value in ratio),
                     }
                 )
-    yield printed(pd.DataFrame(rows), 4)
-    yield "By plain inner products over all tokens the common direction of the embeddings fills every list, and the ratios are near 1.\n"
+    yield as_text_block(pd.DataFrame(rows), 4)
+    yield "With inner products over all tokens, the common direction of the embeddings determines most of each list, and the ratios are near 1.\n"
 
 
 @section
 def undertrained_tokens(data: Path) -> Iterator[str]:
     yield (
         "## Under-trained tokens\n\n"
-        'Tokens that `vocabulary="trained"` leaves out, judged from the embeddings alone, against how often each token occurs in the training texts.\n'
+        'Tokens that `vocabulary="trained"` leaves out, computed from the embeddings alone, compared with how often each token occurs in the training texts.\n'
     )
     rows = []
     for name in MODELS:
         model = demo.load(name)
         trained = set(EmbeddingLens(model, vocabulary="trained").space.token_ids.tolist())
-        seen, often = (set(EmbeddingLens(model, vocabulary=demo.seen(n)).space.token_ids.tolist()) for n in (1, 10))
-        never = set(range(model.cfg.d_vocab)) - seen
+        seen_ids, frequent_ids = (
+            set(EmbeddingLens(model, vocabulary=demo.seen(n)).space.token_ids.tolist()) for n in (1, 10)
+        )
+        unseen_ids = set(range(model.cfg.d_vocab)) - seen_ids
         rows.append(
             {
                 "model": name,
-                "never seen": len(never),
-                "of these left out": len(never - trained),
-                "seen 10 times or more": len(often),
-                "of those left out": len(often - trained),
+                "never seen": len(unseen_ids),
+                "of these left out": len(unseen_ids - trained),
+                "seen 10 times or more": len(frequent_ids),
+                "of those left out": len(frequent_ids - trained),
             }
         )
-    yield printed(pd.DataFrame(rows))
+    yield as_text_block(pd.DataFrame(rows))
 
 
 def nearest_count(table: pd.DataFrame) -> pd.Series:
-    """By weight: how many layers of the first model have the layer of their own number as the most similar one."""
+    """For each weight, the number of layers of the first model whose most similar layer has the same number."""
     nearest = table.loc[table.groupby(["weight", "layer_a"], observed=True)["correlation"].idxmax()]
-    is_own = nearest["layer_a"] == nearest["layer_b"]
-    return is_own.groupby(nearest["weight"], observed=True).sum()
+    is_same_number = nearest["layer_a"] == nearest["layer_b"]
+    return is_same_number.groupby(nearest["weight"], observed=True).sum()
 
 
 @section
@@ -121,9 +123,9 @@ def alignment(data: Path) -> Iterator[str]:
         counts = result.on_diagonal().set_index("weight").assign(nearest=nearest_count(result.correlation))
         rows.append(counts.reset_index().assign(space=space).rename(columns={"n_matched": "assigned"}))
     table = pd.concat(rows)[["space", "weight", "n_layers", "chance", "nearest", "assigned", "correlation"]]
-    yield printed(table)
+    yield as_text_block(table)
     totals = table.groupby("space")[["n_layers", "nearest", "assigned"]].sum().reset_index()
-    yield "All weights together:\n\n" + printed(totals)
+    yield "All weights together:\n\n" + as_text_block(totals)
     a, b = (EmbeddingLens.from_pretrained(name, **FREQUENT) for name in MODELS[:2])
     rows = []
     for label, layer_b, space in (
@@ -134,7 +136,7 @@ def alignment(data: Path) -> Iterator[str]:
         matches = match_neurons(a, b, 3, layer_b, space=space).query("match == 'nearest'")["correlation"]
         rows.append({"neurons": label, "mean": matches.mean(), "median": matches.median()})
     yield "Correlation of each neuron of layer 3 with its nearest partner (`match_neurons`, W_out, frequent words, cosine):\n\n"
-    yield printed(pd.DataFrame(rows))
+    yield as_text_block(pd.DataFrame(rows))
 
 
 @section
@@ -153,7 +155,7 @@ def stitching(data: Path) -> Iterator[str]:
         recipient = EmbeddingLens.from_pretrained(name, space="embed")
         table = stitch_sweep(recipient, donors, texts, labels, graft=2, kernels=kernels, max_tokens=128)
         yield f"\nOnto `{name}`:\n\n"
-        yield printed(table.pivot(index="kernel", columns="keep", values="accuracy").reset_index(), 2)
+        yield as_text_block(table.pivot(index="kernel", columns="keep", values="accuracy").reset_index(), 2)
 
 
 @section
@@ -171,7 +173,7 @@ def tuning(data: Path) -> Iterator[str]:
         for sign in ("positive", "negative")
     )
     table = displacement(after, before, positive, negative, layer=[2, 3])
-    yield printed(table)
+    yield as_text_block(table)
 
 
 @section
@@ -184,7 +186,7 @@ def recall(data: Path) -> Iterator[str]:
     texts = read_texts(reviews_file(data), where="split == 'test'")[:50]
     table = hidden_state_recall(EmbeddingLens.from_pretrained(MODELS[0]), texts)
     means = table.groupby(["target", "weight", "sample"], observed=True)["recall"].mean().unstack().reset_index()
-    yield printed(means)
+    yield as_text_block(means)
 
 
 @section
@@ -200,7 +202,7 @@ def keep_k_(data: Path) -> Iterator[str]:
         rows.append(
             table.pivot(index=["source", "k"], columns="inverse", values="similarity").reset_index().assign(model=name)
         )
-    yield printed(pd.concat(rows)[["model", "source", "k", "transpose", "pinv"]], 2)
+    yield as_text_block(pd.concat(rows)[["model", "source", "k", "transpose", "pinv"]], 2)
 
 
 @section
@@ -212,9 +214,9 @@ def factors(data: Path) -> Iterator[str]:
     )
     model, texts = demo.load(MODELS[0]), read_texts(reviews_file(data), where="split == 'test'")[:600]
     result = activity(demo_factors(), model, texts, layers=range(4), n_contexts=200, max_tokens=128)
-    yield printed(result.measures)
+    yield as_text_block(result.measures)
     levels = level(result.importance, result.contexts)
-    yield printed(levels["level"].value_counts().rename("factors").reset_index())
+    yield as_text_block(levels["level"].value_counts().rename("factors").reset_index())
     first = result.contexts.query("layer == 0 and factor in [106, 439, 590, 639, 874, 898, 966, 998]")
     rows = []
     for factor, part in first.groupby("factor"):
@@ -222,7 +224,7 @@ def factors(data: Path) -> Iterator[str]:
         rows.append(
             {"factor": factor, "targets": ", ".join(f"{token.strip()} {count}" for token, count in counts.items())}
         )
-    yield printed(pd.DataFrame(rows))
+    yield as_text_block(pd.DataFrame(rows))
 
 
 @section
@@ -236,13 +238,15 @@ def word_senses(data: Path) -> Iterator[str]:
         list(zip(part["word"], part["tag"], strict=True)) for _, part in brown.groupby(["file", "sentence"], sort=False)
     ]
     model, dictionary = demo.load(MODELS[0]), demo_factors()
-    left = senses(dictionary, model, sentences, words={"left": ["vbd", "vbn"]})
-    yield '"left", verb against the rest:\n\n' + printed(left[["method", "precision", "recall", "f1", "accuracy", "n"]])
+    senses_of_left = senses(dictionary, model, sentences, words={"left": ["vbd", "vbn"]})
+    yield '"left", verb against the rest:\n\n' + as_text_block(
+        senses_of_left[["method", "precision", "recall", "f1", "accuracy", "n"]]
+    )
     table = senses(dictionary, model, sentences)
     means = table.groupby("method")[["f1", "accuracy"]].mean().reset_index()
     yield (
         f"All {table['word'].nunique()} words with 60 or more occurrences of two tags each, mean over words:\n\n"
-        + printed(means)
+        + as_text_block(means)
     )
 
 
@@ -263,7 +267,7 @@ def relations(data: Path) -> Iterator[str]:
         best = table.loc[table.groupby("relation")["relation_score"].idxmax()]
         rows.append(best.assign(model=name))
     table = pd.concat(rows).sort_values(["relation", "model"])
-    yield printed(table[["relation", "model", "layer", "head", "relation_score", "control", "p_value", "n"]])
+    yield as_text_block(table[["relation", "model", "layer", "head", "relation_score", "control", "p_value", "n"]])
 
 
 def script(name: str, heading: str, *extra: str) -> None:

@@ -1,4 +1,4 @@
-"""The optimiser of vocabulary channels: against brute force, autograd, the paper's optimiser, and loops."""
+"""The optimiser of vocabulary channels: compared with brute force, autograd, the paper's optimiser, and loops."""
 
 import math
 
@@ -70,27 +70,30 @@ def test_score_gradient_equals_autograd():
 @pytest.mark.parametrize("seed", range(2))
 def test_mean_objective_reaches_that_of_the_papers_optimiser(seed):
     rows, w, mask = problem(seed=10 * seed)
-    ours = maximize(rows, w, mask)
-    theirs = torch.stack([adamw_channel(v, rows, m, 300) for v, m in zip(w, mask)])
-    assert np.mean(objectives(rows, w, ours, mask)) >= np.mean(objectives(rows, w, theirs, mask)) - 1e-3
-    assert min(np.subtract(objectives(rows, w, ours, mask), objectives(rows, w, w, mask))) > 0
+    optimised_vectors = maximize(rows, w, mask)
+    adamw_vectors = torch.stack([adamw_channel(v, rows, m, 300) for v, m in zip(w, mask)])
+    assert (
+        np.mean(objectives(rows, w, optimised_vectors, mask))
+        >= np.mean(objectives(rows, w, adamw_vectors, mask)) - 1e-3
+    )
+    assert min(np.subtract(objectives(rows, w, optimised_vectors, mask), objectives(rows, w, w, mask))) > 0
 
 
 def test_result_is_the_better_of_two_starting_points(frequent_lens):
     w = torch.nn.functional.normalize(frequent_lens.weights.W_out(2)[:60], dim=1)
     rows = frequent_lens.space.rows("write")[:]
     mask = torch.ones(len(w), len(rows))
-    space = (mask, lambda x: x @ rows.T, lambda s: s @ rows)
+    shared_arguments = (mask, lambda x: x @ rows.T, lambda s: s @ rows)
 
     def value(u):
         return objective(excess_kurtosis(centred(u @ rows.T)), (u * w).sum(1), 0.3)
 
-    first, first_value = _conjugate_gradients(w, w, *space, 0.3, 1e-5, 100)
-    start, _ = _conjugate_gradients(w, w, *space, 0.1, 1e-5, 10)
-    second, _ = _conjugate_gradients(w, start, *space, 0.3, 1e-5, 100)
+    first, first_value = _conjugate_gradients(w, w, *shared_arguments, 0.3, 1e-5, 100)
+    start, _ = _conjugate_gradients(w, w, *shared_arguments, 0.1, 1e-5, 10)
+    second, _ = _conjugate_gradients(w, start, *shared_arguments, 0.3, 1e-5, 100)
     torch.testing.assert_close(first_value, value(first), atol=1e-3, rtol=0)
     best = torch.maximum(value(first), value(second))
-    torch.testing.assert_close(value(maximize_kurtosis(w, *space)), best, atol=1e-3, rtol=0)
+    torch.testing.assert_close(value(maximize_kurtosis(w, *shared_arguments)), best, atol=1e-3, rtol=0)
     assert (best > value(first) + 0.005).any(), "the second start is better for some vectors"
     assert (best > value(second) + 0.005).any(), "the first start is better for some vectors"
 

@@ -1,4 +1,4 @@
-"""Learned positions: scores and attention against slow loops, the forward pass, and planted heads."""
+"""Learned positions: scores and attention compared with slow loops, the forward pass, and planted heads."""
 
 from functools import partial
 from typing import Any
@@ -35,9 +35,9 @@ def test_position_scores_equal_slow_loops(tiny, name):
     check_tidy(table, ["layer", "head", "dest_pos", "src_pos"], ["layer", "head", "dest_pos", "src_pos", "score"])
     assert len(table) == 2 * 4 * 6 * 7 / 2
     if name == "gpt_neo":
-        far: Any = position_qk(lens, head=0, positions=[0, 7, 8, 20])
-        assert (far["layer"] == 0).sum() == 10
-        assert far.query("layer == 1")[["dest_pos", "src_pos"]].values.tolist() == [
+        windowed: Any = position_qk(lens, head=0, positions=[0, 7, 8, 20])
+        assert (windowed["layer"] == 0).sum() == 10
+        assert windowed.query("layer == 1")[["dest_pos", "src_pos"]].values.tolist() == [
             [0, 0], [7, 0], [7, 7], [8, 7], [8, 8], [20, 20],
         ]  # fmt: skip
     p = lens.weights.W_pos.double()
@@ -74,12 +74,12 @@ def slow_heads(lens, layer, head, scale, frequencies=None, window=None):
     queries = range(2, n)
     means = [np.mean([A[i, j] for i, j in zip(queries, js)]) for js in (range(1, n), [0] * n, queries)]
     means.append(np.mean([1 / (A[i] > 0).sum() for i in queries]))
-    squares, even = [], torch.full((n,), 1 / n).double()
-    for dest, f in ((E, share), (p, even)):
-        for src, g in ((E, share), (p, even)):
+    squares, uniform_weights = [], torch.full((n,), 1 / n).double()
+    for dest, f in ((E, share), (p, uniform_weights)):
+        for src, g in ((E, share), (p, uniform_weights)):
             centred = src - g @ src
-            each = ((dest @ q) @ (centred @ k).T).square()
-            squares.append(sum(float(f[i] * g[j] * each[i, j]) for i in range(len(f)) for j in range(len(g))))
+            squared_scores = ((dest @ q) @ (centred @ k).T).square()
+            squares.append(sum(float(f[i] * g[j] * squared_scores[i, j]) for i in range(len(f)) for j in range(len(g))))
     return means, [square / sum(squares) for square in squares]
 
 
@@ -130,7 +130,7 @@ def test_attention_scale_equals_that_of_the_forward_pass(tiny, name):
 @pytest.mark.parametrize("layer", [0, 1])  # GPT-Neo's second block attends to the last 8 tokens
 @pytest.mark.parametrize("name", LEARNED)
 def test_attention_by_position_equals_that_of_the_forward_pass(tiny, name, layer, fold_ln):
-    """The forward pass on mean tokens attends as the table states, with biases."""
+    """The attention of the forward pass on mean tokens, with biases, equals the table."""
     model = model_of(tiny, name)
     lens = EmbeddingLens(model, fold_ln=fold_ln)
     _, _, pattern = attention(model, lens.weights.W_E.mean(dim=0) + lens.weights.W_pos, layer)
@@ -162,28 +162,28 @@ def planted():
         q, k = (weights.stored(f"W_{x}", 0) for x in "QK")
         q.zero_()
         k.zero_()
-        turn = torch.zeros(8, 8)
+        rotation = torch.zeros(8, 8)
         for i, f in enumerate([1.0, 2.0, 3.0, 4.0]):
             a = torch.tensor(f * 2 * torch.pi / (n + 1))
-            turn[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor([[a.cos(), -a.sin()], [a.sin(), a.cos()]])
+            rotation[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor([[a.cos(), -a.sin()], [a.sin(), a.cos()]])
         for head in (0, 1, 2):
             k[head, :8] = torch.eye(8) * 6
-        q[0, :8], q[2, :8] = turn * 6, torch.eye(8) * 6
+        q[0, :8], q[2, :8] = rotation * 6, torch.eye(8) * 6
         q[1, 8] = 10 * p[0, :8]
         q[3, 9:17], k[3, 9:17] = torch.eye(8), torch.eye(8)
     return EmbeddingLens(model)
 
 
 def test_planted_heads_have_their_attention(planted):
-    found: Any = position_heads(planted, layer=0)
-    assert found["previous_token"].idxmax() == 0 and found["previous_token"][0] > 0.9
-    assert found["first_token"].idxmax() == 1 and found["first_token"][1] > 0.9
-    assert found["same_position"].idxmax() == 2 and found["same_position"][2] > 0.9
-    assert found[ATTENTION[:3]].loc[3].tolist() == pytest.approx([found["uniform"][3]] * 3, rel=0.01), (
-        "head 3 attends evenly"
+    statistics: Any = position_heads(planted, layer=0)
+    assert statistics["previous_token"].idxmax() == 0 and statistics["previous_token"][0] > 0.9
+    assert statistics["first_token"].idxmax() == 1 and statistics["first_token"][1] > 0.9
+    assert statistics["same_position"].idxmax() == 2 and statistics["same_position"][2] > 0.9
+    assert statistics[ATTENTION[:3]].loc[3].tolist() == pytest.approx([statistics["uniform"][3]] * 3, rel=0.01), (
+        "head 3 attends uniformly"
     )
-    assert found["position_position"][:3].tolist() == pytest.approx([1, 1, 1], abs=1e-4)
-    assert found["token_token"][3] == pytest.approx(1, abs=1e-4)
+    assert statistics["position_position"][:3].tolist() == pytest.approx([1, 1, 1], abs=1e-4)
+    assert statistics["token_token"][3] == pytest.approx(1, abs=1e-4)
     table: Any = position_qk(planted, layer=0, head=0)
     scores = table.query("dest_pos == 9").set_index("src_pos")["score"]
     assert scores.idxmax() == 8

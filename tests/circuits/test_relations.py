@@ -51,13 +51,13 @@ def test_scores_and_controls_equal_slow_loops(tiny, family, lens_options, option
     df = relation_scores(lens, {"random": pairs}, n_shuffles=5, **options)
     check_tidy(df, KEYS, COLUMNS)
     ids = lens.space.token_ids.tolist()
-    read = [(s, t) for s, t in pairs if s in ids and t in ids]
-    assert (df["n"] == len(read)).all() and (df["n_left_out"] == len(pairs) - len(read)).all()
+    read_pairs = [(s, t) for s, t in pairs if s in ids and t in ids]
+    assert (df["n"] == len(read_pairs)).all() and (df["n_left_out"] == len(pairs) - len(read_pairs)).all()
     for (layer, head, effect), row in df.set_index(["layer", "head", "effect"]).iterrows():
         form = lens.weights.W_OV(layer)
-        x = source_vectors(lens, layer, [s for s, _ in read], options.get("first_mlp", True))
+        x = source_vectors(lens, layer, [s for s, _ in read_pairs], options.get("first_mlp", True))
         sign = 1 if effect == "promotion" else -1
-        targets = [ids.index(t) for _, t in read]
+        targets = [ids.index(t) for _, t in read_pairs]
         hits = brute_relation_hits(x, form.A[head] @ form.B[head], unembedding(lens), targets, options["k"], sign)
         assert row["relation_score"] == np.float32(sum(hits[i][i] for i in range(len(hits))) / len(hits))
         assert row["control"] == np.float32(sum(map(sum, hits)) / len(hits) ** 2)
@@ -81,14 +81,14 @@ def test_p_values_compare_with_the_best_head_of_each_shuffle(tiny):
 def test_only_the_planted_head_scores_high(sign, effect):
     model, pairs = planted(sign)
     df = relation_scores(EmbeddingLens(model), {"planted": pairs}, k=1, first_mlp=False, n_shuffles=200)
-    found = (df["layer"] == 1) & (df["head"] == 2) & (df["effect"] == effect)
-    assert df.loc[found, "relation_score"].item() == 1
-    assert df.loc[found, "control"].item() == np.float32(1 / 40)
-    assert df.loc[found, "p_value"].item() == np.float32(1 / 201)
-    assert df.loc[~found, "relation_score"].max() < 0.3 and df.loc[~found, "p_value"].min() > 0.005
+    is_planted = (df["layer"] == 1) & (df["head"] == 2) & (df["effect"] == effect)
+    assert df.loc[is_planted, "relation_score"].item() == 1
+    assert df.loc[is_planted, "control"].item() == np.float32(1 / 40)
+    assert df.loc[is_planted, "p_value"].item() == np.float32(1 / 201)
+    assert df.loc[~is_planted, "relation_score"].max() < 0.3 and df.loc[~is_planted, "p_value"].min() > 0.005
     shuffled = [(s, pairs[(i + 1) % 40][1]) for i, (s, _) in enumerate(pairs)]
     control = relation_scores(EmbeddingLens(model), {"shuffled": shuffled}, k=1, first_mlp=False, n_shuffles=200)
-    assert control.loc[found, "relation_score"].item() == 0 and control["p_value"].min() > 0.005
+    assert control.loc[is_planted, "relation_score"].item() == 0 and control["p_value"].min() > 0.005
 
 
 def test_p_values_of_random_pairs_are_not_small(tiny):
@@ -102,11 +102,11 @@ def test_p_values_of_random_pairs_are_not_small(tiny):
 def test_scores_are_independent_of_other_relations_and_heads(tiny):
     lens = EmbeddingLens(tiny("gpt2"))
     relations = {"b": random_pairs(seed=1), "a": random_pairs(33, seed=2)}
-    both = relation_scores(lens, relations, n_shuffles=20)
+    together = relation_scores(lens, relations, n_shuffles=20)
     alone = [relation_scores(lens, {name: relations[name]}, n_shuffles=20) for name in "ab"]
-    pd.testing.assert_frame_equal(both, pd.concat(alone, ignore_index=True))
+    pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True))
     selected = relation_scores(lens, relations, layer=1, head=[3, 1], n_shuffles=20)
-    rows = both[(both["layer"] == 1) & both["head"].isin([1, 3])].reset_index(drop=True)
+    rows = together[(together["layer"] == 1) & together["head"].isin([1, 3])].reset_index(drop=True)
     pd.testing.assert_frame_equal(selected.drop(columns="p_value"), rows.drop(columns="p_value"))
     assert (selected["p_value"] <= rows["p_value"]).all()  # the maximum over fewer heads is smaller
 
@@ -126,23 +126,23 @@ def test_small_relations_have_no_score_and_warn(tiny):
     pairs = [(f"w{s}", f"w{t}") for s, t in random_pairs(29)] + [("two words", "w5"), ("w6", "absent")]
     with pytest.warns(UserWarning, match=r"Fewer than 30 pairs are left of few \(29 of 31\): no score\."):
         df = relation_scores(lens, {"few": pairs, "enough": random_pairs(30)}, layer=0, head=0, n_shuffles=2)
-    few = df[df["relation"] == "few"]
-    assert few[["relation_score", "control", "p_value"]].isna().all(axis=None)
-    assert few["n"].tolist() == [29, 29] and few["n_left_out"].tolist() == [2, 2]
+    small_relation = df[df["relation"] == "few"]
+    assert small_relation[["relation_score", "control", "p_value"]].isna().all(axis=None)
+    assert small_relation["n"].tolist() == [29, 29] and small_relation["n_left_out"].tolist() == [2, 2]
     assert df.loc[df["relation"] == "enough", "relation_score"].notna().all()
     check_tidy(df, KEYS, COLUMNS)
     with pytest.warns(UserWarning, match="few"):
         check_tidy(relation_scores(lens, {"few": pairs}), KEYS, COLUMNS)
 
 
-def test_a_word_stands_for_the_token_with_a_leading_space(demo_lens):
+def test_words_are_looked_up_with_a_leading_space(demo_lens):
     vocabulary = demo_lens.vocabulary
     assert vocabulary.strings[vocabulary.word("film")] == " film" == vocabulary.strings[vocabulary.word(" film")]
     assert vocabulary.word("film") != vocabulary.index("film") and vocabulary.word(17) == 17
     assert vocabulary.word("notasingletokenatall") is None
 
 
-def test_a_word_has_no_space_if_no_token_has(tiny):
+def test_words_are_looked_up_without_a_space_if_no_token_has_one(tiny):
     vocabulary = EmbeddingLens(tiny("gpt2")).vocabulary
     assert vocabulary.word("w7") == 7 and vocabulary.word(" w7") is None
 
@@ -183,9 +183,9 @@ def test_invalid_options_raise(tiny, tmp_path):
         pytest.raises(EmbspaceError, match="relations is a list. Give a mapping from names to pairs"),
     ):
         relation_scores(lens, pairs)  # pyright: ignore[reportArgumentType]
-    for bad in ("text", [], [("a", "b", "c")], ["ab"], [1, 2]):
+    for invalid_pairs in ("text", [], [("a", "b", "c")], ["ab"], [1, 2]):
         with unchecked_types(), pytest.raises(EmbspaceError, match="The relation 'bad' has no pairs"):
-            relation_scores(lens, {"bad": bad})
+            relation_scores(lens, {"bad": invalid_pairs})
     with pytest.raises(EmbspaceError, match="k=98 is not an integer from 1 to 97"):
         relation_scores(lens, {"random": pairs}, k=98)
     with pytest.raises(EmbspaceError, match="n_shuffles=0 is not an integer of 1 or more"):
@@ -203,7 +203,7 @@ def test_pairs_are_ids_without_a_tokenizer():
         relation_scores(lens, {"random": [("a", "b")]})
 
 
-def test_a_head_of_a_demo_model_copies(demo_lens):
+def test_a_head_of_a_demo_model_has_a_significant_copying_score(demo_lens):
     lens = EmbeddingLens.from_pretrained("reviews-medium-0")
     words = [text.strip() for text in demo_lens.vocabulary.strings[demo_lens.space.token_ids[::20]]]
     df = relation_scores(lens, {"copying": [(word, word) for word in words]}, n_shuffles=200)

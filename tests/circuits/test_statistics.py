@@ -1,4 +1,4 @@
-"""Statistics of neurons and heads: against slow loops, and on weights with planted roles."""
+"""Statistics of neurons and heads: compared with slow loops, and on weights with planted roles."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ HEAD = ["ov_norm", "qk_norm", "ov_effective_rank", "qk_effective_rank", "ov_copy
 MODELS = ["gpt2", "llama", "gemma2", "falcon_7b", "olmo2"]
 
 
-def in_order(columns):
+def in_glossary_order(columns):
     return [name for name in GLOSSARY if name in columns]
 
 
@@ -37,7 +37,7 @@ def test_neuron_statistics_equal_slow_loops(tiny, name, options):
     lens = EmbeddingLens(tiny(name), **options)
     table: Any = neuron_statistics(lens)
     grain = ["layer", *(["expert"] if lens.weights.has_experts else []), "neuron"]
-    check_tidy(table, grain, in_order([*grain, *NEURON]))
+    check_tidy(table, grain, in_glossary_order([*grain, *NEURON]))
     write = EmbeddingLens(tiny(name), **{**options, "score": "centered"}).space.write[:].double()
     for row in table.groupby(grain[:-1]).head(4).itertuples():
         mlp = (row.layer, row.expert) if lens.weights.has_experts else (row.layer,)
@@ -74,7 +74,7 @@ def test_moments_equal_scipys():
 
 @pytest.fixture(scope="module")
 def planted():
-    """A Llama with planted neurons: W_U of token 5 is a direction of its own, and no token has the last dimension."""
+    """A Llama with planted neurons: token 5 has its own direction in W_U, and the last dimension of W_U is zero."""
     hf: Any = zoo.ZOO["llama"]()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -105,9 +105,9 @@ def test_planted_neurons_have_their_roles(planted):
 
 
 def test_roles_are_independent_of_the_selected_layers(planted):
-    whole = neuron_statistics(planted)
-    part = neuron_statistics(planted, layer=1)
-    assert whole.query("layer == 1").reset_index(drop=True).equals(part)
+    full_table = neuron_statistics(planted)
+    selected_table = neuron_statistics(planted, layer=1)
+    assert full_table.query("layer == 1").reset_index(drop=True).equals(selected_table)
     assert len(neuron_statistics(planted, layer=[])) == 0
 
 
@@ -140,7 +140,7 @@ def test_entropy_neurons_are_in_the_last_two_layers():
 def test_head_statistics_equal_slow_loops(tiny, name, options):
     lens = EmbeddingLens(tiny(name), **options)
     table: Any = head_statistics(lens)
-    check_tidy(table, ["layer", "head"], in_order(["layer", "head", *HEAD]))
+    check_tidy(table, ["layer", "head"], in_glossary_order(["layer", "head", *HEAD]))
     assert len(table) == 8
     read, write = lens.space.read[:].double(), lens.space.write[:].double()
     if options.get("inverse") == "pinv":
@@ -171,11 +171,11 @@ def test_planted_heads_have_their_copying_and_matching_scores():
             attention.o_proj.weight[:, rows[head]] = sign * attention.v_proj.weight[rows[head]].T
             attention.k_proj.weight[rows[head]] = sign * attention.q_proj.weight[rows[head]]
         attention.v_proj.weight[rows[2]] = attention.v_proj.weight[16]
-    found: Any = head_statistics(EmbeddingLens(zoo.boot(hf)), layer=0)
-    assert found["ov_copying"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
-    assert found["qk_matching"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
-    assert found["ov_effective_rank"][2] == pytest.approx(1, abs=1e-3) and found["ov_effective_rank"][0] > 3
-    assert found[["ov_copying", "qk_matching"]].iloc[3].abs().max() < 0.9, "a random head has no clear sign"
+    table: Any = head_statistics(EmbeddingLens(zoo.boot(hf)), layer=0)
+    assert table["ov_copying"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
+    assert table["qk_matching"].iloc[:2].tolist() == pytest.approx([1, -1], abs=1e-5)
+    assert table["ov_effective_rank"][2] == pytest.approx(1, abs=1e-3) and table["ov_effective_rank"][0] > 3
+    assert table[["ov_copying", "qk_matching"]].iloc[3].abs().max() < 0.9, "a random head has no clear sign"
 
 
 def test_positive_shares_of_random_matrices_are_around_zero():
@@ -187,11 +187,11 @@ def test_positive_shares_of_random_matrices_are_around_zero():
 
 
 def test_selected_heads_equal_rows_of_the_whole_table(lens):
-    whole = head_statistics(lens)
-    part = head_statistics(lens, layer=1, head=[3, 0])
-    assert part["head"].tolist() == [0, 3]
-    expected = whole.query("layer == 1 and head in [0, 3]").reset_index(drop=True)
-    np.testing.assert_allclose(part.to_numpy(), expected.to_numpy(), rtol=1e-5)
+    full_table = head_statistics(lens)
+    selected_table = head_statistics(lens, layer=1, head=[3, 0])
+    assert selected_table["head"].tolist() == [0, 3]
+    expected = full_table.query("layer == 1 and head in [0, 3]").reset_index(drop=True)
+    np.testing.assert_allclose(selected_table.to_numpy(), expected.to_numpy(), rtol=1e-5)
     assert len(head_statistics(lens, layer=[])) == 0 == len(head_statistics(lens, head=[]))
     with pytest.raises(EmbspaceError, match="layer=9 is out of range"):
         head_statistics(lens, layer=9)

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, refusals, and the program in a shell."""
+"""The command line as a whole: help, errors, and the program in a shell."""
 
 import os
 import re
@@ -52,9 +52,9 @@ def examples(run):
 @needs_demo
 @pytest.mark.full
 def test_examples_in_help_run(run):
-    found = examples(run)
-    assert len(found) >= 8
-    for example in found:
+    example_commands = examples(run)
+    assert len(example_commands) >= 8
+    for example in example_commands:
         result = run(*shlex.split(example))
         assert result.exit_code == 0 and result.stdout, (example, result.output)
 
@@ -75,11 +75,11 @@ try:
 except SystemExit:
     print([name for name in ("torch", "transformers", "pandas", "plotly") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "[]"
 
 
-# -- refusals of arguments
+# -- invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_wrong_arguments_are_refused_in_two_lines(run, arguments, message):
     check_refusal(run(*arguments), message)
 
 
-def test_no_command_is_a_request_for_help(run):
+def test_missing_command_prints_help(run):
     assert "Commands:" in run().output
     assert "Commands:" in run("evidence").output
 
@@ -106,26 +106,26 @@ def test_no_command_is_a_request_for_help(run):
 # -- as a program
 
 
-def test_a_pipe_that_closes_early_ends_the_program_quietly(folder):
+def test_closed_pipe_ends_the_program_without_a_traceback(folder):
     command = (
         f"{sys.executable} -W error::ResourceWarning -m embspace_lens neurons --model {folder} --format csv | head -n 1"
     )
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stdout == '"layer","neuron","weight","rank","token_index","token_string","score"\n'
-    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert process.stdout == '"layer","neuron","weight","rank","token_index","token_string","score"\n'
+    assert "Traceback" not in process.stderr and "BrokenPipe" not in process.stderr
 
 
 @pytest.mark.full
-def test_the_program_refuses_without_a_traceback(folder):
-    done = subprocess.run(
+def test_errors_are_printed_without_a_traceback(folder):
+    process = subprocess.run(
         [sys.executable, "-m", "embspace_lens", "neurons", "--model", folder, "--layer", "7"],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
     )
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "layer=7 is out of range: tiny has 3 layers (0 to 2).\n"
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr == "layer=7 is out of range: tiny has 3 layers (0 to 2).\n"
 
 
 def test_the_entry_point_runs_the_application(monkeypatch, capsys):
@@ -138,7 +138,7 @@ def test_the_entry_point_runs_the_application(monkeypatch, capsys):
 
 @pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals on this system")
-def test_a_terminal_shows_the_first_rows_of_long_tables(folder):
+def test_terminal_shows_only_the_first_rows_of_long_tables(folder):
     parent, child = os.openpty()
     environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm"}
     command = [sys.executable, "-m", "embspace_lens", "neurons", "--model", folder, "--vocabulary", "words", "-k", "2"]
@@ -146,9 +146,9 @@ def test_a_terminal_shows_the_first_rows_of_long_tables(folder):
         os.close(child)
         output = b""
         try:
-            while piece := os.read(parent, 4096):
-                output += piece
-        except OSError:  # on Linux, the other end was closed
+            while output_chunk := os.read(parent, 4096):
+                output += output_chunk
+        except OSError:  # raised on Linux after the other end was closed
             pass
         program.communicate()
     os.close(parent)

@@ -1,4 +1,4 @@
-"""`embspace-lens relations` and `operations`: the tables of the library, and refusals."""
+"""`embspace-lens relations` and `operations`: the tables of the library, and errors."""
 
 import json
 from itertools import pairwise
@@ -17,7 +17,7 @@ RELATIONS = {"next": list(pairwise(WORDS)), "copying": [(word, word) for word in
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny model to which all WORDS are single tokens."""
+    """A tiny model in whose vocabulary each of WORDS is one token."""
     texts = [" ".join(WORDS), "so it was"]
     return save_model(tmp_path_factory.mktemp("models") / "tiny", texts, n_tokens=500)
 
@@ -35,7 +35,7 @@ def run(monkeypatch, tmp_path, folder):
     return invoke
 
 
-def test_options_of_relations_reach_the_library(run, folder):
+def test_options_of_relations_are_passed_to_the_library(run, folder):
     lens = EmbeddingLens.from_pretrained(folder, vocabulary="ascii", score="cosine")
     options = ["--layer", "1", "--head", "0-2", "-k", "90", "--shuffles", "150", "--seed", "2", "--no-first-mlp"]
     options += ["--vocabulary", "ascii", "--score", "cosine", "--table", "heads", "--format", "csv"]
@@ -61,13 +61,13 @@ def test_relations_of_several_files_list_the_best_head_of_each(run, folder):
         assert row["relation_score"] == pytest.approx(best["relation_score"], rel=1e-5)
 
 
-def test_relations_propose_the_operations_of_the_clearest_head(run):
+def test_hint_of_relations_names_the_best_head(run):
     result = run("relations", "next.json", "--shuffles", "5")
     assert result.exit_code == 0
     assert result.stdout.split()[:4] == ["relation", "layer", "head", "effect"]
     best = read_csv(run("relations", "next.json", "--shuffles", "5", "--format", "csv"))
-    clearest = best.sort_values(["p_value", "relation_score"], ascending=[True, False], kind="stable").iloc[0]
-    assert f"operations --layer {clearest['layer']} --head {clearest['head']} " in result.stdout
+    best_row = best.sort_values(["p_value", "relation_score"], ascending=[True, False], kind="stable").iloc[0]
+    assert f"operations --layer {best_row['layer']} --head {best_row['head']} " in result.stdout
 
 
 def test_relations_are_written_to_a_file(run, tmp_path):
@@ -76,7 +76,7 @@ def test_relations_are_written_to_a_file(run, tmp_path):
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 16
 
 
-def test_options_of_operations_reach_the_library(run, folder):
+def test_options_of_operations_are_passed_to_the_library(run, folder):
     lens = EmbeddingLens.from_pretrained(folder, vocabulary="ascii", score="centered")
     options = ["--layer", "1", "--head", "2", "--n", "4", "-k", "3", "--lowest", "--no-first-mlp"]
     result = run("operations", *options, "--vocabulary", "ascii", "--score", "centered", "--format", "json")

@@ -1,4 +1,4 @@
-"""`embspace-lens align`, `stitch` and `difference`: the tables of the library, and refusals."""
+"""`embspace-lens align`, `stitch` and `difference`: the tables of the library, and errors."""
 
 import re
 import shutil
@@ -39,7 +39,7 @@ def test_align_gives_each_table_of_the_library(lenses, table):
     pd.testing.assert_frame_equal(df, expected, check_dtype=False, rtol=1e-4)
 
 
-def test_options_of_align_reach_the_library(lenses, tmp_path):
+def test_options_of_align_are_passed_to_the_library(lenses, tmp_path):
     path = tmp_path / "matches.parquet"
     result = run("align", *SMALL, "--weight", "W_K", "--weight", "W_O", "--space", "residual", "--out", str(path))
     assert result.exit_code == 0 and result.stdout == "" and result.stderr == f"{path}: 8 rows\n"
@@ -93,7 +93,7 @@ def reviews(tmp_path):
     return str(path)
 
 
-def test_options_of_stitch_reach_the_library(reviews, tmp_path):
+def test_options_of_stitch_are_passed_to_the_library(reviews, tmp_path):
     checkpoint = tmp_path / "sweep.json"
     options = [
         "--kernel",

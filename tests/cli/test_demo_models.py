@@ -24,18 +24,18 @@ def test_demo_reads_all_tokens(run, folder):
     assert run("demo", "--vocabulary", "all", "--score", "dot", model=folder).exit_code == 0
 
 
-def test_demo_repeats_a_joined_vocabulary(run, folder):
+def test_hint_of_demo_repeats_a_combined_vocabulary(run, folder):
     result = run("demo", "--vocabulary", "words & ascii", model=folder)
     assert f"--layer 1 --model {folder} --vocabulary 'words & ascii'" in result.stdout
 
 
-def test_demo_refuses_words_of_several_tokens(run, folder):
+def test_demo_word_of_several_tokens_is_an_error(run, folder):
     check_refusal(
         run("demo", "--word", "antidisestablishment", model=folder), r'"antidisestablishment" is \d+ tokens .*'
     )
 
 
-def test_demo_refuses_a_report_that_cannot_be_written(run, folder):
+def test_report_that_cannot_be_written_is_an_error(run, folder):
     check_refusal(run("demo", "--report", ".", model=folder), r"\. is a folder\. Name a file\.")
 
 
@@ -48,7 +48,7 @@ def test_models_lists_the_demo_models(run):
     assert "reviews-small-0 tuned to classify texts as neg or pos" in result.stdout
 
 
-def test_models_without_demo_models_is_refused(run, monkeypatch):
+def test_listing_models_without_demo_models_is_an_error(run, monkeypatch):
     monkeypatch.setattr(catalog, "names", lambda: [])
     check_refusal(run("models"), "No demo model is installed.*")
 

@@ -1,4 +1,4 @@
-"""`embspace-lens evidence …`: the tables of the library, and refusals."""
+"""`embspace-lens evidence …`: the tables of the library, and errors."""
 
 import json
 
@@ -30,7 +30,7 @@ def run(monkeypatch, tmp_path, folder):
     return invoke
 
 
-def test_options_of_related_pairs_reach_the_library(run, folder):
+def test_options_of_related_pairs_are_passed_to_the_library(run, folder):
     lens = EmbeddingLens.from_pretrained(folder, score="cosine", vocabulary="ascii")
     options = ["--layer", "1", "--pair", "W_V-W_O", "--pair", "W_in-W_out", "-k", "7", "--seeds", "3"]
     df = read_csv(run("related-pairs", *options, "--score", "cosine", "--vocabulary", "ascii", "--format", "csv"))
@@ -38,7 +38,7 @@ def test_options_of_related_pairs_reach_the_library(run, folder):
     pd.testing.assert_frame_equal(df, expected, check_dtype=False, rtol=1e-5)
 
 
-def test_options_of_recall_reach_the_library(run, folder):
+def test_options_of_recall_are_passed_to_the_library(run, folder):
     lens = EmbeddingLens.from_pretrained(folder)
     options = ["--weight", "W_out", "--target", "final", "-k", "9", "--active", "2", "--seeds", "2", "--layer", "0"]
     df = read_csv(run("recall", "--texts", "texts.txt", *options, "--format", "csv"))
@@ -59,7 +59,7 @@ def test_recall_reads_selected_rows_of_a_table(run):
     assert n_where == n_first < n_all
 
 
-def test_options_of_keep_k_reach_the_library(run, folder):
+def test_options_of_keep_k_are_passed_to_the_library(run, folder):
     lens = EmbeddingLens.from_pretrained(folder)
     options = ["-k", "5", "-k", "50", "--inverse", "pinv", "--n", "8", "--seed", "3"]
     df = read_csv(run("keep-k", *options, "--format", "csv"))

@@ -1,4 +1,4 @@
-"""Selectors, choices and ranges: what options accept, and how they refuse the rest."""
+"""Selectors, choices and ranges: the values that options accept, and errors for other values."""
 
 from typing import get_args
 
@@ -31,7 +31,7 @@ def test_ranges_that_end_before_they_begin_are_refused():
         Indices("4-1")
 
 
-def test_indices_that_would_fill_the_memory_are_refused():
+def test_indices_too_large_for_memory_are_refused():
     with pytest.raises(typer.BadParameter, match="no model has an index of 99,999,999,999"):
         Indices("0-99999999999")
 

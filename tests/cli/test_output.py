@@ -1,4 +1,4 @@
-"""Formats and files: exact strings, files written whole, and the hint at the end."""
+"""Formats and files: exact strings, atomic writes, and the hint after the output."""
 
 import io
 import json
@@ -36,13 +36,13 @@ def test_files_keep_strings_exactly(run, folder, tmp_path, format):
     assert os.listdir(tmp_path) == [out.name]
 
 
-def test_format_overrides_the_ending_of_the_file(run, folder, tmp_path):
+def test_format_overrides_the_file_extension(run, folder, tmp_path):
     out = tmp_path / "table.csv"
     run(*ONE_NEURON, "--format", "json", "--out", out, model=folder)
     assert json.loads(out.read_text(encoding="utf-8"))[0]["neuron"] == 0
 
 
-def test_other_endings_hold_a_table_as_text(run, folder, tmp_path):
+def test_other_file_extensions_contain_a_text_table(run, folder, tmp_path):
     out = tmp_path / "table.txt"
     run(*ONE_NEURON, "--out", out, model=folder)
     text = out.read_text("utf-8")
@@ -78,14 +78,14 @@ def test_a_failed_write_leaves_the_file_unchanged(run, folder, tmp_path, monkeyp
     assert out.read_text() == "before" and os.listdir(tmp_path) == ["table.csv"]
 
 
-def test_characters_that_the_terminal_lacks_are_replaced(monkeypatch):
+def test_characters_outside_the_terminal_encoding_are_replaced(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
     print_text("a␣film → 👩")
     assert raw.getvalue().decode("ascii").splitlines() == ["a?film ? ?"]
 
 
-def test_text_is_neither_wrapped_nor_read_as_markup(capsys):
+def test_text_is_neither_wrapped_nor_parsed_as_markup(capsys):
     text = "[bold]x[/bold] :smile: " + "word " * 60 + "end"
     print_text(text)
     assert capsys.readouterr().out == text + "\n"
@@ -109,8 +109,8 @@ def test_hints_repeat_the_options():
 
 @pytest.mark.skipif("reviews-small-0" not in demo.names(), reason="the demo models are not in this checkout")
 def test_hints_of_demo_models_propose_frequent_words():
-    legible = "Next: embspace-lens heads --vocabulary frequent --score cosine"
-    assert next_reading("heads") == legible
-    assert next_reading("heads", vocabulary="words") == legible.replace("frequent", "words")
-    assert next_reading("heads", score="centered") == legible.replace("cosine", "centered")
+    demo_hint = "Next: embspace-lens heads --vocabulary frequent --score cosine"
+    assert next_reading("heads") == demo_hint
+    assert next_reading("heads", vocabulary="words") == demo_hint.replace("frequent", "words")
+    assert next_reading("heads", score="centered") == demo_hint.replace("cosine", "centered")
     assert next_reading("heads", "gpt2") == "Next: embspace-lens heads --model gpt2"

@@ -19,7 +19,7 @@ def test_neurons_are_printed_as_a_table(run, folder):
     assert lines[-1] == f"Next: embspace-lens search ' wonderful' --model {folder}"
 
 
-def test_every_option_reaches_the_lens(run, folder):
+def test_every_option_is_passed_to_the_lens(run, folder):
     lens = EmbeddingLens.from_pretrained(folder, vocabulary="words", score="cosine")
     result = run(
         "neurons", "--layer", "1-2", "--neuron", "0-3", "--weight", "W_out", "-k", "4", "--vocabulary", "words",
@@ -87,6 +87,6 @@ def test_components_list_shapes(run, folder):
         (["search", "#99999"], r"token=99999 is out of range: .*"),
     ],
 )
-def test_selections_that_the_model_lacks_are_refused(run, folder, tmp_path, arguments, message):
+def test_selections_outside_the_model_are_refused(run, folder, tmp_path, arguments, message):
     check_refusal(run(*arguments, model=folder), message)
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""What the tests of comparisons share."""
+"""Fixtures of the tests of comparisons."""
 
 import jaxtyping
 import pytest
@@ -8,13 +8,13 @@ from embspace_lens import EmbeddingLens
 
 
 @pytest.fixture(scope="module")
-def two() -> tuple[EmbeddingLens, EmbeddingLens]:
+def two_lenses() -> tuple[EmbeddingLens, EmbeddingLens]:
     """Two unrelated models with gated MLPs and grouped heads."""
     return lens_of("llama"), lens_of("llama", 1)
 
 
 @pytest.fixture(scope="module")
-def halves() -> tuple[EmbeddingLens, EmbeddingLens]:
+def recipient_and_donor() -> tuple[EmbeddingLens, EmbeddingLens]:
     """A recipient and a donor of different architectures."""
     return lens_of("llama"), lens_of("gpt2")
 

@@ -1,4 +1,4 @@
-"""Alignment of layers: against the paper's formula in slow loops, on models whose alignment is known, and its errors."""
+"""Alignment of layers: compared with the paper's formula in slow loops, on models with a known alignment, and errors."""
 
 import re
 
@@ -23,7 +23,7 @@ COLUMNS = ["weight", "layer_a", "layer_b", "correlation"]
 
 
 def scores(lens, weight, layer, ids):
-    """The scores of all vectors of a layer, of every expert, over the shared tokens; align() never computes them."""
+    """The scores of all vectors of a layer (of all its experts) over the shared tokens. align() itself does not compute them."""
     experts = lens.weights.experts(layer) if weight in ("W_in", "W_gate", "W_out") else [-1]
     parts = [lens.weights.directions(weight, layer, expert).flatten(0, -2) for expert in experts]
     return lens.project(torch.cat(parts), side_of(weight))[:, ids]
@@ -45,7 +45,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_correlation_is_the_papers_formula(pair):
+def test_correlation_equals_the_papers_formula(pair):
     a, b = (lens_of(*spec[:3], **(spec[3] if len(spec) > 3 else {})) for spec in PAIRS[pair])
     alignment = align(a, b)
     ids_a, ids_b = shared_tokens(a, b)
@@ -57,30 +57,30 @@ def test_correlation_is_the_papers_formula(pair):
         assert row.correlation == pytest.approx(slow, abs=2e-6), row
 
 
-def test_correlation_in_residual_space_is_the_papers_baseline(two):
-    alignment = align(*two, space="residual")
+def test_correlation_in_residual_space_equals_the_papers_baseline(two_lenses):
+    alignment = align(*two_lenses, space="residual")
     assert alignment.n_tokens is None
     for row in alignment.correlation.itertuples():
         x, y = (
             lens.weights.directions(row.weight, layer).flatten(0, -2)
-            for lens, layer in zip(two, (row.layer_a, row.layer_b))
+            for lens, layer in zip(two_lenses, (row.layer_a, row.layer_b))
         )
         assert row.correlation == pytest.approx(brute_alignment(x, y), abs=2e-6), row
 
 
-def test_result_is_independent_of_chunk_size(two):
-    a, b = two
-    whole = align(a, b)
+def test_result_is_independent_of_chunk_size(two_lenses):
+    a, b = two_lenses
+    unchunked = align(a, b)
     with chunk_bytes(4 * 48 * 20):
         chunked = align(a, b)
-    np.testing.assert_allclose(whole.correlation["correlation"], chunked.correlation["correlation"], atol=1e-6)
-    assert whole.matches.drop(columns="correlation").equals(chunked.matches.drop(columns="correlation"))
+    np.testing.assert_allclose(unchunked.correlation["correlation"], chunked.correlation["correlation"], atol=1e-6)
+    assert unchunked.matches.drop(columns="correlation").equals(chunked.matches.drop(columns="correlation"))
 
 
 # -- models whose alignment is known
 
 
-def disguised(order, **config):
+def rotated_pair(order, **config):
     """A llama, and the same model with permuted neurons and a rotated residual stream."""
     rotated = build("llama", edit=plain_norms, **config)
     permute_neurons(rotated, order)
@@ -90,7 +90,7 @@ def disguised(order, **config):
 
 def test_rotated_and_permuted_copy_is_matched_in_embedding_space_only():
     order = torch.randperm(48).numpy()
-    a, b = disguised(torch.from_numpy(order), num_hidden_layers=6)
+    a, b = rotated_pair(torch.from_numpy(order), num_hidden_layers=6)
     alignment = align(a, b)
     matches = alignment.matches
     assert (matches["layer_a"] == matches["layer_b"]).all() and len(matches) == 7 * 6
@@ -127,14 +127,14 @@ def test_subset_of_layers_is_matched_with_deeper_model():
     assert swapped.matches.groupby("weight", observed=True)["layer_a"].agg(list).tolist() == [[1, 2, 5]] * 6
 
 
-def test_model_is_aligned_with_itself_and_correlation_is_symmetric(two):
-    a, b = two
+def test_model_is_aligned_with_itself_and_correlation_is_symmetric(two_lenses):
+    a, b = two_lenses
     assert (align(a, a).on_diagonal()["n_matched"] == 2).all()
-    there, back = align(a, b).correlation, align(b, a).correlation
-    back = back.rename(columns={"layer_a": "layer_b", "layer_b": "layer_a"}).sort_values(
+    forward, backward = align(a, b).correlation, align(b, a).correlation
+    backward = backward.rename(columns={"layer_a": "layer_b", "layer_b": "layer_a"}).sort_values(
         ["weight", "layer_a", "layer_b"], ignore_index=True
     )
-    np.testing.assert_allclose(there["correlation"], back["correlation"], atol=1e-6)
+    np.testing.assert_allclose(forward["correlation"], backward["correlation"], atol=1e-6)
 
 
 def test_unrelated_models_are_matched_at_chance_level():
@@ -163,16 +163,16 @@ def test_zero_vectors_are_left_out_and_layers_of_zeros_are_unmatched():
     a, b = EmbeddingLens(boot(build("llama", edit=set_to_zero))), lens_of("llama", 1)
     alignment = align(a, b, weights="W_out")
     ids_a, ids_b = shared_tokens(a, b)
-    kept = [i for i in range(48) if i != 5]
-    slow = brute_alignment(scores(a, "W_out", 1, ids_a)[kept], scores(b, "W_out", 1, ids_b))
+    nonzero_rows = [i for i in range(48) if i != 5]
+    slow = brute_alignment(scores(a, "W_out", 1, ids_a)[nonzero_rows], scores(b, "W_out", 1, ids_b))
     assert alignment.correlation["correlation"].tolist()[3] == pytest.approx(slow, abs=2e-6)
     assert alignment.correlation["correlation"].isna().tolist() == [True, True, False, False]
     assert alignment.matches["layer_a"].tolist() == [1]
     assert alignment.on_diagonal()[["n_layers", "chance"]].values.tolist() == [[1, 0.5]]
     assert "W_out" in repr(alignment)
     for space in ("embedding", "residual"):
-        nothing = align(a, a, weights="W_out", space=space)
-        assert nothing.matches[["layer_a", "layer_b"]].values.tolist() == [[1, 1]]
+        self_alignment = align(a, a, weights="W_out", space=space)
+        assert self_alignment.matches[["layer_a", "layer_b"]].values.tolist() == [[1, 1]]
 
 
 def test_unreadable_attention_is_left_out_unless_it_is_named():
@@ -203,13 +203,13 @@ def test_hybrid_models_are_compared_in_blocks_that_have_the_weight():
     assert attention["layer_a"].unique().tolist() == [1, 3] and attention["layer_b"].unique().tolist() == [0, 1]
 
 
-def test_repr_is_a_sentence(two):
+def test_repr_summarises_the_alignment(two_lenses):
     assert re.fullmatch(
         r"Alignment\(zoo × zoo: 2 × 2 layers, 130 shared tokens; "
         r"layers matched with the same number: W_V \d of 2, W_O \d of 2\)",
-        repr(align(*two, weights=["W_V", "W_O"])),
+        repr(align(*two_lenses, weights=["W_V", "W_O"])),
     )
-    assert "residual space" in repr(align(*two, weights="W_V", space="residual"))
+    assert "residual space" in repr(align(*two_lenses, weights="W_V", space="residual"))
 
 
 # -- errors
@@ -226,12 +226,12 @@ def test_repr_is_a_sentence(two):
         ({"weights": []}, "no selected weight that can be read in both"),
     ],
 )
-def test_errors_state_what_is_allowed(two, options, message, unchecked_types):
+def test_errors_state_what_is_allowed(two_lenses, options, message, unchecked_types):
     config = {"n_embd": options["d_model"]} if "d_model" in options else {}
     b = options.get("b") or lens_of("gpt2", **config)
     options = {name: value for name, value in options.items() if name in ("space", "weights")}
     with pytest.raises(EmbspaceError, match=message):
-        align(two[0], b, **options)
+        align(two_lenses[0], b, **options)
 
 
 def test_models_without_a_common_weight_are_an_error():
@@ -243,23 +243,23 @@ def test_models_without_a_common_weight_are_an_error():
         align(lens_of("gpt2"), mamba, weights="W_Q")
 
 
-def test_weights_that_are_not_finite_are_an_error(two):
+def test_weights_that_are_not_finite_are_an_error(two_lenses):
     def set_to_nan(model):
         model.model.layers[1].mlp.up_proj.weight.data[3, 3] = torch.nan
 
     damaged = EmbeddingLens(boot(build("llama", edit=set_to_nan)))
     for space in ("embedding", "residual"):
         with pytest.raises(EmbspaceError, match="NaN or infinite values in W_in of block 1"):
-            align(damaged, two[1], space=space)
+            align(damaged, two_lenses[1], space=space)
 
 
 # -- plots
 
 
-def test_plot_passes_the_alignment_to_the_accessor(two, monkeypatch):
+def test_plot_passes_the_alignment_to_the_accessor(two_lenses, monkeypatch):
     calls = []
     monkeypatch.setattr(type(pd.DataFrame().embspace), "plot", lambda self, **options: calls.append(options))
-    alignment = align(*two, weights="W_V")
+    alignment = align(*two_lenses, weights="W_V")
     alignment.plot(weights="W_V")
     assert calls == [{"alignment": alignment, "weights": "W_V"}]
     assert alignment.correlation.attrs["embspace_kind"] == "alignment"

@@ -1,4 +1,4 @@
-"""Shared tokens: tokenizers of several kinds, against slow loops, and what is refused."""
+"""Shared tokens: tokenizers of several kinds, compared with slow loops, and errors."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -64,7 +64,7 @@ def test_ids_beyond_the_tokenizers_vocabulary_are_ignored():
 
 @settings(max_examples=50, deadline=None)
 @given(*[st.lists(st.sampled_from([f"Ġ{c}" for c in "abcdefghijk"]), unique=True, min_size=1)] * 2)
-def test_equal_tokens_as_in_slow_loops(a, b):
+def test_equal_tokens_equal_slow_loops(a, b):
     expected = [(i, j) for i in range(len(a)) for j in range(len(b)) if a[i] == b[j]]
     assert list(zip(*equal_ids(vocabulary(a), vocabulary(b)))) == expected
 
@@ -84,40 +84,40 @@ def test_result_is_independent_of_the_order_of_ids():
     )
 
 
-def test_only_tokens_that_both_lenses_read_are_shared(two):
+def test_only_tokens_that_both_lenses_read_are_shared(two_lenses):
     a = lens_of("llama", options=dict(vocabulary=range(10, 125), score="centered"))
-    ids_a, ids_b = shared_tokens(a, two[1])
+    ids_a, ids_b = shared_tokens(a, two_lenses[1])
     assert ids_a.tolist() == ids_b.tolist() == list(range(10, 125))
-    ids_b, ids_a = shared_tokens(two[1], a)
+    ids_b, ids_a = shared_tokens(two_lenses[1], a)
     assert torch.equal(shared_rows(a, "write", ids_a)[:], a.space.rows("write")[:])
     two_rows = shared_rows(a, "read", torch.tensor([12, 40]))
     assert two_rows.shape == (2, 32) and torch.equal(two_rows[:], a.space.rows("read")[torch.tensor([2, 30])])
 
 
-def test_without_tokenizers_ids_are_compared_if_there_are_equally_many():
-    def bare(d_vocab):
+def test_without_tokenizers_ids_are_compared_if_the_vocabularies_have_equal_sizes():
+    def lens_without_tokenizer(d_vocab):
         lens = lens_of("llama", d_vocab=d_vocab)
         lens.vocabulary.tokenizer = None
         return lens
 
-    assert shared_tokens(bare(130), bare(130))[1].tolist() == list(range(130))
+    assert shared_tokens(lens_without_tokenizer(130), lens_without_tokenizer(130))[1].tolist() == list(range(130))
     with pytest.raises(
         EmbspaceError, match="zoo has 130 tokens and no tokenizer; zoo has 140 tokens and no tokenizer either"
     ):
-        shared_tokens(bare(130), bare(140))
+        shared_tokens(lens_without_tokenizer(130), lens_without_tokenizer(140))
     with pytest.raises(
         EmbspaceError, match=r"zoo has 130 tokens and a tokenizer. .* Give EmbeddingLens\(model, tokenizer=…\)"
     ):
-        shared_tokens(lens_of("llama"), bare(130))
+        shared_tokens(lens_of("llama"), lens_without_tokenizer(130))
 
 
 @pytest.mark.filterwarnings("error")
-def test_few_shared_tokens_are_an_error_or_a_warning(two):
-    few = lens_of("llama", options=dict(vocabulary=range(99)))
+def test_few_shared_tokens_are_an_error_or_a_warning(two_lenses):
+    lens_of_99_tokens = lens_of("llama", options=dict(vocabulary=range(99)))
     with pytest.raises(EmbspaceError, match="share 99 of the 99 and 130 tokens .* A comparison needs 100 or more"):
-        align(few, two[0])
+        align(lens_of_99_tokens, two_lenses[0])
     with pytest.warns(UserWarning, match="zoo and zoo share 130 of the 130 and 130 tokens .* is weak"):
-        align(*two, weights="W_V")
+        align(*two_lenses, weights="W_V")
     small, large = (lens_of("llama", d_vocab=size) for size in (1050, 10600))
     align(small, small, weights="W_V")
     with pytest.warns(UserWarning, match="share 1,050 of the 1,050 and 10,600 tokens"):

@@ -32,9 +32,9 @@ def test_weights_are_after_minus_before(pair):
             torch.testing.assert_close(change.weights.directions(name, layer), expected)
             assert expected.abs().max() > 0
         for name in ("W_OV", "W_QK"):
-            dense, both = getattr(change.weights, name)(layer), [getattr(w, name)(layer) for w in (a, b)]
-            assert dense.A.shape[-1] == both[0].A.shape[-1] + both[1].A.shape[-1]
-            torch.testing.assert_close(dense.AB, both[0].AB - both[1].AB, atol=1e-4, rtol=1e-4)
+            dense, circuits = getattr(change.weights, name)(layer), [getattr(w, name)(layer) for w in (a, b)]
+            assert dense.A.shape[-1] == circuits[0].A.shape[-1] + circuits[1].A.shape[-1]
+            torch.testing.assert_close(dense.AB, circuits[0].AB - circuits[1].AB, atol=1e-4, rtol=1e-4)
         for expert in b.experts(layer):
             for name in ("W_in", "W_out", *(["W_gate"] if b.is_gated(layer) else [])):
                 expected = a.directions(name, layer, expert) - b.directions(name, layer, expert)
@@ -107,20 +107,20 @@ def test_circuit_of_a_changed_head_is_the_difference(tiny):
 
 def test_models_that_are_not_a_base_and_its_fine_tune_are_errors(pair, tiny):
     after, before = pair
-    other = EmbeddingLens(tiny("gpt2" if before.model.cfg.architecture != "GPT2LMHeadModel" else "llama"))
+    other_lens = EmbeddingLens(tiny("gpt2" if before.model.cfg.architecture != "GPT2LMHeadModel" else "llama"))
     with pytest.raises(
         EmbspaceError, match=r"was not fine-tuned from .*: they differ in|: their embeddings differ by \d+%"
     ):
-        difference(other, before)
+        difference(other_lens, before)
     with pytest.raises(EmbspaceError, match=r"they differ in fold_ln \(False and True\). Give the model from which"):
         difference(EmbeddingLens(after.model, fold_ln=False), before)
 
 
-def test_embeddings_of_another_seed_are_an_error_whatever_the_chunk_size(demo_lens):
-    other = EmbeddingLens.from_pretrained("reviews-small-1")
+def test_embeddings_of_another_seed_are_an_error_for_every_chunk_size(demo_lens):
+    other_lens = EmbeddingLens.from_pretrained("reviews-small-1")
     for budget in (2**24, 8 * 192 * 40):
         with chunk_bytes(budget), pytest.raises(EmbspaceError, match=r"their embeddings differ by \d+% of their norm"):
-            difference(EmbeddingLens(demo_lens.model), other)
+            difference(EmbeddingLens(demo_lens.model), other_lens)
 
 
 def test_arguments_that_are_not_lenses_are_an_error(lens, unchecked_types):

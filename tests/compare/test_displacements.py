@@ -1,4 +1,4 @@
-"""Displacement towards words of one class: against counting in slow loops, on planted differences, and its errors."""
+"""Displacement towards words of one class: compared with slow loops, on planted differences, and errors."""
 
 import math
 from typing import Any
@@ -22,12 +22,12 @@ def planted(n_planted):
     after: Any = zoo.ZOO["gpt2"]()
     after.load_state_dict(zoo.ZOO["gpt2"]().state_dict())
     E = after.transformer.wte.weight.detach()
-    sign = E[10:30].mean(0) - E[50:75].mean(0)
+    direction = E[10:30].mean(0) - E[50:75].mean(0)
     with torch.no_grad():
         c_proj = after.transformer.h[1].mlp.c_proj.weight  # [d_mlp, d_model]
         noise = 0.1 * torch.randn(zoo.D_MLP, zoo.D_MODEL)
         c_proj += noise
-        c_proj[:n_planted] += sign - noise[:n_planted]
+        c_proj[:n_planted] += direction - noise[:n_planted]
     return EmbeddingLens(zoo.boot(after), space="embed"), EmbeddingLens(before, space="embed")
 
 
@@ -35,18 +35,18 @@ def slow_share(lens, vectors, k):
     """The mean share, one direction and one end at a time."""
     shares = []
     words = [text.strip().lower() for text in lens.vocabulary.array]
-    positive, negative = ({w.strip().lower() for w in words_} for words_ in (POSITIVE, NEGATIVE))
+    positive, negative = ({w.strip().lower() for w in word_list} for word_list in (POSITIVE, NEGATIVE))
     for vector in vectors:
         scores = (lens.weights.W_E @ vector).tolist()
         order = sorted(range(len(scores)), key=lambda i: scores[i])
-        for end in (order[:k], order[-k:]):
-            up = sum(words[i] in positive for i in end)
-            down = sum(words[i] in negative for i in end)
-            shares.append(max(up, down) / k)
+        for top_indices in (order[:k], order[-k:]):
+            n_positive = sum(words[i] in positive for i in top_indices)
+            n_negative = sum(words[i] in negative for i in top_indices)
+            shares.append(max(n_positive, n_negative) / k)
     return sum(shares) / len(shares)
 
 
-def test_share_is_as_in_slow_loops():
+def test_share_equals_slow_loops():
     after, before = planted(24)
     df = displacement(after, before, POSITIVE, NEGATIVE, layer=1, weight="W_out", k=5, n_random=200)
     check_tidy(df, COLUMNS[:3], COLUMNS)
@@ -72,10 +72,10 @@ def test_planted_words_are_above_the_control_and_noise_is_not():
 
 def test_result_depends_only_on_the_seed():
     after, before = planted(8)
-    first, second, other = (
+    first, second, other_seed = (
         displacement(after, before, POSITIVE, NEGATIVE, layer=1, weight="W_out", k=5, seed=s) for s in (0, 0, 1)
     )
-    assert first.equals(second) and not first.equals(other)
+    assert first.equals(second) and not first.equals(other_seed)
 
 
 def test_share_of_unchanged_weights_is_nan():
@@ -87,11 +87,11 @@ def test_share_of_unchanged_weights_is_nan():
 
 def test_word_in_both_lists_counts_for_neither():
     after, before = planted(24)
-    both = [f"w{i}" for i in range(80, 90)]
+    shared_words = [f"w{i}" for i in range(80, 90)]
     options = {"layer": 1, "weight": "W_out", "k": 5}
     plain = displacement(after, before, POSITIVE, NEGATIVE, **options)
-    assert displacement(after, before, [*POSITIVE, *both], [*NEGATIVE, *both], **options).equals(plain)
-    assert not displacement(after, before, [*POSITIVE, *both], NEGATIVE, **options).equals(plain)
+    assert displacement(after, before, [*POSITIVE, *shared_words], [*NEGATIVE, *shared_words], **options).equals(plain)
+    assert not displacement(after, before, [*POSITIVE, *shared_words], NEGATIVE, **options).equals(plain)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_all_weights_and_experts_are_measured_by_default():
 @pytest.mark.skipif("reviews-small-0" not in demo.names(), reason="the demo models are not in this checkout")
 def test_words_and_tokens_are_compared_without_case_and_spaces():
     lens = EmbeddingLens.from_pretrained("reviews-small-0")
-    good, bad = (["GOOD", *(f" {w} " for w in words)] for words in (["great"] * 3, ["awful"] * 3))
-    more = [text.strip() for text in lens.vocabulary.array if text.strip().isalpha()][500:600]
-    sign = _word_signs(lens, [*good, *more[:50]], [*bad[1:], *more[50:]])
+    positive_words, negative_words = (["GOOD", *(f" {w} " for w in words)] for words in (["great"] * 3, ["awful"] * 3))
+    other_words = [text.strip() for text in lens.vocabulary.array if text.strip().isalpha()][500:600]
+    sign = _word_signs(lens, [*positive_words, *other_words[:50]], [*negative_words[1:], *other_words[50:]])
     index = lens.vocabulary.index
     signs = [sign[index(text)] for text in (" good", " Good", " Great", " great", " awful")]
     assert signs == [1, 1, 1, 1, -1]

@@ -1,4 +1,4 @@
-"""Matching of neurons: against correlations in slow loops, on copies of a model, and its errors."""
+"""Matching of neurons: compared with correlations in slow loops, on copies of a model, and errors."""
 
 import numpy as np
 import pytest
@@ -22,8 +22,8 @@ def scores(lens, weight, layer, ids):
     return lens.project(lens.weights.directions(weight, layer), side_of(weight))[:, ids].double().numpy()
 
 
-def test_partners_have_the_largest_correlation(two):
-    a, b = two
+def test_partners_have_the_largest_correlation(two_lenses):
+    a, b = two_lenses
     ids_a, ids_b = shared_tokens(a, b)
     for weight in ("W_in", "W_out"):
         x, y = scores(a, weight, 0, ids_a), scores(b, weight, 1, ids_b)
@@ -40,15 +40,15 @@ def test_partners_have_the_largest_correlation(two):
                 assert assigned > swapped - 1e-5, "no exchange of two partners improves the assignment"
 
 
-def test_result_is_independent_of_chunk_size(two):
-    whole = match_neurons(*two, 0, 1)
+def test_result_is_independent_of_chunk_size(two_lenses):
+    unchunked = match_neurons(*two_lenses, 0, 1)
     with chunk_bytes(4 * 48 * 10):
-        chunked = match_neurons(*two, 0, 1)
-    assert whole["neuron_b"].equals(chunked["neuron_b"])
+        chunked = match_neurons(*two_lenses, 0, 1)
+    assert unchunked["neuron_b"].equals(chunked["neuron_b"])
 
 
-def test_neurons_of_a_model_are_matched_with_themselves(two):
-    matches = match_neurons(two[0], two[0], 1, 1)
+def test_neurons_of_a_model_are_matched_with_themselves(two_lenses):
+    matches = match_neurons(two_lenses[0], two_lenses[0], 1, 1)
     assert (matches["neuron_a"] == matches["neuron_b"]).all() and matches["correlation"].min() > 0.99999
 
 
@@ -57,13 +57,13 @@ def test_neurons_of_unrelated_models_correlate_weakly():
     assert match_neurons(a, b, 0, 0)["correlation"].max() < 0.8
 
 
-def test_zero_vectors_are_left_out(two):
+def test_zero_vectors_are_left_out(two_lenses):
     def set_to_zero(model):
         with torch.no_grad():
             model.model.layers[0].mlp.down_proj.weight.zero_()
             model.model.layers[1].mlp.down_proj.weight[:, 5] = 0
 
-    a, b = EmbeddingLens(boot(build("llama", edit=set_to_zero))), two[1]
+    a, b = EmbeddingLens(boot(build("llama", edit=set_to_zero))), two_lenses[1]
     assert 5 not in match_neurons(a, b, 1, 0)["neuron_a"].tolist()
     assert 5 not in match_neurons(b, a, 0, 1)["neuron_b"].tolist()
     check_tidy(match_neurons(a, b, 0, 0), GRAIN, [*GRAIN, "neuron_b", "correlation"])
@@ -71,7 +71,7 @@ def test_zero_vectors_are_left_out(two):
 
 
 def test_vectors_with_equal_scores_for_all_tokens_are_left_out():
-    """Behind a LayerNorm, the direction of all ones has the same score for every token, except for rounding."""
+    """LayerNorm removes the all-ones direction, so it has the same score for every token, except for rounding."""
 
     def set_to_constant(model):
         with torch.no_grad():
@@ -104,15 +104,15 @@ def test_tables_are_tidy(pair):
         ((0, 0), {"space": "raw"}, "space='raw' is not one of"),
     ],
 )
-def test_errors_state_what_is_allowed(two, layers, options, message, unchecked_types):
+def test_errors_state_what_is_allowed(two_lenses, layers, options, message, unchecked_types):
     with pytest.raises(EmbspaceError, match=message):
-        match_neurons(*two, *layers, **options)
+        match_neurons(*two_lenses, *layers, **options)
 
 
-def test_missing_gate_and_too_many_neurons_are_errors(two, monkeypatch):
+def test_missing_gate_and_too_many_neurons_are_errors(two_lenses, monkeypatch):
     with pytest.raises(EmbspaceError, match="zoo's MLP in block 1 is not gated"):
-        match_neurons(two[0], lens_of("gpt2"), 0, 1, weight="W_gate")
+        match_neurons(two_lenses[0], lens_of("gpt2"), 0, 1, weight="W_gate")
     monkeypatch.setattr("embspace_lens.compare.neuron_matching.MAX_PAIRS", 100)
     with pytest.raises(EmbspaceError, match=r"48 × 48 neurons are more than the 100 pairs .* Give one_to_one=False"):
-        match_neurons(*two, 0, 1)
-    assert len(match_neurons(*two, 0, 1, one_to_one=False)) == 48
+        match_neurons(*two_lenses, 0, 1)
+    assert len(match_neurons(*two_lenses, 0, 1, one_to_one=False)) == 48

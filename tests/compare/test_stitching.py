@@ -1,4 +1,4 @@
-"""Stitched models: against the models they are made of, with hooks, and on disk."""
+"""Stitched models: compared with the models that they combine, with hooks, and on disk."""
 
 import json
 from typing import Any, cast
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few token
 
 @pytest.mark.parametrize("keep", [0, 1, 2])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gpt_neox"])
-def test_model_stitched_to_itself_is_the_model(family, keep):
+def test_model_stitched_to_itself_equals_the_model(family, keep):
     lens, head = lens_of(family), pooled_head()
     model = stitch(lens, lens, keep=keep, graft=2 - keep, translation=untranslated(lens, lens), head=head)
     with torch.no_grad():
@@ -27,43 +27,49 @@ def test_model_stitched_to_itself_is_the_model(family, keep):
 
 
 @pytest.mark.parametrize(("keep", "graft"), [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (1, 2), (2, 2)])
-def test_logits_are_those_of_the_parts(halves, keep, graft):
-    recipient, donor = halves
+def test_logits_equal_those_of_the_parts_in_sequence(recipient_and_donor, keep, graft):
+    recipient, donor = recipient_and_donor
     head, translation = pooled_head(), translate(recipient, donor, inverse="least_squares")
     model = stitch(recipient, donor, keep=keep, graft=graft, translation=translation, head=head)
     for text in TEXTS[:3]:
         (batch,) = token_batches(recipient.model, [text])
-        entrance = f"blocks.{keep}.hook_resid_pre" if keep < 2 else "blocks.1.hook_resid_post"
+        input_hook = f"blocks.{keep}.hook_resid_pre" if keep < 2 else "blocks.1.hook_resid_post"
         with torch.no_grad():
-            state = translation.state(collect_activations(recipient.model, batch, [entrance])[entrance])
+            state = translation.state(collect_activations(recipient.model, batch, [input_hook])[input_hook])
             if graft:
-                swap = [(f"blocks.{2 - graft}.hook_resid_pre", lambda value, hook, state=state: state)]
+                replacement_hooks = [(f"blocks.{2 - graft}.hook_resid_pre", lambda value, hook, state=state: state)]
                 name = "blocks.1.hook_resid_post"
-                state = collect_activations(donor.model, batch, [name], hooks=swap)[name]
+                state = collect_activations(donor.model, batch, [name], hooks=replacement_hooks)[name]
             expected = head.linear(state[0][batch.mask[0]].mean(dim=0))
         torch.testing.assert_close(model.logits([text])[0], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_result_is_independent_of_padding_and_batch_size(halves):
-    model = stitch(*halves, keep=1, graft=1, translation=translate(*halves), head=pooled_head())
-    together, alone = model.logits(TEXTS), torch.cat([model.logits([text]) for text in TEXTS])
-    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(model.logits(TEXTS, batch_tokens=10), alone, atol=1e-4, rtol=1e-4)
+def test_result_is_independent_of_padding_and_batch_size(recipient_and_donor):
+    model = stitch(
+        *recipient_and_donor, keep=1, graft=1, translation=translate(*recipient_and_donor), head=pooled_head()
+    )
+    batched, single = model.logits(TEXTS), torch.cat([model.logits([text]) for text in TEXTS])
+    torch.testing.assert_close(batched, single, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.logits(TEXTS, batch_tokens=10), single, atol=1e-4, rtol=1e-4)
     (batch,) = model.batches(TEXTS)
     noise = torch.where(batch.mask | (torch.arange(batch.tokens.shape[1]) == 0), batch.tokens, 7)
-    other = TokenBatch(batch.example, batch.start, noise, batch.mask, batch.length)
-    torch.testing.assert_close(model(other), model(batch), atol=1e-4, rtol=1e-4)
+    changed_padding = TokenBatch(batch.example, batch.start, noise, batch.mask, batch.length)
+    torch.testing.assert_close(model(changed_padding), model(batch), atol=1e-4, rtol=1e-4)
 
 
-def test_scores_of_empty_texts_are_nan(halves):
-    model = stitch(*halves, keep=1, graft=1, translation=translate(*halves), head=pooled_head())
+def test_scores_of_empty_texts_are_nan(recipient_and_donor):
+    model = stitch(
+        *recipient_and_donor, keep=1, graft=1, translation=translate(*recipient_and_donor), head=pooled_head()
+    )
     scores = model.logits(["", "w3 w4"])
     assert scores[0].isnan().all() and not scores[1].isnan().any()
     assert model.logits([]).shape == (0, 2)
 
 
-def test_hooks_take_effect_in_both_halves(halves):
-    model = stitch(*halves, keep=1, graft=1, translation=translate(*halves), head=pooled_head())
+def test_hooks_take_effect_in_recipient_and_donor(recipient_and_donor):
+    model = stitch(
+        *recipient_and_donor, keep=1, graft=1, translation=translate(*recipient_and_donor), head=pooled_head()
+    )
     (batch,) = model.batches(TEXTS[:1])
     plain = model(batch)
     values = []
@@ -83,12 +89,14 @@ def test_hooks_take_effect_in_both_halves(halves):
     after = model.run_with_hooks(batch, [("translation.hook_out", double)])
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)  # the translation is linear
     torch.testing.assert_close(model(batch), plain)
-    for half in (model.recipient, model.donor):
-        assert not any(point.fwd_hooks for point in half.hook_dict.values()), "no hooks are left on the models"
+    for host_model in (model.recipient, model.donor):
+        assert not any(point.fwd_hooks for point in host_model.hook_dict.values()), "no hooks are left on the models"
 
 
-def test_cache_holds_the_activations(halves):
-    model = stitch(*halves, keep=1, graft=1, translation=translate(*halves), head=pooled_head())
+def test_cache_holds_the_activations(recipient_and_donor):
+    model = stitch(
+        *recipient_and_donor, keep=1, graft=1, translation=translate(*recipient_and_donor), head=pooled_head()
+    )
     (batch,) = model.batches(TEXTS[:2])
     scores, cache = model.run_with_cache(batch)
     assert list(cache) == [
@@ -107,11 +115,13 @@ def test_cache_holds_the_activations(halves):
             model.run_with_cache(batch, [name])
 
 
-def test_loaded_model_is_the_saved_one(halves, tmp_path):
-    model = stitch(*halves, keep=1, graft=2, translation=translate(*halves, rank=5), head=pooled_head())
+def test_loaded_model_equals_the_saved_one(recipient_and_donor, tmp_path):
+    model = stitch(
+        *recipient_and_donor, keep=1, graft=2, translation=translate(*recipient_and_donor, rank=5), head=pooled_head()
+    )
     folder = model.save(tmp_path / "a" / "b")
     assert sorted(path.name for path in folder.iterdir()) == ["cfg.json", "stitched.safetensors"]
-    loaded = StitchedModel.load(folder, *halves)
+    loaded = StitchedModel.load(folder, *recipient_and_donor)
     torch.testing.assert_close(loaded.logits(TEXTS), model.logits(TEXTS), atol=1e-5, rtol=1e-4)
     assert (loaded.keep, loaded.graft, loaded.labels) == (1, 2, ("neg", "pos"))
     assert loaded.translation.facts() == model.translation.facts()
@@ -131,23 +141,25 @@ def test_loaded_model_is_the_saved_one(halves, tmp_path):
         ),
     ],
 )
-def test_damaged_folders_and_other_models_are_errors(damage, message, halves, tmp_path):
-    folder = stitch(*halves, keep=1, graft=1, translation=translate(*halves), head=pooled_head()).save(tmp_path)
+def test_damaged_folders_and_other_models_are_errors(damage, message, recipient_and_donor, tmp_path):
+    folder = stitch(
+        *recipient_and_donor, keep=1, graft=1, translation=translate(*recipient_and_donor), head=pooled_head()
+    ).save(tmp_path)
     damage(folder)
     with pytest.raises(EmbspaceError, match=message):
-        StitchedModel.load(folder, *halves)
+        StitchedModel.load(folder, *recipient_and_donor)
 
 
 def _edit(path, **facts):
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
 
 
-def test_translation_of_another_width_is_an_error(halves, demo_lens):
+def test_translation_of_another_width_is_an_error(recipient_and_donor, demo_lens):
     translation = translate(demo_lens, demo_lens)
     with pytest.raises(
         EmbspaceError, match="The translation's source has width 192, but zoo has d_model=32. Make it with translate"
     ):
-        stitch(*halves, keep=1, graft=1, translation=translation, head=pooled_head())
+        stitch(*recipient_and_donor, keep=1, graft=1, translation=translation, head=pooled_head())
 
 
 def test_donor_with_a_smaller_vocabulary_runs():
@@ -156,8 +168,8 @@ def test_donor_with_a_smaller_vocabulary_runs():
     assert model.logits(["w120 w129 w3"]).isfinite().all()
 
 
-def test_depths_and_heads_that_do_not_fit_are_errors(halves, unchecked_types):
-    translation = translate(*halves)
+def test_depths_and_heads_that_do_not_fit_are_errors(recipient_and_donor, unchecked_types):
+    translation = translate(*recipient_and_donor)
     for options, message in (
         ({"keep": 9}, "keep=9 is not an integer from 0 to 2, the number of layers of zoo."),
         ({"graft": True}, "graft=True is not an integer from 0 to 2"),
@@ -166,4 +178,4 @@ def test_depths_and_heads_that_do_not_fit_are_errors(halves, unchecked_types):
     ):
         arguments: dict[str, Any] = {"keep": 1, "graft": 1, "translation": translation, "head": pooled_head()}
         with pytest.raises(EmbspaceError, match=message):
-            stitch(*halves, **arguments | options)
+            stitch(*recipient_and_donor, **arguments | options)

@@ -1,4 +1,4 @@
-"""The sweep over stitched models: against every stitched model, its controls, its checkpoint and its errors."""
+"""The sweep over stitched models: compared with each stitched model; controls, checkpoint and errors."""
 
 import json
 from typing import Any
@@ -17,8 +17,8 @@ from embspace_lens.tables.intervals import proportion_interval
 pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few tokens is weak")
 
 
-def test_rows_are_the_accuracies_of_stitched_models_and_controls(halves):
-    recipient, donor = halves
+def test_rows_are_the_accuracies_of_stitched_models_and_controls(recipient_and_donor):
+    recipient, donor = recipient_and_donor
     donors = {"a": (donor, pooled_head(seed=1)), "b": (donor, pooled_head(seed=2))}
     kernels = ["pinv", "transpose", "untranslated"]
     df = stitch_sweep(recipient, donors, TEXTS, LABELS, graft=1, kernels=kernels, batch_tokens=16)
@@ -34,11 +34,11 @@ def test_rows_are_the_accuracies_of_stitched_models_and_controls(halves):
             assert row["accuracy"] == pytest.approx(np.mean([p == label for p, label in zip(predicted, LABELS)]))
             interval = proportion_interval(round(row["accuracy"] * 5), 5)
             assert (row["low"], row["high"]) == pytest.approx(interval) and row["n"] == 5
-    own = df[(df["kernel"] == "donor") & (df["donor"] == "b")].iloc[0]
+    donor_row = df[(df["kernel"] == "donor") & (df["donor"] == "b")].iloc[0]
     with torch.no_grad():  # the donor reads the recipient's tokens; both have one tokenizer here
         predicted = [("neg", "pos")[int(classify(donor, text, donors["b"][1]).argmax())] for text in TEXTS]
-    assert own["accuracy"] == pytest.approx(np.mean([p == label for p, label in zip(predicted, LABELS)]))
-    assert own["keep"] == -1
+    assert donor_row["accuracy"] == pytest.approx(np.mean([p == label for p, label in zip(predicted, LABELS)]))
+    assert donor_row["keep"] == -1
     assert set(df[df["kernel"] == "chance"]["accuracy"]) == {np.float32(0.6)}
 
 
@@ -54,12 +54,12 @@ class InterruptedHead(PooledHead):
         return super().forward(*arguments)
 
 
-def test_interrupted_sweep_resumes_to_the_same_table(halves, tmp_path):
-    recipient, donor = halves
+def test_interrupted_sweep_resumes_to_the_same_table(recipient_and_donor, tmp_path):
+    recipient, donor = recipient_and_donor
     head = InterruptedHead(32, ["neg", "pos"])
     donors = {"a": (donor, head)}
     options: dict[str, Any] = {"graft": 1, "kernels": ["least_squares", "random"], "batch_tokens": 10}
-    whole = stitch_sweep(recipient, donors, TEXTS, LABELS, **options)
+    uninterrupted = stitch_sweep(recipient, donors, TEXTS, LABELS, **options)
     path = tmp_path / "sweep.json"
     head.n_calls, head.fails_at = 0, 12
     with pytest.raises(KeyboardInterrupt):
@@ -67,32 +67,34 @@ def test_interrupted_sweep_resumes_to_the_same_table(halves, tmp_path):
     assert 0 < json.loads(path.read_text())["n"] < len(TEXTS)
     head.n_calls, head.fails_at = 0, -1
     resumed = stitch_sweep(recipient, donors, TEXTS, LABELS, checkpoint=path, **options)
-    pd.testing.assert_frame_equal(resumed, whole)
+    pd.testing.assert_frame_equal(resumed, uninterrupted)
     n_batches = len(list(token_batches(recipient.model, TEXTS, batch_tokens=10)))
     assert head.n_calls < 7 * n_batches, "finished batches are not computed again"
-    pd.testing.assert_frame_equal(stitch_sweep(recipient, donors, TEXTS, LABELS, checkpoint=path, **options), whole)
+    pd.testing.assert_frame_equal(
+        stitch_sweep(recipient, donors, TEXTS, LABELS, checkpoint=path, **options), uninterrupted
+    )
     with pytest.raises(EmbspaceError, match="is the checkpoint of a sweep with other arguments"):
         stitch_sweep(recipient, donors, TEXTS, LABELS, checkpoint=path, **options | {"graft": 2})
 
 
-def test_kernel_can_be_a_function(halves):
+def test_kernel_can_be_a_function(recipient_and_donor):
     layers = []
 
     def procrustes(recipient, donor, layer_source, layer_target):
         layers.append((layer_source, layer_target))
         return translate(recipient, donor, inverse="procrustes")
 
-    donors = {"a": (halves[1], pooled_head(seed=1))}
+    donors = {"a": (recipient_and_donor[1], pooled_head(seed=1))}
     kernels = {"function": procrustes, "name": "procrustes"}
-    df = stitch_sweep(halves[0], donors, TEXTS, LABELS, graft=1, kernels=kernels)
+    df = stitch_sweep(recipient_and_donor[0], donors, TEXTS, LABELS, graft=1, kernels=kernels)
     assert layers == [(-1, 0), (0, 0), (1, 0)]
     a, b = (df[df["kernel"] == kernel]["accuracy"].tolist() for kernel in kernels)
     assert a == b
 
 
-def test_kernel_of_states_and_no_grafted_block(halves):
-    donors = {"a": (halves[1], pooled_head(seed=1))}
-    df = stitch_sweep(halves[0], donors, TEXTS, LABELS, graft=0, keep=[0, 2], kernels=["states"])
+def test_kernel_of_states_and_no_grafted_block(recipient_and_donor):
+    donors = {"a": (recipient_and_donor[1], pooled_head(seed=1))}
+    df = stitch_sweep(recipient_and_donor[0], donors, TEXTS, LABELS, graft=0, keep=[0, 2], kernels=["states"])
     assert df["keep"].tolist() == [-1, -1, 0, 2] and df["accuracy"].between(0, 1).all()
 
 
@@ -113,9 +115,9 @@ def test_kernel_of_states_and_no_grafted_block(halves):
         ({"head": pooled_head(7)}, "head's directions have width 7"),
     ],
 )
-def test_errors_state_what_is_allowed(change, message, halves, unchecked_types):
+def test_errors_state_what_is_allowed(change, message, recipient_and_donor, unchecked_types):
     arguments: dict[str, Any] = {
-        "donors": {"a": (halves[1], change.get("head", pooled_head()))},
+        "donors": {"a": (recipient_and_donor[1], change.get("head", pooled_head()))},
         "texts": TEXTS,
         "labels": LABELS,
         "graft": 1,
@@ -123,4 +125,4 @@ def test_errors_state_what_is_allowed(change, message, halves, unchecked_types):
     }
     arguments |= {name: value for name, value in change.items() if name != "head"}
     with pytest.raises(EmbspaceError, match=message):
-        stitch_sweep(halves[0], **arguments)
+        stitch_sweep(recipient_and_donor[0], **arguments)

@@ -1,4 +1,4 @@
-"""Translations: against formulas in numpy, on models whose translation is known, and their errors."""
+"""Translations: compared with formulas in numpy, on models with a known translation, and errors."""
 
 import copy
 
@@ -42,7 +42,7 @@ def test_low_rank_translation_has_a_round_trip_error(rotated):
 
 
 @pytest.mark.parametrize("inverse", ["pinv", "least_squares", "ridge", "procrustes", "transpose"])
-def test_map_is_its_formula(inverse):
+def test_map_equals_its_formula(inverse):
     a, b = (lens_of(name, options={"space": "embed"}) for name in ("gpt2", "llama"))
     S, T = (lens.weights.W_E.double().numpy() for lens in (a, b))
     if inverse == "pinv":
@@ -82,15 +82,15 @@ def test_facts_and_tensors_restore_a_translation(rotated):
     assert repr(restored) == repr(translation) and restored.there.A.shape == (32, 6)
 
 
-def test_repr_is_a_sentence(rotated):
+def test_repr_summarises_the_translation(rotated):
     translation = translate(rotated[0], rotated[0])
     assert repr(translation) == ("Translation(zoo → zoo: width 32 → 32, pinv, 130 shared tokens; round trip loses 0%)")
 
 
 def test_result_is_independent_of_chunk_size(rotated):
-    whole = translate(*rotated[:2]).there.AB
+    unchunked = translate(*rotated[:2]).there.AB
     with chunk_bytes(8 * 64 * 7):
-        torch.testing.assert_close(translate(*rotated[:2]).there.AB, whole, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(translate(*rotated[:2]).there.AB, unchunked, atol=1e-4, rtol=1e-4)
 
 
 def test_controls_have_the_norm_and_the_width_of_a_map():
@@ -127,9 +127,9 @@ def test_errors_state_what_is_allowed(rotated, unchecked_types):
 
 
 def test_too_few_shared_tokens_are_an_error(rotated):
-    few = lens_of("llama", options={"vocabulary": range(50)})
+    lens_of_50_tokens = lens_of("llama", options={"vocabulary": range(50)})
     with pytest.raises(EmbspaceError, match="share 50 of the 130 and 50 tokens .* needs 100 or more"):
-        translate(rotated[0], few)
+        translate(rotated[0], lens_of_50_tokens)
 
 
 # -- fitted to hidden states

@@ -1,4 +1,4 @@
-"""The demo models: their cards, their loading without a network, and what they have learned."""
+"""The demo models: their cards, loading without a network, and checks of their training."""
 
 import numpy as np
 import pytest
@@ -94,9 +94,9 @@ def test_local_folder_gives_the_same_tables(tmp_path):
         for path in (p for p in (demo.MODELS / part).iterdir() if p.is_file()):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     lens = EmbeddingLens.from_pretrained(tmp_path, vocabulary="words")
-    shipped = EmbeddingLens.from_pretrained("reviews-small-0", vocabulary="words")
+    demo_model_lens = EmbeddingLens.from_pretrained("reviews-small-0", vocabulary="words")
     assert lens.name == tmp_path.name
-    a, b = (each.neurons(layer=3, neuron=range(20), k=3) for each in (lens, shipped))
+    a, b = (each_lens.neurons(layer=3, neuron=range(20), k=3) for each_lens in (lens, demo_model_lens))
     assert a.equals(b)
 
 

@@ -26,9 +26,9 @@ def texts(n=60):
 def test_rows_are_complete_and_begin_with_end_of_text():
     tokenizer = train_tokenizer(texts(), 300)
     rows = pack(["a b", "c"], tokenizer, 2)
-    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    stream = [*tokenizer.encode("a b"), end, *tokenizer.encode("c"), end]
-    assert (rows[:, 0] == end).all()
+    end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    stream = [*tokenizer.encode("a b"), end_of_text, *tokenizer.encode("c"), end_of_text]
+    assert (rows[:, 0] == end_of_text).all()
     assert rows[:, 1:].ravel().tolist() == stream[: len(stream) // 2 * 2]
     with pytest.raises(EmbspaceError, match="tokens, and one row needs 500. Give more text."):
         pack(["a b"], tokenizer, 500)
@@ -83,9 +83,11 @@ def test_script_writes_a_model_that_the_lens_reads(tmp_path):
     lens = EmbeddingLens.from_pretrained(folder)
     assert lens.name == "little" and len(lens.vocabulary) == len(AutoTokenizer.from_pretrained(folder))
     assert len(lens.neurons(k=2)) == 64 * 2 * 2
-    again = subprocess.run([*map(str, command), "--seed", "1"], capture_output=True, text=True)
+    second_run = subprocess.run([*map(str, command), "--seed", "1"], capture_output=True, text=True)
     assert (
-        again.returncode == 1 and "holds a run with other settings" in again.stderr and "Traceback" not in again.stderr
+        second_run.returncode == 1
+        and "holds a run with other settings" in second_run.stderr
+        and "Traceback" not in second_run.stderr
     )
 
 

@@ -17,13 +17,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 GOOD, BAD = "A wonderful, superb film about {}.", "An awful, boring film about {}."
-THINGS = ["dogs", "cats", "war", "love", "a house", "the sea", "trains", "music", "Paris", "time"]
+TOPICS = ["dogs", "cats", "war", "love", "a house", "the sea", "trains", "music", "Paris", "time"]
 
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory):
     path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
-    rows = [(text.format(thing), label) for thing in THINGS for text, label in ((GOOD, "pos"), (BAD, "neg"))]
+    rows = [(text.format(topic), label) for topic in TOPICS for text, label in ((GOOD, "pos"), (BAD, "neg"))]
     pd.DataFrame(rows, columns=["text", "label"]).assign(split=["train"] * 14 + ["test"] * 6).to_csv(path, index=False)
     return path
 
@@ -40,8 +40,19 @@ def run(folder, reviews, *options):
         "--held-out",
         "split == 'test'",
     ]
-    fixed = ["--epochs", "6", "--batch-size", "4", "--n-tokens", "16", "--learning-rate", "0.002", "--device", "cpu"]
-    return CliRunner().invoke(app, [*arguments, *fixed, *options])
+    training_options = [
+        "--epochs",
+        "6",
+        "--batch-size",
+        "4",
+        "--n-tokens",
+        "16",
+        "--learning-rate",
+        "0.002",
+        "--device",
+        "cpu",
+    ]
+    return CliRunner().invoke(app, [*arguments, *training_options, *options])
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +79,7 @@ def test_difference_contains_the_last_blocks_and_the_head(tuned):
 
 def test_loaded_classifier_classifies_as_the_trained_one(tuned):
     model, head = demo.load_tuned(tuned)
-    texts = [text.format(thing) for thing in THINGS[-3:] for text in (GOOD, BAD)]
+    texts = [text.format(topic) for topic in TOPICS[-3:] for text in (GOOD, BAD)]
     guesses = []
     for text in texts:
         _, cache = model.run_with_cache(model.to_tokens(text))
@@ -82,11 +93,15 @@ def test_loaded_classifier_classifies_as_the_trained_one(tuned):
 
 
 def test_classifier_is_determined_by_the_seed(tuned, reviews, tmp_path):
-    again, other = tmp_path / "again", tmp_path / "other"
-    assert run(again, reviews).exit_code == 0 and run(other, reviews, "--seed", "1").exit_code == 0
-    one, two, three = (load_file(folder / "difference.safetensors") for folder in (tuned, again, other))
-    assert all(torch.equal(one[name], two[name]) for name in one) and one.keys() == two.keys()
-    assert not torch.equal(one["head.linear.weight"], three["head.linear.weight"])
+    same_seed_folder, other_seed_folder = tmp_path / "again", tmp_path / "other"
+    assert (
+        run(same_seed_folder, reviews).exit_code == 0 and run(other_seed_folder, reviews, "--seed", "1").exit_code == 0
+    )
+    first, same_seed, different_seed = (
+        load_file(folder / "difference.safetensors") for folder in (tuned, same_seed_folder, other_seed_folder)
+    )
+    assert all(torch.equal(first[name], same_seed[name]) for name in first) and first.keys() == same_seed.keys()
+    assert not torch.equal(first["head.linear.weight"], different_seed["head.linear.weight"])
 
 
 def test_resumed_run_gives_the_same_classifier(tuned, reviews, tmp_path, monkeypatch):
@@ -114,13 +129,13 @@ def test_resumed_run_gives_the_same_classifier(tuned, reviews, tmp_path, monkeyp
         m.setattr(tune, "time", Clock)
         assert run(folder, reviews).exit_code != 0
     assert (folder / "checkpoint.safetensors").exists() and not (folder / "difference.json").exists()
-    taken = []
+    steps_taken = []
     with monkeypatch.context() as m:
-        m.setattr(torch.optim.AdamW, "step", lambda self, *a, **o: taken.append(1) or step(self, *a, **o))
+        m.setattr(torch.optim.AdamW, "step", lambda self, *a, **o: steps_taken.append(1) or step(self, *a, **o))
         assert run(folder, reviews).exit_code == 0
-    assert len(taken) == 24 - 8, "the steps before the checkpoint are not repeated"
-    one, two = (load_file(f / "difference.safetensors") for f in (tuned, folder))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert len(steps_taken) == 24 - 8, "the steps before the checkpoint are not repeated"
+    uninterrupted, resumed = (load_file(f / "difference.safetensors") for f in (tuned, folder))
+    assert all(torch.equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +156,7 @@ def test_unusable_options_are_an_error(options, message, reviews, tmp_path):
 def test_mask_excludes_the_end_of_text_token():
     tokenizer = tune.AutoTokenizer.from_pretrained(demo.MODELS / "tokenizer", local_files_only=True)
     tokens, mask = tune.encode(["A fine film.", ""], tokenizer, 4)
-    own = tokenizer("A fine film.", add_special_tokens=False)["input_ids"][:3]
-    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    assert tokens.tolist() == [[end, *own], [end] * 4]
+    text_ids = tokenizer("A fine film.", add_special_tokens=False)["input_ids"][:3]
+    end_of_text = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert tokens.tolist() == [[end_of_text, *text_ids], [end_of_text] * 4]
     assert mask.tolist() == [[False, True, True, True], [False] * 4]

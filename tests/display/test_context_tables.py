@@ -27,8 +27,8 @@ def test_contexts_and_saliency_are_shown_in_terminal_and_notebook(tiny):
         assert text.startswith(f"L{row['layer']}F{row['factor']} ")
         assert text[column:].lstrip("␣").startswith(row["token_string"].strip()), "targets are aligned"
         assert row["before"].strip() in text[:column] and text.endswith((row["after"] or row["token_string"]).strip())
-    long = contexts.head(1).assign(before="x " * 300, after="y " * 300, token_string="z" * 300)
-    assert max(map(width, render(long, columns=60).splitlines())) <= 60
+    long_context = contexts.head(1).assign(before="x " * 300, after="y " * 300, token_string="z" * 300)
+    assert max(map(width, render(long_context, columns=60).splitlines())) <= 60
     explained = saliency(factors, model, TEXTS, contexts, n_samples=10, replacement="w60")
     lines = render(explained, n=2).splitlines()
     assert len(lines) == 4 and max(map(width, lines)) <= 100 and "more of" in lines[-1]

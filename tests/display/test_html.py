@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from handmade import NASTY, assert_harmless, neurons_of, pairs_of
+from handmade import UNSAFE_TOKENS, assert_harmless, neurons_of, pairs_of
 
 from embspace_lens import EmbspaceError
 from embspace_lens.display import html
@@ -19,7 +19,7 @@ def test_styles_apply_to_our_tables_only(lens):
     assert all(selector.startswith((".esl", ".esl-table")) for selector in selectors)
 
 
-@pytest.mark.parametrize("token", NASTY)
+@pytest.mark.parametrize("token", UNSAFE_TOKENS)
 def test_tokens_are_escaped(token):
     for df in (neurons_of([token, " x"]), pairs_of([token, " x"])):
         parsed = assert_harmless(df.embspace.show()._repr_html_())

@@ -8,7 +8,7 @@ from embspace_lens import EmbspaceError
 from embspace_lens.display.table_groups import count_groups, first_groups, kind, table_groups
 
 
-def test_names_of_groups(lens, moe_lens):
+def test_groups_are_named_by_their_component(lens, moe_lens):
     assert [group.name for group in table_groups(lens.neurons(1, 3, k=1))] == ["L1N3", "L1N3"]
     assert next(table_groups(lens.ov(1, 2, k=1))).name == "L1H2"
     assert next(table_groups(lens.subheads(1, 2, weight="W_V", k=1))).name == "L1H2.0"
@@ -41,7 +41,7 @@ def test_the_stored_kind_is_used_while_the_table_has_its_columns(lens):
     assert kind(df) == "search"
     df.attrs["embspace_kind"] = "tokens"
     assert kind(df) == "tokens"
-    df.attrs["embspace_kind"] = "pairs"  # which needs columns that are not there
+    df.attrs["embspace_kind"] = "pairs"  # this kind needs columns that the table does not have
     assert kind(df) == "search"
     df.attrs["embspace_kind"] = "no such kind"
     assert kind(df) == "search"

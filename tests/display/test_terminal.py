@@ -1,11 +1,11 @@
-"""Tables as lines of a terminal."""
+"""Tables printed in a terminal."""
 
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from handmade import NASTY, TABLES, neurons_of, pairs_of
+from handmade import TABLES, UNSAFE_TOKENS, neurons_of, pairs_of
 
 from embspace_lens.display import terminal
 from embspace_lens.display.tokens import width
@@ -30,25 +30,26 @@ def test_a_line_has_name_weight_best_score_and_tokens():
     ]
 
 
-def test_the_last_line_counts_what_is_left_out():
+def test_last_line_counts_the_omitted_rows():
     df = pd.concat([neurons_of([" a"], ["W_out"], neuron=n) for n in range(5)], ignore_index=True)
     assert terminal.render(df, n=2).splitlines()[-1] == "… 3 more of 5"
     assert terminal.render(df, n=5).splitlines()[-1].startswith("L3N4")
     assert "nothing was selected" in terminal.render(df.head(0))
 
 
-def test_tokens_that_are_hard_to_show_do_not_break_columns():
+def test_columns_stay_aligned_with_control_characters_and_long_tokens():
     df = pd.concat(
-        [neurons_of([t, *NASTY], ["W_out"], neuron=n) for n, t in enumerate([*NASTY, "x" * 300])], ignore_index=True
+        [neurons_of([t, *UNSAFE_TOKENS], ["W_out"], neuron=n) for n, t in enumerate([*UNSAFE_TOKENS, "x" * 300])],
+        ignore_index=True,
     )
     lines = terminal.render(df).splitlines()
-    assert len(lines) == len(NASTY) + 2
+    assert len(lines) == len(UNSAFE_TOKENS) + 2
     assert max(map(width, lines)) <= 100
     assert lines[-1].endswith("x…")
     assert "\x1b" not in "".join(lines) and "\u202e" not in "".join(lines)
 
 
-def test_arrows_lead_from_source_to_target_and_from_query_to_key():
+def test_arrows_point_from_source_to_target_and_from_query_to_key():
     ov, qk = pairs_of([" a", " b"]), pairs_of([" a", " b"], "W_QK")
     assert terminal.render(ov).splitlines()[1] == "L2H5  W_OV    0.500  ␣a→␣b ␣b→␣a"
     assert terminal.render(qk).splitlines()[1] == "L2H5  W_QK    0.500  ␣b→␣a ␣a→␣b"
@@ -62,7 +63,7 @@ def test_a_search_has_one_line_per_weight(lens):
     assert re.fullmatch(r"W_V     L\dH\d\.\d \d\.\d\d\d?  L\dH\d\.\d \d\.\d\d\d?", lines[2])
 
 
-def test_names_with_control_characters_and_wide_characters_keep_columns_apart():
+def test_columns_stay_aligned_with_control_and_wide_characters_in_names():
     names = ["b\x1b[31m日本", "שלום", "plain", "[bold]markup[/bold]"]
     block = {"direction": names, "rank": 0, "token_index": 0, "token_string": [" x"] * 4, "score": np.full(4, 0.5)}
     df = tidy(["direction", "rank", "token_index", "token_string", "score"], [block], kind="tokens")
@@ -79,7 +80,7 @@ def test_colours_are_added_on_request_only(lens):
     assert [line.rstrip() for line in without_codes.splitlines()] == plain.splitlines()
 
 
-def test_wide_measurements_name_the_columns_without_room():
+def test_last_line_lists_the_columns_that_do_not_fit():
     names = ["layer", "neuron", "in_norm", "out_norm", "in_out_similarity", "gate_out_similarity", "vocab_mean"]
     df = tidy(names, [{name: np.arange(2) for name in names}])
     lines = terminal.render(df, columns=60).splitlines()
@@ -89,7 +90,7 @@ def test_wide_measurements_name_the_columns_without_room():
     assert lines[3] == "… and columns gate_out_similarity, vocab_mean"
 
 
-def test_whole_tokens_leave_room_for_the_ellipsis():
+def test_line_of_tokens_with_an_ellipsis_fits_the_width():
     assert terminal.whole_tokens(["ab", "cd"], 5) == (["ab", "cd"], True)
     assert terminal.whole_tokens(["ab", "cd", "ef"], 7) == (["ab", "cd"], False)
     assert terminal.whole_tokens(["abcdef", "g"], 4) == (["abc…"], True)
@@ -111,7 +112,7 @@ def contexts_of(before, token, after):
     return tidy(list(block), [block], kind="contexts")
 
 
-def test_targets_of_contexts_stand_in_one_column():
+def test_targets_of_contexts_are_aligned():
     tokens = [" film", "日本", "שלום", "z" * 300]
     df = contexts_of(["a long " * 40, "short", "", "x"], tokens, ["after " * 40, "", "the end", "y"])
     lines = terminal.render(df).splitlines()

@@ -1,7 +1,7 @@
-"""Tokens and numbers as readers see them."""
+"""Tokens and numbers as they are displayed."""
 
 import pytest
-from handmade import NASTY, assert_harmless
+from handmade import UNSAFE_TOKENS, assert_harmless
 
 from embspace_lens.display.measurements import format_measure
 from embspace_lens.display.tokens import chip, display, for_terminal, format_score, pair, pair_chip, visible, width
@@ -29,7 +29,7 @@ def test_display_makes_characters_visible(token, shown):
     assert display(token) == shown
 
 
-def test_scores_have_three_figures():
+def test_scores_have_three_significant_digits():
     assert [format_score(x) for x in (0.3932, 12.34, 1230.4, -0.05, 0.0, 1.0, 1.5e-7, float("nan"), -1e9)] == [
         "0.393",
         "12.3",
@@ -43,7 +43,7 @@ def test_scores_have_three_figures():
     ]
 
 
-def test_a_pair_has_an_arrow():
+def test_tokens_of_a_pair_are_joined_by_an_arrow():
     assert pair(" not", " bad") == "␣not→␣bad"
 
 
@@ -53,7 +53,7 @@ def test_width_counts_columns_of_wide_and_right_to_left_tokens():
     assert for_terminal("film") == "film"
 
 
-@pytest.mark.parametrize("token", NASTY)
+@pytest.mark.parametrize("token", UNSAFE_TOKENS)
 def test_chips_are_escaped_and_have_id_and_score_in_their_title(token):
     parsed = assert_harmless(chip(token, 7, -0.5, 0.3) + pair_chip(token, token, 1, 2, 0.5, 1.0))
     titles = [value for name, value in parsed.attributes if name == "title"]
@@ -72,5 +72,5 @@ def test_visible_keeps_spaces_and_escapes_control_characters():
 @pytest.mark.parametrize(
     ("value", "text"), [(0.01516, "0.0152"), (1.0, "1"), (-0.5, "−0.5"), (float("nan"), "n/a"), (4.2e-5, "4.2e−05")]
 )
-def test_measures_have_three_significant_figures(value, text):
+def test_measures_have_three_significant_digits(value, text):
     assert format_measure(value) == text

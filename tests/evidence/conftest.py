@@ -1,4 +1,4 @@
-"""What the tests of evidence share."""
+"""Fixtures of the tests of evidence."""
 
 import jaxtyping
 import pytest

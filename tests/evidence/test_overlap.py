@@ -1,4 +1,4 @@
-"""Overlap of related pairs: against slow loops, on models whose overlap is known, and its errors."""
+"""Overlap of related pairs: compared with slow loops, on models with a known overlap, and errors."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def scores_of(lens, weight, layer):
 
 
 @pytest.mark.parametrize("name", PAIRS_OF)
-def test_overlap_is_as_in_slow_loops(tiny, name):
+def test_overlap_equals_slow_loops(tiny, name):
     lens = EmbeddingLens(tiny(name), score="centered", vocabulary=range(5, 90))
     frame = evidence.related_pairs(lens, k=9)
     check_tidy(frame, COLUMNS[:3], COLUMNS)
@@ -36,8 +36,8 @@ def test_overlap_is_as_in_slow_loops(tiny, name):
         assert rows["n"].tolist() == [len(a)] * 2
         slow = [np.mean(brute_jaccard(a, b, 9))]
         slow.append(np.mean([np.mean(brute_jaccard(a, b[cyclic_permutation(len(b), seed)], 9)) for seed in range(2)]))
-        both = evidence.related_pairs(lens, k=9, layer=layer, pairs=pair, seeds=2)
-        assert both["jaccard"].tolist() == pytest.approx(slow, rel=1e-5)
+        selected = evidence.related_pairs(lens, k=9, layer=layer, pairs=pair, seeds=2)
+        assert selected["jaccard"].tolist() == pytest.approx(slow, rel=1e-5)
         assert rows["jaccard"].iloc[0] == pytest.approx(slow[0], rel=1e-5)
     assert (frame["low"] <= frame["jaccard"]).all() and (frame["jaccard"] <= frame["high"]).all()
     assert len(rows) and frame["n"].max() == {"gpt2": 48, "llama": 48, "mixtral": 144}[name]
@@ -47,19 +47,21 @@ def test_equal_pairs_overlap_completely_and_random_pairs_at_chance_level():
     hf = zoo.ZOO["gpt2"]()
     with torch.no_grad():
         for block in hf.transformer.h:
-            block.mlp.c_proj.weight.copy_(-block.mlp.c_fc.weight.T)  # absolute scores count
+            block.mlp.c_proj.weight.copy_(-block.mlp.c_fc.weight.T)  # tokens are ranked by absolute score
     lens = EmbeddingLens(zoo.boot(hf), fold_ln=False, space="embed", score="centered")
     frame = evidence.related_pairs(lens, k=20)
     paired, shuffled = (frame[(frame["pair"] == "W_in-W_out") & (frame["sample"] == s)] for s in ("paired", "shuffled"))
     assert (paired[["jaccard", "low", "high"]] == 1).all(axis=None)
     shared = 20 * 20 / 97
     assert np.abs(shuffled["jaccard"] / (shared / (40 - shared)) - 1).max() < 0.25
-    others = frame[frame["pair"] != "W_in-W_out"]
-    of_pairs, of_control = (others[others["sample"] == s]["jaccard"].to_numpy() for s in ("paired", "shuffled"))
-    assert np.abs(of_pairs / of_control - 1).max() < 0.4, "random weights are not related"
+    other_pairs = frame[frame["pair"] != "W_in-W_out"]
+    paired_overlap, control_overlap = (
+        other_pairs[other_pairs["sample"] == s]["jaccard"].to_numpy() for s in ("paired", "shuffled")
+    )
+    assert np.abs(paired_overlap / control_overlap - 1).max() < 0.4, "random weights are not related"
 
 
-def test_pairs_that_the_model_lacks_are_left_out_unless_they_are_named(tiny):
+def test_missing_pairs_are_left_out_unless_they_are_named(tiny):
     bridge = zoo.NATIVE["native_attn_only"]()
     lens = EmbeddingLens(bridge, tokenizer=zoo.tokenizer())
     assert evidence.related_pairs(lens, k=5)["pair"].unique().tolist() == ["W_Q-W_K", "W_V-W_O"]
@@ -75,8 +77,8 @@ def test_layers_and_pairs_are_selected(lens):
     frame = evidence.related_pairs(lens, k=5, layer=[1], pairs=["W_V-W_O", "W_in-W_out"])
     assert frame["layer"].unique().tolist() == [1] and len(frame) == 4
     assert evidence.related_pairs(lens, k=5, layer=slice(0, 1)).equals(evidence.related_pairs(lens, k=5, layer=0))
-    whole = evidence.related_pairs(lens, k=97, layer=0)
-    assert (whole["jaccard"] == 1).all()
+    all_tokens = evidence.related_pairs(lens, k=97, layer=0)
+    assert (all_tokens["jaccard"] == 1).all()
 
 
 @pytest.mark.parametrize(

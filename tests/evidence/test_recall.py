@@ -1,4 +1,4 @@
-"""Recall of hidden states: against slow loops, on a model whose recall is known, and its errors."""
+"""Recall of hidden states: compared with slow loops, on a model with a known recall, and errors."""
 
 import numpy as np
 import pytest
@@ -21,16 +21,20 @@ def scores_of(lens, weight, layer):
 
 
 def run_alone(lens, text):
-    """The activations of one text without padding, at its own tokens."""
+    """The activations of one text without padding and without special tokens."""
     model = lens.model
-    n_own = len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    n_text_tokens = len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     with torch.no_grad():
         _, cache = model.run_with_cache(model.to_tokens(text))
-    return {name: value[0, -n_own:] for name, value in cache.items() if value.ndim >= 3 and len(value[0]) >= n_own}
+    return {
+        name: value[0, -n_text_tokens:]
+        for name, value in cache.items()
+        if value.ndim >= 3 and len(value[0]) >= n_text_tokens
+    }
 
 
 @pytest.mark.parametrize(("name", "options"), [("gpt2", {}), ("llama", {"score": "cosine", "space": "unembed"})])
-def test_recall_is_as_in_slow_loops(tiny, name, options):
+def test_recall_equals_slow_loops(tiny, name, options):
     lens = EmbeddingLens(tiny(name), **options)
     frame = evidence.hidden_state_recall(lens, TEXTS, k=6, n_active=3, batch_tokens=12)
     check_tidy(frame, COLUMNS[:4], COLUMNS)
@@ -52,7 +56,7 @@ def test_recall_is_as_in_slow_loops(tiny, name, options):
 
 
 def one_neuron_per_token():
-    """A model of one block whose neuron i is active at token i only, and then writes a large vector of its own."""
+    """A model of one block whose neuron i is active at token i only, and writes a large vector that differs between neurons."""
     hf = zoo._build("gpt2", "GPT2Config", "GPT2LMHeadModel", zoo.GPT | dict(n_inner=zoo.D_MLP, n_layer=1))
     block = hf.transformer.h[0]
     with torch.no_grad():
@@ -77,14 +81,16 @@ def test_output_of_a_block_is_recalled_from_its_active_neuron():
 
 
 def test_result_is_independent_of_batch_size_and_chunk_size(lens):
-    whole = evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2)
+    default_batches = evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2)
     for tokens in (4, 16):
         other = evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2, batch_tokens=tokens)
-        aligned = whole["sample"] == "aligned"  # the permutations are of tokens in another order
+        aligned = (
+            default_batches["sample"] == "aligned"
+        )  # the permutations differ, because the tokens have another order
         columns = ["recall", "low", "high"]
-        assert np.allclose(whole[aligned][columns], other[aligned][columns], atol=0.01)
+        assert np.allclose(default_batches[aligned][columns], other[aligned][columns], atol=0.01)
     with chunk_bytes(97 * 3):
-        assert evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2).equals(whole)
+        assert evidence.hidden_state_recall(lens, TEXTS, k=6, seeds=2).equals(default_batches)
 
 
 def test_one_text_has_no_bootstrap_interval(lens):

@@ -1,4 +1,4 @@
-"""Lists of top tokens: against sorting and sets in slow loops."""
+"""Lists of top tokens: compared with sorting and sets in slow loops."""
 
 import pytest
 import torch

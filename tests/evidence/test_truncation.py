@@ -1,4 +1,4 @@
-"""Keep-k: against slow loops, on embeddings whose inverse is known, and its errors."""
+"""Keep-k: compared with slow loops, on embeddings with a known inverse, and errors."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ COLUMNS = ["source", "inverse", "k", "similarity", "n"]
 
 
 @pytest.mark.parametrize(("name", "options"), [("gpt2", {}), ("llama", {"score": "cosine", "vocabulary": range(60)})])
-def test_similarity_is_as_in_slow_loops(tiny, name, options):
+def test_similarity_equals_slow_loops(tiny, name, options):
     lens = EmbeddingLens(tiny(name), **options)
     X = torch.randn(6, 32)
     frame = evidence.keep_k(lens, X, ks=[1, 7, 40], n=6)
@@ -48,16 +48,16 @@ def test_transpose_and_inverse_of_orthonormal_embeddings_are_equal():
         hf.lm_head.weight.copy_(torch.linalg.qr(torch.randn(97, 32))[0])
         hf.model.norm.weight.fill_(1)
     frame = evidence.keep_k(EmbeddingLens(zoo.boot(hf)))
-    both = [frame[frame["inverse"] == inverse]["similarity"].to_numpy() for inverse in ("transpose", "pinv")]
-    assert np.allclose(*both, atol=1e-4)
-    assert both[0][frame["k"][: len(both[0])] == 97] == pytest.approx(1, abs=1e-5)
+    curves = [frame[frame["inverse"] == inverse]["similarity"].to_numpy() for inverse in ("transpose", "pinv")]
+    assert np.allclose(*curves, atol=1e-4)
+    assert curves[0][frame["k"][: len(curves[0])] == 97] == pytest.approx(1, abs=1e-5)
 
 
 def test_result_is_independent_of_chunk_size_and_depends_on_the_seed(lens):
-    whole = evidence.keep_k(lens, n=20)
+    unchunked = evidence.keep_k(lens, n=20)
     with chunk_bytes(97 * 7):  # 7 of 20 vectors at a time, of 4 bytes and scaled by 4
-        assert np.allclose(whole["similarity"], evidence.keep_k(lens, n=20)["similarity"], atol=1e-5)
-    assert not np.allclose(whole["similarity"], evidence.keep_k(lens, n=20, seed=1)["similarity"], atol=1e-3)
+        assert np.allclose(unchunked["similarity"], evidence.keep_k(lens, n=20)["similarity"], atol=1e-5)
+    assert not np.allclose(unchunked["similarity"], evidence.keep_k(lens, n=20, seed=1)["similarity"], atol=1e-3)
 
 
 def test_rows_of_W_out_are_drawn_from_all_layers_and_experts(moe_lens):

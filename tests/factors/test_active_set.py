@@ -7,13 +7,13 @@ from embspace_lens.factors.active_set import ActiveSetSolver, solve_non_negative
 from embspace_lens.search.tiles import chunk_bytes
 
 
-def test_large_dictionaries_need_no_table_of_all_pairs():
+def test_large_dictionaries_are_solved_without_the_full_gram_matrix():
     x, directions = 3 * torch.randn(40, 16), torch.nn.functional.normalize(torch.randn(60, 16), dim=1)
-    with_table, without_table = (ActiveSetSolver(directions, 0.5) for _ in range(2))
-    expected = with_table.solve(x).dense(60)
+    with_gram, without_gram = (ActiveSetSolver(directions, 0.5) for _ in range(2))
+    expected = with_gram.solve(x).dense(60)
     with chunk_bytes(64):
-        codes = without_table.solve(x).dense(60)
-    assert with_table._all_pairs and not without_table._all_pairs
+        codes = without_gram.solve(x).dense(60)
+    assert with_gram._all_pairs and not without_gram._all_pairs
     torch.testing.assert_close(codes, expected, atol=1e-3, rtol=1e-3)
 
 
@@ -22,6 +22,6 @@ def test_indefinite_gram_matrix_is_solved():
     gram = torch.ones(1, 3, 3)
     gram[0, 0, 1] = gram[0, 1, 0] = 1.0001
     linear, start = torch.full((1, 3), 2.0), torch.zeros(1, 3)
-    answer = solve_non_negative(gram, linear, start, torch.ones(1, 3, dtype=torch.bool))
-    assert float(answer.sum()) == pytest.approx(2, rel=1e-2)
-    assert (answer > 0.5).all(), "equal directions share what they explain"
+    codes = solve_non_negative(gram, linear, start, torch.ones(1, 3, dtype=torch.bool))
+    assert float(codes.sum()) == pytest.approx(2, rel=1e-2)
+    assert (codes > 0.5).all(), "equal directions have codes of similar size"

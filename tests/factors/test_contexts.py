@@ -28,7 +28,7 @@ def factors():
 
 
 def all_codes(factors, model, layers=None):
-    """By (factor, layer), all codes above zero, largest first: code, text, position, token."""
+    """All codes above zero by (factor, layer), in descending order: code, text, position, token."""
     codes_of = {}
     for example, text in enumerate(TEXTS):
         for hidden in hidden_states(model, [text], layers) if text else []:

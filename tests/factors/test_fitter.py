@@ -74,18 +74,18 @@ def test_factors_have_length_one_and_the_objective_decreases(fitted):
     history = fitter.history
     assert history["objective"].iloc[-1] < history["objective"].iloc[0] / 1.1
     x, _ = planted(500, seed=0)
-    true = sparse_codes(x, directions, 0.2)[0]
-    ours = sparse_codes(x, fitted_directions, 0.2)[0]
-    assert abs((ours > 0.1).sum() / (true > 0.1).sum() - 1) < 0.2
+    planted_codes = sparse_codes(x, directions, 0.2)[0]
+    fitted_codes = sparse_codes(x, fitted_directions, 0.2)[0]
+    assert abs((fitted_codes > 0.1).sum() / (planted_codes > 0.1).sum() - 1) < 0.2
 
 
 def test_result_is_independent_of_how_the_stream_is_split():
     x, _ = planted(1500)
-    whole = fit(x, 48, batch_size=256)
-    parts = fit(x, 48, batch_size=256, split=77)
-    assert torch.equal(whole.factors.directions, parts.factors.directions)
-    assert whole.history.equals(parts.history)
-    assert whole.n_seen == parts.n_seen == 1280 and whole.n_waiting == 220
+    fit_at_once = fit(x, 48, batch_size=256)
+    fit_in_parts = fit(x, 48, batch_size=256, split=77)
+    assert torch.equal(fit_at_once.factors.directions, fit_in_parts.factors.directions)
+    assert fit_at_once.history.equals(fit_in_parts.history)
+    assert fit_at_once.n_seen == fit_in_parts.n_seen == 1280 and fit_at_once.n_waiting == 220
 
 
 def test_flush_uses_the_waiting_vectors():
@@ -101,16 +101,18 @@ def test_flush_uses_the_waiting_vectors():
 
 def test_same_seed_gives_same_factors():
     x, _ = planted(600)
-    one, same, other = (fit(x, 48, batch_size=256, seed=seed).factors.directions for seed in (0, 0, 1))
-    assert torch.equal(one, same) and not torch.equal(one, other)
+    first, same_seed, other_seed = (fit(x, 48, batch_size=256, seed=seed).factors.directions for seed in (0, 0, 1))
+    assert torch.equal(first, same_seed) and not torch.equal(first, other_seed)
 
 
-def test_factor_points_to_vectors_with_large_weights():
-    """With two groups of vectors and one factor, the factor points to the group with the larger weights."""
-    first = torch.arange(600) % 2 == 0
-    x = torch.where(first[:, None], torch.tensor([2.0, 0.5]), torch.tensor([0.5, 2.0])) + 0.01 * torch.randn(600, 2)
-    for chosen, axis in ((first, 0), (~first, 1)):
-        factors = fit(x, 1, l1=0.1, batch_size=100, weight=torch.where(chosen, 1.0, 0.001)).factors
+def test_factor_is_close_to_vectors_with_large_weights():
+    """With two groups of vectors and one factor, the factor has the direction of the group with the larger weights."""
+    is_first_group = torch.arange(600) % 2 == 0
+    x = torch.where(is_first_group[:, None], torch.tensor([2.0, 0.5]), torch.tensor([0.5, 2.0])) + 0.01 * torch.randn(
+        600, 2
+    )
+    for is_heavy, axis in ((is_first_group, 0), (~is_first_group, 1)):
+        factors = fit(x, 1, l1=0.1, batch_size=100, weight=torch.where(is_heavy, 1.0, 0.001)).factors
         assert factors.directions[0, axis] > 0.96
     even = fit(x, 1, l1=0.1, batch_size=100, weight=torch.full((600,), 7.0)).factors.directions
     assert (even - 0.5**0.5).abs().max() < 0.05
@@ -142,7 +144,7 @@ def test_dead_factors_are_replaced(misplaced_start, monkeypatch):
     assert recovered_share(directions, not_replaced.factors.directions) < 0.8
 
 
-def test_a_resumed_fit_revives_when_an_uninterrupted_one_does(misplaced_start, tmp_path):
+def test_resuming_does_not_change_when_dead_factors_are_replaced(misplaced_start, tmp_path):
     x, _ = misplaced_start
     uninterrupted = fit(x[:2000], N_FACTORS, batch_size=256)
     assert uninterrupted.history["n_dead"].max() > 0
@@ -174,7 +176,7 @@ def test_zero_vectors_do_not_become_factors():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_precisions(dtype):
+def test_low_precision_input_gives_the_factors_of_its_float32_values(dtype):
     x, _ = planted(300)
     fitter = fit(x.to(dtype), 48, batch_size=256)
     assert fitter.factors.directions.dtype == torch.float32
@@ -201,9 +203,9 @@ def test_history_is_a_tidy_table_with_correct_measures(fitted):
 def test_factors_do_not_change_after_later_steps():
     fitter = FactorFitter(4, 8)
     torch.testing.assert_close(fitter.factors.directions.norm(dim=1), torch.ones(8))
-    kept = fitter.factors.directions
+    directions_before = fitter.factors.directions
     fitter.update(torch.randn(1024, 4))
-    assert not torch.equal(kept, fitter.factors.directions), "factors are a copy"
+    assert not torch.equal(directions_before, fitter.factors.directions), "factors are a copy"
 
 
 @pytest.mark.parametrize(
@@ -276,13 +278,13 @@ def test_killed_fit_resumes_bit_for_bit(tmp_path):
     child.wait()
     child.stdout.close()
     resumed = FactorFitter.load(tmp_path)
-    parts, rest = divmod(resumed.n_seen + resumed.n_waiting, 150)
-    assert rest == 0 and parts >= 9, "all saved updates are complete"
+    n_parts, remainder = divmod(resumed.n_seen + resumed.n_waiting, 150)
+    assert remainder == 0 and n_parts >= 9, "all saved updates are complete"
     uninterrupted = FactorFitter(37, 60, l1=0.2, batch_size=200)
-    for part in range(parts + 6):
+    for part in range(n_parts + 6):
         x = torch.randn(150, 37, generator=torch.Generator().manual_seed(part))
         uninterrupted.update(x)
-        if part >= parts:
+        if part >= n_parts:
             resumed.update(x)
     assert torch.equal(resumed.factors.directions, uninterrupted.factors.directions)
     assert resumed.history.equals(uninterrupted.history)
@@ -295,13 +297,13 @@ def test_full_disk_leaves_saved_files_unchanged(tmp_path, monkeypatch):
     fitter.factors.save(tmp_path / "factors")
     saved = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    def full(self, data):
+    def fail_after_half(self, data):
         with open(self, "wb") as file:
             file.write(data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
     fitter.update(x)
-    monkeypatch.setattr(files.Path, "write_bytes", full)
+    monkeypatch.setattr(files.Path, "write_bytes", fail_after_half)
     with pytest.raises(EmbspaceError, match="No space left on device"):
         fitter.save(tmp_path)
     with pytest.raises(EmbspaceError, match="No space left on device"):

@@ -17,7 +17,7 @@ def curves(*rows):
     """A table of importance: one curve per factor."""
     return tidy(
         ["factor", "layer", "importance"],
-        [{"factor": f, "layer": at, "importance": v} for f, row in enumerate(rows) for at, v in enumerate(row)],
+        [{"factor": f, "layer": layer, "importance": v} for f, row in enumerate(rows) for layer, v in enumerate(row)],
     )
 
 

@@ -41,9 +41,9 @@ def explain(factors, model, contexts, **options):
 
 def test_coefficients_of_a_linear_code_are_recovered():
     weights = torch.tensor([3.0, 0.0, -1.5, 0.25, 0.0, 8.0])
-    coefficients = _lime(lambda kept: kept @ weights + 7, 6, 400, 30, [0])
+    coefficients = _lime(lambda mask: mask @ weights + 7, 6, 400, 30, [0])
     np.testing.assert_allclose(coefficients, weights.numpy(), atol=2e-3)
-    largest = _lime(lambda kept: kept @ weights + 7, 6, 400, 2, [0])
+    largest = _lime(lambda mask: mask @ weights + 7, 6, 400, 2, [0])
     assert np.flatnonzero(largest).tolist() == [0, 5]
 
 
@@ -51,14 +51,14 @@ def test_fit_equals_weighted_least_squares():
     """For a code that is not linear, the fit is that of weighted least squares, computed here in loops."""
     variants = []
 
-    def code(kept):
-        variants.append(kept.clone())
-        return kept[:, 0] * kept[:, 1] * 4 + kept[:, 2]
+    def code(mask):
+        variants.append(mask.clone())
+        return mask[:, 0] * mask[:, 1] * 4 + mask[:, 2]
 
     coefficients = _lime(code, 4, 300, 30, [5])
-    kept = torch.cat(variants).double().numpy()
+    mask = torch.cat(variants).double().numpy()
     rows, values, weights = [], [], []
-    for variant in kept[-300:]:
+    for variant in mask[-300:]:
         cosine = variant.sum() / np.sqrt(max(variant.sum(), 1e-300) * 4)
         weights.append(np.exp(-((1 - cosine) ** 2) / 0.25**2))
         rows.append([1.0, *variant])
@@ -68,7 +68,7 @@ def test_fit_equals_weighted_least_squares():
     expected = np.linalg.solve(x.T @ (w[:, None] * x) + penalty, x.T @ (w * y))[1:]
     np.testing.assert_allclose(coefficients, expected, atol=1e-4)
     unweighted = np.linalg.solve(x.T @ x + penalty, x.T @ y)[1:]
-    assert np.abs(unweighted - expected).max() > 0.1, "the weights make a difference here"
+    assert np.abs(unweighted - expected).max() > 0.1, "weighted and unweighted coefficients differ"
 
 
 def test_code_of_a_variant_equals_the_code_of_its_text(tiny, factors):
@@ -118,7 +118,7 @@ def test_saliency_depends_only_on_the_seed_and_the_context(tiny, factors):
         a[a["factor"] == contexts["factor"].iloc[-1]].reset_index(drop=True)
         if contexts["factor"].nunique() == 2
         else a[a["layer"] == contexts["layer"].iloc[-1]].reset_index(drop=True)
-    ), "a context's variants do not depend on what else is explained"
+    ), "the result of a context is independent of the other contexts"
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -156,11 +156,11 @@ def test_texts_may_be_a_list_a_table_or_an_iterator(tiny, factors):
     model = tiny("gpt2")
     contexts = contexts_of(factors, model).head(1)
     first = saliency(factors, model, TEXTS, contexts, n_samples=20)
-    for given in (pd.DataFrame({"review": TEXTS}), iter(TEXTS)):
-        assert saliency(factors, model, given, contexts, n_samples=20, column="review").equals(first)
+    for texts in (pd.DataFrame({"review": TEXTS}), iter(TEXTS)):
+        assert saliency(factors, model, texts, contexts, n_samples=20, column="review").equals(first)
 
 
 def test_negative_coefficients_are_selected_by_absolute_value():
     weights = np.array([0.5, -3.0, 1.0, 0.1])
-    coefficients = _lime(lambda kept: kept @ torch.tensor(weights, dtype=torch.float32), 4, 300, 2, [0])
+    coefficients = _lime(lambda mask: mask @ torch.tensor(weights, dtype=torch.float32), 4, 300, 2, [0])
     assert (coefficients != 0).tolist() == [False, True, True, False] and coefficients[1] < -2.5

@@ -45,8 +45,10 @@ def test_codes_reach_the_requested_gap(gap, common, l1):
         "the gap is at most that of the plain bound"
     )
     best, _ = sparse_codes(x.double(), directions.double(), l1, gap=1e-12)
-    ours, least = (torch.tensor(sparse_code_objective(x, directions, c, l1)) for c in (codes, best))
-    assert (ours - least <= reached.double() * x.double().square().sum(1) / 2 + 1e-6).all(), "the gap is an upper bound"
+    objectives, best_objectives = (torch.tensor(sparse_code_objective(x, directions, c, l1)) for c in (codes, best))
+    assert (objectives - best_objectives <= reached.double() * x.double().square().sum(1) / 2 + 1e-6).all(), (
+        "the gap is an upper bound"
+    )
 
 
 @pytest.mark.parametrize("l1", [0.05, 0.5, 3.0])
@@ -92,9 +94,9 @@ def test_objective_is_at_most_that_of_fista():
     x, directions = problem(common=1.0)
     codes, _ = sparse_codes(x.double(), directions.double(), 0.5, gap=1e-9)
     slow = fista(x.double(), directions.double(), 0.5)
-    ours, theirs = (torch.tensor(sparse_code_objective(x, directions, c, 0.5)) for c in (codes, slow))
-    assert (ours <= theirs + 1e-9).all()
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=0)
+    objectives, fista_objectives = (torch.tensor(sparse_code_objective(x, directions, c, 0.5)) for c in (codes, slow))
+    assert (objectives <= fista_objectives + 1e-9).all()
+    torch.testing.assert_close(objectives, fista_objectives, rtol=1e-3, atol=0)
 
 
 def test_codes_equal_those_of_scikit_learn():
@@ -119,9 +121,9 @@ def test_result_is_independent_of_batches_and_chunks():
     with chunk_bytes(4 * 200 * 7):
         chunked, chunked_gap = sparse_codes(x, directions, 0.3, gap=1e-5)
     best = torch.tensor(sparse_code_objective(x, directions, together, 0.3))
-    for other in (alone, shuffled, chunked):
-        torch.testing.assert_close(other, together, atol=2e-3, rtol=1e-3)
-        objective = torch.tensor(sparse_code_objective(x, directions, other, 0.3))
+    for codes_of_other_chunks in (alone, shuffled, chunked):
+        torch.testing.assert_close(codes_of_other_chunks, together, atol=2e-3, rtol=1e-3)
+        objective = torch.tensor(sparse_code_objective(x, directions, codes_of_other_chunks, 0.3))
         assert ((objective - best).abs() <= 1e-5 * x.square().sum(1) / 2).all()
     assert max(gap.max(), chunked_gap.max()) <= 1e-5
 
@@ -134,11 +136,11 @@ def test_codes_are_deterministic():
 def test_warm_start_saves_passes_and_gives_the_same_codes():
     x, directions = problem(n_factors=200, common=2.0)
     codes, _ = sparse_codes(x, directions, 0.3, gap=1e-6)
-    again, gap = sparse_codes(x, directions, 0.3, gap=1e-6, warm=codes, max_iterations=1)
+    warm_codes, gap = sparse_codes(x, directions, 0.3, gap=1e-6, warm=codes, max_iterations=1)
     assert gap.max() <= 1e-6
-    torch.testing.assert_close(again, codes, atol=1e-3, rtol=1e-3)
-    _, cold = sparse_codes(x, directions, 0.3, gap=1e-6, max_iterations=1)
-    assert cold.max() > 1e-6
+    torch.testing.assert_close(warm_codes, codes, atol=1e-3, rtol=1e-3)
+    _, gap_without_warm_start = sparse_codes(x, directions, 0.3, gap=1e-6, max_iterations=1)
+    assert gap_without_warm_start.max() > 1e-6
     unrelated = 5 * torch.rand_like(codes) * (torch.rand_like(codes) < 0.1)
     from_unrelated, gap = sparse_codes(x, directions, 0.3, gap=1e-6, warm=unrelated)
     assert gap.max() <= 1e-6
@@ -146,7 +148,7 @@ def test_warm_start_saves_passes_and_gives_the_same_codes():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_precisions(dtype):
+def test_low_precision_input_gives_the_codes_of_its_float32_values(dtype):
     x, directions = problem()
     codes, gap = sparse_codes(x.to(dtype), directions, 0.5)
     assert codes.dtype == (torch.float64 if dtype is torch.float64 else torch.float32)
@@ -155,7 +157,7 @@ def test_precisions(dtype):
     torch.testing.assert_close(codes.float(), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_numpy_input_and_progress():
+def test_numpy_input_is_accepted_and_progress_is_reported():
     x, directions = problem()
     steps = []
     codes, _ = sparse_codes(x.numpy(), directions.numpy(), 0.5, progress=lambda *step: steps.append(step))
@@ -163,7 +165,7 @@ def test_numpy_input_and_progress():
     assert torch.equal(codes, sparse_codes(x, directions, 0.5).codes)
 
 
-def test_zero_vectors_and_empty_input():
+def test_zero_vectors_and_empty_input_have_no_active_codes():
     x, directions = problem(n=3)
     x[1] = 0
     codes, gap = sparse_codes(x, directions, 0.5)
@@ -186,8 +188,8 @@ def test_equal_and_opposite_directions_are_solved():
     doubled = torch.cat([directions, directions, directions, -directions])
     codes, gap = sparse_codes(x, doubled, 0.5, gap=1e-6)
     assert gap.max() <= 1e-6
-    once = torch.cat([directions, -directions])
-    expected, _ = sparse_codes(x, once, 0.5, gap=1e-6)
+    signed_directions = torch.cat([directions, -directions])
+    expected, _ = sparse_codes(x, signed_directions, 0.5, gap=1e-6)
     codes = codes.view(len(x), 4, -1)
     torch.testing.assert_close(codes[:, :3].sum(1), expected[:, :60], atol=5e-3, rtol=1e-3)
     assert not torch.equal(single, expected[:, :60])

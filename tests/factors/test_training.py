@@ -1,4 +1,4 @@
-"""fit_factors: which hidden states are used, and that an interrupted fit resumes to the same factors."""
+"""fit_factors: the hidden states that are used, and the same factors after an interruption."""
 
 import json
 from pathlib import Path
@@ -124,16 +124,16 @@ def test_fit_interrupted_at_the_end_resumes_to_the_same_factors(model, tmp_path,
     class Killed(BaseException):
         pass
 
-    def killed(self):
+    def raise_killed(self):
         raise Killed
 
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1)
     with monkeypatch.context() as m:
         flush = training._Fit._flush
         if step == "flush":
-            m.setattr(FactorFitter, "flush", killed)
+            m.setattr(FactorFitter, "flush", raise_killed)
         else:
-            m.setattr(training._Fit, "finish", lambda self: (flush(self), killed(self)))
+            m.setattr(training._Fit, "finish", lambda self: (flush(self), raise_killed(self)))
         with pytest.raises(Killed):
             fit_factors(model, TEXTS, **options, checkpoint=tmp_path)
     assert torch.equal(fit_factors(model, TEXTS, **options, checkpoint=tmp_path).directions, uninterrupted.directions)
@@ -143,9 +143,14 @@ def test_checkpoint_of_other_texts_is_refused(model, tmp_path):
     options = OPTIONS | {"batch_tokens": 40}
     fit_factors(model, TEXTS, **options, checkpoint=tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    for other in ([text.replace("w3", "w4") for text in TEXTS], TEXTS[:30], [*TEXTS, "w2 w3"], [*TEXTS, *TEXTS * 20]):
+    for other_texts in (
+        [text.replace("w3", "w4") for text in TEXTS],
+        TEXTS[:30],
+        [*TEXTS, "w2 w3"],
+        [*TEXTS, *TEXTS * 20],
+    ):
         with pytest.raises(EmbspaceError, match="the checkpoint of a fit to other texts"):
-            fit_factors(model, other, **options, checkpoint=tmp_path)
+            fit_factors(model, other_texts, **options, checkpoint=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
@@ -176,14 +181,14 @@ def test_checkpoint_that_cannot_be_written_is_an_error(model, tmp_path, monkeypa
         fit_factors(model, TEXTS, **OPTIONS, checkpoint=tmp_path / "file")
     write = Path.write_bytes
 
-    def full(self, data):
+    def fail_on_counts(self, data):
         if "counts" in self.name:
             write(self, data[:9])
             raise OSError(28, "No space left on device")
         return write(self, data)
 
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1)
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", fail_on_counts)
     with pytest.raises(EmbspaceError, match="No space left on device"):
         fit_factors(model, TEXTS, **OPTIONS, checkpoint=tmp_path / "full")
     assert not (tmp_path / "full" / "fit.json").exists()
@@ -254,9 +259,9 @@ def test_layers_may_be_an_integer_or_any_sequence(model):
 
 
 def test_later_epochs_read_cached_states(model, tmp_path, monkeypatch):
-    ran, compute = [], states_module.states_of
-    monkeypatch.setattr(states_module, "states_of", lambda *arguments: ran.append(1) or compute(*arguments))
+    calls, compute = [], states_module.states_of
+    monkeypatch.setattr(states_module, "states_of", lambda *arguments: calls.append(1) or compute(*arguments))
     cached = fit_factors(model, TEXTS, **OPTIONS | {"epochs": 3}, shards=tmp_path / "states")
     n = len(list((tmp_path / "states").iterdir()))
-    assert len(ran) == n, "each batch is computed once"
+    assert len(calls) == n, "each batch is computed once"
     assert torch.equal(cached.directions, fit_factors(model, TEXTS, **OPTIONS | {"epochs": 3}).directions)

@@ -48,9 +48,9 @@ def test_planted_sense_is_predicted_and_random_tags_are_not(model):
     share = rows.loc["majority", "precision"]
     assert 0.5 < share < 0.8 and rows.loc["majority", "f1"] == pytest.approx(2 * share / (1 + share))
     rng = np.random.default_rng(0)
-    mixed = [[s[0], (s[1][0], ("vb", "nn")[int(rng.integers(2))]), s[2]] for s in sentences]
-    noise = senses(Factors(directions, l1=0.01), model, mixed, layers=[0], at_least=20).set_index("method")
-    assert noise.loc["factor", "accuracy"] < 0.75 and noise.loc["logistic", "accuracy"] < 0.75
+    randomly_tagged = [[s[0], (s[1][0], ("vb", "nn")[int(rng.integers(2))]), s[2]] for s in sentences]
+    control = senses(Factors(directions, l1=0.01), model, randomly_tagged, layers=[0], at_least=20).set_index("method")
+    assert control.loc["factor", "accuracy"] < 0.75 and control.loc["logistic", "accuracy"] < 0.75
 
 
 def test_words_can_be_selected_and_words_with_one_sense_are_refused(model):

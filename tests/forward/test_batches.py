@@ -32,8 +32,8 @@ def test_batches_contain_all_texts_that_are_not_empty(gpt2, batch_tokens):
 
 
 def test_batches_of_many_texts_have_the_given_size_and_little_padding(gpt2):
-    many = [f"w{2 + n % 90} " * (1 + n * 7 % 20) for n in range(2500)]
-    batches = list(token_batches(gpt2, iter(many), batch_tokens=64))
+    many_texts = [f"w{2 + n % 90} " * (1 + n * 7 % 20) for n in range(2500)]
+    batches = list(token_batches(gpt2, iter(many_texts), batch_tokens=64))
     assert sorted(int(n) for batch in batches for n in batch.example) == list(range(2500))
     assert max(batch.tokens.numel() for batch in batches if len(batch) > 1) <= 64
     padding = sum(int(b.tokens.numel() - b.length.sum()) for b in batches)

@@ -1,4 +1,4 @@
-"""Forward passes: activations at hook points, and the residual stream from a given state on."""
+"""Forward passes: activations at hook points, and forward passes that resume from a given residual stream."""
 
 import pytest
 import torch
@@ -47,12 +47,12 @@ def test_logits_are_those_of_the_model_with_interventions(gpt2):
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if available(name)])
 @pytest.mark.parametrize("layer", [0, 1])
-def test_resuming_from_the_models_own_state_changes_nothing(tiny, name, layer):
+def test_resuming_from_an_unchanged_state_gives_the_same_result(tiny, name, layer):
     model = tiny(name)
     (batch,) = token_batches(model, TEXTS)
-    own = residual(model, batch, layer - 1)
-    end, _ = resume(model, batch, own, layer, names=[f"blocks.{layer}.hook_resid_pre"])
+    own_state = residual(model, batch, layer - 1)
+    final_state, _ = resume(model, batch, own_state, layer, names=[f"blocks.{layer}.hook_resid_pre"])
     expected = residual(model, batch, zoo.N_LAYERS - 1)
-    torch.testing.assert_close(end[batch.mask], expected[batch.mask], atol=1e-4, rtol=1e-4)
-    other, _ = resume(model, batch, own + torch.randn_like(own), layer)
-    assert (other[batch.mask] - expected[batch.mask]).abs().max() > 0.01
+    torch.testing.assert_close(final_state[batch.mask], expected[batch.mask], atol=1e-4, rtol=1e-4)
+    changed_state, _ = resume(model, batch, own_state + torch.randn_like(own_state), layer)
+    assert (changed_state[batch.mask] - expected[batch.mask]).abs().max() > 0.01

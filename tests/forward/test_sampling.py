@@ -44,7 +44,7 @@ def sampled_one_by_one(model, n_tokens, candidates, seed, n_rows, top_k=None):
 
 @pytest.mark.parametrize("top_k", [None, 3])
 @pytest.mark.parametrize("candidates", [torch.arange(zoo.D_VOCAB), torch.tensor([5, 9, 11, 40])])
-def test_sample_is_exact_for_as_many_tokens_as_rounds(gpt2, candidates, top_k):
+def test_each_round_makes_one_more_token_exact(gpt2, candidates, top_k):
     options = {"tokens": candidates, "top_k": top_k, "seed": 4}
     (batch,) = sample_tokens(gpt2, 3, 6, rounds=6, **options)
     with torch.no_grad():
@@ -57,14 +57,14 @@ def test_sample_is_exact_for_as_many_tokens_as_rounds(gpt2, candidates, top_k):
 
 
 def test_sampling_stops_once_a_round_changes_nothing(gpt2, monkeypatch):
-    """From one candidate the first round is exact, and the second changes nothing."""
+    """With one candidate the first round is exact, and the second changes nothing."""
     forward, calls = type(gpt2).forward, []
     monkeypatch.setattr(type(gpt2), "forward", lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs))
     (batch,) = sample_tokens(gpt2, 2, 12, tokens=torch.tensor([7]), rounds=11)
     assert batch.tokens[:, 1:].unique().tolist() == [7] and len(calls) <= 2
 
 
-def test_tokens_one_by_one_equal_those_of_all_positions_at_once(gpt2):
+def test_sampling_one_token_at_a_time_equals_sampling_all_positions_at_once(gpt2):
     (batch,) = sample_tokens(gpt2, 2, 12, rounds=12)
     generator = torch.Generator().manual_seed(0)
     noise = torch.empty(2, 12, zoo.D_VOCAB).exponential_(generator=generator)
@@ -77,11 +77,11 @@ def test_tokens_one_by_one_equal_those_of_all_positions_at_once(gpt2):
 
 
 def test_sample_depends_on_the_seed_alone(gpt2):
-    first, same, other = (torch.cat([b.tokens for b in sample_tokens(gpt2, 5, 6, seed=s)]) for s in (0, 0, 1))
-    assert torch.equal(first, same) and not torch.equal(first, other)
+    first, same_seed, other_seed = (torch.cat([b.tokens for b in sample_tokens(gpt2, 5, 6, seed=s)]) for s in (0, 0, 1))
+    assert torch.equal(first, same_seed) and not torch.equal(first, other_seed)
 
 
-def test_long_samples_come_in_several_batches(gpt2):
+def test_large_samples_are_split_into_batches(gpt2):
     with chunk_bytes(8 * zoo.D_VOCAB * 7 * 2 // 16 + 1):  # two rows of 7 tokens
         batches = list(sample_tokens(gpt2, 5, 6))
     assert [len(batch) for batch in batches] == [2, 2, 1]
@@ -102,7 +102,7 @@ def test_top_k_beyond_the_candidates_is_an_error(gpt2, top_k):
 
 
 @needs_demo
-def test_texts_are_decided_by_the_seed_and_have_no_special_tokens():
+def test_texts_depend_only_on_the_seed_and_have_no_special_tokens():
     model = demo.load("reviews-small-0")
     random_state = torch.get_rng_state()
     texts = sample_texts(model, n=2, n_tokens=8, seed=3)
@@ -115,10 +115,10 @@ def test_texts_are_decided_by_the_seed_and_have_no_special_tokens():
 def test_texts_end_at_the_end_of_sequence():
     model = demo.load("reviews-small-0")
     options = {"top_k": 50, "rounds": 8, "seed": 0}
-    end = model.tokenizer.eos_token_id
+    end_of_text = model.tokenizer.eos_token_id
     rows = [row[1:].tolist() for batch in sample_tokens(model, 40, 8, **options) for row in batch.tokens]
-    assert any(end in row for row in rows)
-    cut = [row[: row.index(end)] if end in row else row for row in rows]
+    assert any(end_of_text in row for row in rows)
+    cut = [row[: row.index(end_of_text)] if end_of_text in row else row for row in rows]
     texts = [text for text in model.tokenizer.batch_decode(cut) if text.strip()]
     assert sample_texts(model, n=40, n_tokens=8) == texts
 

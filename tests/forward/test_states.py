@@ -48,7 +48,7 @@ def test_hidden_states_equal_those_of_the_host(tiny, name, batch_tokens):
 
 
 @pytest.mark.skipif(not zoo.HT_ZOO, reason="TransformerLens 4 has no HookedTransformer")
-def test_hidden_states_of_a_hooked_transformer():
+def test_hidden_states_of_a_hooked_transformer_equal_its_cache():
     model: Any = next(iter(zoo.HT_ZOO.values()))()
     if model.tokenizer is None:
         model.set_tokenizer(zoo.tokenizer())
@@ -100,25 +100,27 @@ def test_cached_states_are_not_computed_again(tiny, tmp_path, monkeypatch):
     assert len(calls) == 2 and len(list(folder.iterdir())) == 2
     resumed = list(hidden_states(model, texts, **options, shards=folder))
     assert len(calls) == len(expected) == len(resumed) > 2
-    read = list(hidden_states(model, texts, **options, shards=folder))
+    from_cache = list(hidden_states(model, texts, **options, shards=folder))
     assert len(calls) == len(expected)
-    for actual, wanted in zip([*interrupted, *resumed, *read], [*expected[:2], *expected, *expected], strict=True):
-        assert equal(actual, wanted)
+    for actual, expected_states in zip(
+        [*interrupted, *resumed, *from_cache], [*expected[:2], *expected, *expected], strict=True
+    ):
+        assert equal(actual, expected_states)
 
 
-def test_cache_of_something_else_is_an_error(tiny, tmp_path):
+def test_cache_of_other_texts_layers_or_models_is_an_error(tiny, tmp_path):
     model, texts, folder = tiny("gpt2"), ["w2 w3 w4", "w5 w6"], tmp_path / "states"
     list(hidden_states(model, texts, [0], shards=folder))
     changed = zoo.boot(zoo.ZOO["gpt2"]()).eval()
     with torch.no_grad():
         changed.blocks[1].mlp.out.weight[0, 0] += 1
-    for other in (
+    for other_stream in (
         hidden_states(model, ["w2 w3 w4", "w5 w7"], [0], shards=folder),
         hidden_states(model, texts, [1], shards=folder),
         hidden_states(changed, texts, [0], shards=folder),
     ):
         with pytest.raises(EmbspaceError, match="computed from other texts, other layers or another model"):
-            list(other)
+            list(other_stream)
 
 
 def test_damaged_cache_is_an_error(tiny, tmp_path):

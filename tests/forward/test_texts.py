@@ -1,4 +1,4 @@
-"""Texts of files of every kind."""
+"""Texts are read from every file format."""
 
 import pandas as pd
 import pytest
@@ -8,7 +8,7 @@ from embspace_lens.forward.texts import read_labelled, read_texts, texts_of
 
 
 @pytest.mark.parametrize("suffix", ["txt", "parquet", "jsonl", "jsonl.bz2", "csv"])
-def test_texts_of_every_kind_of_file(tmp_path, suffix):
+def test_texts_are_read_from_every_file_format(tmp_path, suffix):
     path = tmp_path / f"reviews.{suffix}"
     frame = pd.DataFrame({"text": ["one two", "three", "  "], "split": ["train", "test", "train"]})
     if suffix == "txt":

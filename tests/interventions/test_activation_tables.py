@@ -1,4 +1,4 @@
-"""Activations of components: against the model's cache, on ids and texts, and errors."""
+"""Activations of components: compared with the model's cache, on ids and texts, and errors."""
 
 from typing import Any
 
@@ -47,34 +47,34 @@ def test_special_tokens_of_texts_are_left_out(models):
     model = models("gpt2")
     texts = ["w2 w3 w4 w5", "", "w9"]
     frame = EmbeddingLens(model).neurons(layer=0, neuron=[3, 5], k=2)
-    found: Any = activations(model, texts, frame)
+    measured: Any = activations(model, texts, frame)
     check_tidy(
-        found,
+        measured,
         ["layer", "neuron", "weight", "example", "pos"],
         ["layer", "neuron", "weight", "example", "pos", "activation"],
     )
-    assert found[["example", "pos"]].drop_duplicates().values.tolist() == [[0, 0], [0, 1], [0, 2], [0, 3], [2, 0]]
-    by_weight = [group["activation"].tolist() for _, group in found.groupby("weight", observed=True)]
+    assert measured[["example", "pos"]].drop_duplicates().values.tolist() == [[0, 0], [0, 1], [0, 2], [0, 3], [2, 0]]
+    by_weight = [group["activation"].tolist() for _, group in measured.groupby("weight", observed=True)]
     assert len(by_weight) == 2 and by_weight[0] == by_weight[1], "a neuron has one activation for all its weights"
     (batch,) = token_batches(model, ["w9"])
     _, cache = model.run_with_cache(batch.tokens)
-    last = found.query("example == 2 and neuron == 5 and weight == 'W_in'")["activation"].item()
+    last = measured.query("example == 2 and neuron == 5 and weight == 'W_in'")["activation"].item()
     assert last == pytest.approx(float(cache["blocks.0.mlp.hook_post"][0, -1, 5].detach()), abs=1e-5)
     assert_close(
         torch.tensor(activations(model, iter(texts), frame)["activation"].to_numpy()),
-        torch.tensor(found["activation"].to_numpy()),
+        torch.tensor(measured["activation"].to_numpy()),
     )
 
 
 def test_empty_tables_keep_their_columns(models):
     lens = EmbeddingLens(models("gpt2"))
-    found = activations(models("gpt2"), TOKENS, lens.ov(layer=[]))
+    empty_table = activations(models("gpt2"), TOKENS, lens.ov(layer=[]))
     check_tidy(
-        found,
+        empty_table,
         ["layer", "head", "weight", "example", "pos"],
         ["layer", "head", "weight", "example", "pos", "activation"],
     )
-    assert len(found) == 0
+    assert len(empty_table) == 0
 
 
 def test_ablation_with_measured_means_equals_mean_ablation(models):

@@ -1,4 +1,4 @@
-"""Results of attribution, composition and logit lens as tables: against the host's results, and errors."""
+"""Results of attribution, composition and logit lens as tables: compared with the results of TransformerLens, and errors."""
 
 from types import SimpleNamespace
 
@@ -96,16 +96,16 @@ def test_rows_of_a_logit_lens_equal_its_dataframe(tiny, options):
     table = logit_lens_frame(result, lens)
     keys = ["metric", "layer", "node", "example", "pos", "rank"]
     check_tidy(table, keys, in_glossary_order([*keys, "token_index", "token_string", "value"]))
-    theirs = result.to_dataframe()
-    assert len(table) == len(theirs)
+    host_table = result.to_dataframe()
+    assert len(table) == len(host_table)
     column = {"logits": "logit", "probs": "probability"}[options.get("return_type", "logits")]
     assert set(table["metric"]) == {column}
     label = table["layer"].astype(str) + "_" + table["node"].str.removeprefix("resid_")
     label = label.where(table["node"] != "resid_post", "final_post")
-    ours = table.assign(label=label).set_index(["label", "example", "pos", "token_index"])["value"].to_dict()
-    for row in theirs.itertuples():
+    our_values = table.assign(label=label).set_index(["label", "example", "pos", "token_index"])["value"].to_dict()
+    for row in host_table.itertuples():
         key = (row.layer, row.batch, getattr(row, "pos", -1), row.token_index)
-        assert ours[key] == pytest.approx(getattr(row, column), rel=1e-5, abs=1e-6)
+        assert our_values[key] == pytest.approx(getattr(row, column), rel=1e-5, abs=1e-6)
     assert (table.groupby(keys[:-1])["value"].diff().dropna() <= 1e-9).all(), "best first"
     assert logit_lens_frame(result, lens, k=1)["rank"].eq(0).all()
 

@@ -1,4 +1,4 @@
-"""Hooks of components: against hooks and weights edited by hand, and errors."""
+"""Hooks of components: compared with hooks and weights that are edited by hand, and errors."""
 
 from typing import Any
 
@@ -159,10 +159,10 @@ def test_values_may_vary_by_example_and_position(models):
     assert_close(logits(model, ablation_hooks(table("head"), values, model=model)), logits(model, by_hand))
 
 
-def test_values_of_another_text_patch_the_heads(models):
+def test_values_of_another_text_replace_the_outputs_of_heads(models):
     model = models("gpt2")
-    other = TOKENS.flip(1)
-    _, cache = model.run_with_cache(other)
+    other_tokens = TOKENS.flip(1)
+    _, cache = model.run_with_cache(other_tokens)
     values = cache["blocks.1.attn.hook_z"][:, :, [1, 3]]
     frame = pd.DataFrame({"layer": 1, "head": [1, 3]})
     _, after = model.run_with_cache(TOKENS)
@@ -214,9 +214,10 @@ def test_steering_equals_a_hook_by_hand(models, name, hook):
     steered = logits(model, steering_hooks(vectors, [0, 1], model=model, scale=3, hook=hook))
     assert_close(steered, logits(model, by_hand))
     assert (steered - logits(model)).abs().max() > 1e-3
-    one = steering_hooks(vectors[0], [0, 1], model=model, scale=3, hook=hook)
+    one_vector_hooks = steering_hooks(vectors[0], [0, 1], model=model, scale=3, hook=hook)
     assert_close(
-        logits(model, one), logits(model, steering_hooks(vectors[[0, 0]], range(2), model=model, scale=3, hook=hook))
+        logits(model, one_vector_hooks),
+        logits(model, steering_hooks(vectors[[0, 0]], range(2), model=model, scale=3, hook=hook)),
     )
 
 
@@ -327,6 +328,6 @@ def test_unsupported_heads_raise(models):
     with pytest.raises(EmbspaceError, match="multi-head latent attention"):
         ablation_hooks(table("head"), model=models("deepseek_v2"))
     with pytest.raises(EmbspaceError, match="its shape is .*, but the weights imply"):
-        doubled = models("qwen3_next")
+        model_with_gated_queries = models("qwen3_next")
         row = pd.DataFrame({"layer": [1], "head": [0], "subhead": [1], "weight": ["W_Q"]})
-        logits(doubled, ablation_hooks(row, model=doubled))
+        logits(model_with_gated_queries, ablation_hooks(row, model=model_with_gated_queries))

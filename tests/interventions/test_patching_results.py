@@ -1,4 +1,4 @@
-"""Results of activation patching as tables: cell by cell, against the host's tables, and errors."""
+"""Results of activation patching as tables: compared cell by cell with the tables of TransformerLens, and errors."""
 
 import numpy as np
 import pandas as pd
@@ -56,9 +56,9 @@ def test_rows_of_a_patching_result_equal_its_dataframe(tiny):
     result = patching.get_act_patch_attn_head_out_all_pos(model, CORRUPTED, cache, metrics, reduce="none")
     table = patching_frame(result)
     check_tidy(table, KEYS, in_glossary_order([*KEYS, "value"]))
-    theirs = result.to_dataframe()
-    joined = table.merge(theirs, on=["metric", "layer", "head", "example"], suffixes=("", "_theirs"))
-    assert len(joined) == len(table) == len(theirs) == 2 * 2 * 4 * 2
+    host_table = result.to_dataframe()
+    joined = table.merge(host_table, on=["metric", "layer", "head", "example"], suffixes=("", "_theirs"))
+    assert len(joined) == len(table) == len(host_table) == 2 * 2 * 4 * 2
     np.testing.assert_allclose(joined["value"], joined["value_theirs"], rtol=1e-6)
     assert len(EmbeddingLens(model).ov(k=2).merge(table, on=["layer", "head"])) == 2 * len(table)
 
@@ -97,11 +97,11 @@ def test_ungrouped_heads_need_no_lens(tiny):
     with_lens = patching_frame(stack, axes, lens=EmbeddingLens(model))
     pd.testing.assert_frame_equal(patching_frame(stack, axes), with_lens)
     blocks = patching.get_act_patch_attn_out(model, CORRUPTED, cache, mean_logit_difference)
-    three = patching_frame(torch.stack([blocks, blocks + 1, blocks + 2]), ("patch_type", "layer", "pos"))
-    means = three.groupby("patch_type")["value"].mean()
+    types_of_three = patching_frame(torch.stack([blocks, blocks + 1, blocks + 2]), ("patch_type", "layer", "pos"))
+    means = types_of_three.groupby("patch_type")["value"].mean()
     assert means["attn_out"] - means["resid_pre"] == pytest.approx(1, abs=1e-4)
     assert means["mlp_out"] - means["resid_pre"] == pytest.approx(2, abs=1e-4)
-    assert sorted(set(three["patch_type"])) == ["attn_out", "mlp_out", "resid_pre"]
+    assert sorted(set(types_of_three["patch_type"])) == ["attn_out", "mlp_out", "resid_pre"]
 
 
 @pytest.mark.parametrize(

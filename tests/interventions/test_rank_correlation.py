@@ -1,4 +1,4 @@
-"""Rank correlations: against scipy and slow loops, exact p-values, and errors."""
+"""Rank correlations: compared with scipy and slow loops, exact p-values, and errors."""
 
 from itertools import permutations
 
@@ -56,10 +56,10 @@ def test_p_values_are_exact_for_few_components():
     a, b = tables_of(5, noise=1.0)
     paired, permuted = agreement(a, b).to_dict("records")
     x, y = a["score"].to_numpy(), b["value"].to_numpy()
-    every = [stats.spearmanr(x, y[list(order)]).statistic for order in permutations(range(5))]
+    all_correlations = [stats.spearmanr(x, y[list(order)]).statistic for order in permutations(range(5))]
     at_least, at_most = (
-        np.greater_equal(every, paired["correlation"] - 1e-9),
-        np.less_equal(every, paired["correlation"] + 1e-9),
+        np.greater_equal(all_correlations, paired["correlation"] - 1e-9),
+        np.less_equal(all_correlations, paired["correlation"] + 1e-9),
     )
     assert paired["p_value"] == pytest.approx(min(1, 2 * min(at_least.mean(), at_most.mean())))
     assert permuted["correlation"] == pytest.approx(0, abs=1e-6)

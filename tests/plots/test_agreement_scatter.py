@@ -1,4 +1,4 @@
-"""Scores from weights against effects of interventions."""
+"""Scatter plots of scores from weights and effects of interventions."""
 
 import numpy as np
 import pytest

@@ -19,16 +19,16 @@ SWEEP = ["recipient", "donor", "kernel", "keep", "accuracy", "low", "high", "n"]
 def sweep(donors=("a", "b", "c"), kernels=("pinv", "states", "random")):
     rows = [("<b>r</b>", d, "donor", -1, 0.8, 0.7, 0.9, 100) for d in donors]
     rows += [("<b>r</b>", d, "chance", -1, 0.5, 0.4, 0.6, 100) for d in donors]
-    for place, kernel in enumerate(kernels):
+    for kernel_index, kernel in enumerate(kernels):
         rows += [
-            ("<b>r</b>", d, kernel, k, 0.5 + 0.1 * place + 0.01 * i + 0.02 * k, 0.4, 0.9, 100)
+            ("<b>r</b>", d, kernel, k, 0.5 + 0.1 * kernel_index + 0.01 * i + 0.02 * k, 0.4, 0.9, 100)
             for i, d in enumerate(donors)
             for k in range(3)
         ]
     return tidy(SWEEP, (dict(zip(SWEEP, row)) for row in rows))
 
 
-def test_a_sweep_is_the_median_of_its_donors_with_a_band_from_lowest_to_highest():
+def test_sweep_curve_is_the_median_over_donors_and_its_band_the_range():
     pytest.importorskip("plotly")
     df = sweep()
     figure = plot_stitch(df)
@@ -48,10 +48,10 @@ def test_names_of_curves_that_end_together_do_not_overlap():
     pytest.importorskip("plotly")
     df = sweep(kernels=("pinv", "ridge", "states", "procrustes"))
     figure = plot_stitch(df.assign(accuracy=np.float32(0.7)))
-    places = sorted(a.y for a in figure.layout.annotations)
+    label_heights = sorted(a.y for a in figure.layout.annotations)
     bottom, top = figure.layout.yaxis.range
-    assert len(places) == 6 and min(np.diff(places)) >= 0.99 * 15 * (top - bottom) / 330
-    assert np.mean(places) == pytest.approx(0.7, abs=1e-6)
+    assert len(label_heights) == 6 and min(np.diff(label_heights)) >= 0.99 * 15 * (top - bottom) / 330
+    assert np.mean(label_heights) == pytest.approx(0.7, abs=1e-6)
 
 
 def displacement():
@@ -65,7 +65,7 @@ def displacement():
     return tidy(columns, (dict(zip(columns, row)) for row in rows))
 
 
-def test_displacement_is_drawn_over_its_controls():
+def test_displacement_and_its_controls_have_curves():
     pytest.importorskip("plotly")
     df = displacement()
     df.loc[(df["layer"] == 0) & (df["sample"] == "difference"), "share"] = np.nan  # a block that did not change
@@ -79,7 +79,7 @@ def test_displacement_is_drawn_over_its_controls():
 
 
 @pytest.mark.parametrize("plot", [plot_stitch, plot_displacement])
-def test_errors_for_other_and_empty_tables(plot):
+def test_other_and_empty_tables_raise(plot):
     pytest.importorskip("plotly")
     with pytest.raises(EmbspaceError, match="which this table does not have"):
         plot(tidy(["layer", "weight"], [{"layer": 0, "weight": "W_in"}]))

@@ -29,13 +29,13 @@ def curves(figure):
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_the_accessor_draws_by_kind(tables, name):
+def test_plot_depends_on_the_kind_of_the_table(tables, name):
     pytest.importorskip("plotly")
     assert tables[name].embspace.plot() == PLOTS[name](tables[name])
     assert kind(tables[name]) == {"pairs": "related_pairs", "recall": "recall", "kept": "keep_k"}[name]
 
 
-def test_the_claim_is_drawn_over_its_control_with_bands(tables):
+def test_measurement_and_control_have_curves_with_bands(tables):
     pytest.importorskip("plotly")
     df = tables["pairs"]
     figure = plot_related_pairs(df)
@@ -52,8 +52,8 @@ def test_the_claim_is_drawn_over_its_control_with_bands(tables):
 
 def _ends(df, value):
     """The names at the ends of the last panel's curves, the lower one first."""
-    last = df[(df["pair"] == "W_in-W_out") & (df["layer"] == 1)].sort_values(value)
-    return last["sample"].tolist()
+    last_points = df[(df["pair"] == "W_in-W_out") & (df["layer"] == 1)].sort_values(value)
+    return last_points["sample"].tolist()
 
 
 def test_recall_has_a_row_of_panels_per_target(tables):
@@ -78,19 +78,19 @@ def test_keep_k_has_a_logarithmic_axis_and_a_dash_per_inverse(tables):
 
 
 @pytest.mark.parametrize("plot", PLOTS.values())
-def test_errors_for_other_and_empty_tables(tables, plot):
+def test_other_and_empty_tables_raise(tables, plot):
     pytest.importorskip("plotly")
-    own = next(df for name, df in tables.items() if PLOTS[name] is plot)
-    other = next(df for name, df in tables.items() if PLOTS[name] is not plot)
+    own_table = next(df for name, df in tables.items() if PLOTS[name] is plot)
+    other_table = next(df for name, df in tables.items() if PLOTS[name] is not plot)
     with pytest.raises(
         EmbspaceError, match=r"plot_\w+\(\) needs (a column|columns) .*, which this table does not have"
     ):
-        plot(other)
+        plot(other_table)
     with pytest.raises(EmbspaceError, match="The table is empty"):
-        plot(own.head(0))
+        plot(own_table.head(0))
 
 
-def test_other_measurements_have_lines_and_no_plot():
+def test_other_measurements_are_printed_and_cannot_be_plotted():
     df = tidy(["layer", "weight", "similarity"], [{"layer": 0, "weight": ["W_in"], "similarity": 0.25}])
     assert terminal.render(df) == "layer  weight  similarity\n0      W_in          0.25"
     with pytest.raises(EmbspaceError, match=r"plot\(\) takes a table of .*; this is a table of measurements\."):

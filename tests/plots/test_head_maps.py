@@ -18,7 +18,7 @@ def test_layer_0_is_on_top(lens):
     assert "layer 1, head 2" in figure.data[0].hovertext[1][2] and "→" in figure.data[0].hovertext[1][2]
 
 
-def test_other_numbers_and_errors():
+def test_other_columns_can_be_drawn_and_invalid_tables_raise():
     effects = pd.DataFrame({"layer": [0, 0, 2], "head": [0, 2, 1], "value": [0.5, -0.25, 0.1]})
     figure = plot_heads(effects, "value")
     assert figure.data[0].zmin == -0.5 and figure.data[0].zmax == 0.5  # zero in the middle of blue and orange
@@ -38,4 +38,6 @@ def test_other_numbers_and_errors():
 def test_cells_have_as_many_decimals_as_the_largest_number_needs():
     effects = pd.DataFrame({"layer": [0, 0, 1], "head": [0, 1, 0], "value": [-0.47, 8.9e-4, 0.12]})
     assert [note.text for note in plot_heads(effects, "value").layout.annotations] == ["−0.47", "0.00", "0.12"]
-    assert len(plot_heads(effects.assign(value=effects["value"] * 1e-6), "value").layout.annotations) == 0  # no room
+    assert (
+        len(plot_heads(effects.assign(value=effects["value"] * 1e-6), "value").layout.annotations) == 0
+    )  # the numbers do not fit into the cells

@@ -37,10 +37,10 @@ def test_names_of_curves_stay_within_the_plot():
     assert min(np.diff(heights)) >= 0.99 * 15 * (top - bottom) / 300
 
 
-def test_errors_for_many_factors_and_other_tables():
-    many = tidy(COLUMNS, [{"factor": np.arange(9), "layer": np.zeros(9), "importance": np.ones(9)}])
+def test_too_many_factors_and_other_tables_raise():
+    table_of_nine = tidy(COLUMNS, [{"factor": np.arange(9), "layer": np.zeros(9), "importance": np.ones(9)}])
     with pytest.raises(EmbspaceError, match=r"plot_importance\(\) draws at most 6 factors .* holds 9\. Select some"):
-        plot_importance(many)
+        plot_importance(table_of_nine)
     with pytest.raises(
         EmbspaceError, match=r"plot_importance\(\) needs columns 'layer', 'importance', which this table"
     ):

@@ -17,10 +17,10 @@ def test_every_pair_has_a_line():
     assert {line.hovertext.split("<br>")[1] for line in lines} == {"␣a→␣c", "␣b→␣b", "␣c→␣a"}
 
 
-def test_errors_for_too_many_heads_and_other_tables():
-    many = pd.concat([pairs_of([" a", " b"], head=h) for h in range(10)], ignore_index=True)
+def test_too_many_heads_and_other_tables_raise():
+    table_of_ten_heads = pd.concat([pairs_of([" a", " b"], head=h) for h in range(10)], ignore_index=True)
     with pytest.raises(EmbspaceError, match=r"plot_pairs\(\) draws at most 9.*holds 10.*plot_heads"):
-        plot_pairs(many)
+        plot_pairs(table_of_ten_heads)
     with pytest.raises(EmbspaceError, match="nothing to draw"):
         plot_pairs(pairs_of([" a"]).head(0))
     with pytest.raises(EmbspaceError, match=r"plot_pairs\(\) takes a table of ov\(\) or qk\(\)"):

@@ -1,4 +1,4 @@
-"""Tokens in the plane."""
+"""Plots of tokens in two dimensions."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from embspace_lens.plots import plot_plane
 from embspace_lens.plots.label_positions import LabelPositions
 
 
-def test_the_same_seed_gives_the_same_picture(lens):
+def test_same_seed_gives_the_same_figure(lens):
     vector = lens.weights.W_out(0)[3]
-    one, two = plot_plane(lens, vector, k=20), plot_plane(lens, vector, k=20)
-    np.testing.assert_array_equal(one.data[0].x, two.data[0].x)
-    assert len(one.data[0].x) == 20 and "t-SNE" in one.layout.title.subtitle.text
-    few = plot_plane(lens, lens.neurons(0, [1, 2], weight="W_out", k=4))
-    assert "principal components" in few.layout.title.subtitle.text and len(few.data) == 2
+    first_figure, second_figure = plot_plane(lens, vector, k=20), plot_plane(lens, vector, k=20)
+    np.testing.assert_array_equal(first_figure.data[0].x, second_figure.data[0].x)
+    assert len(first_figure.data[0].x) == 20 and "t-SNE" in first_figure.layout.title.subtitle.text
+    small_figure = plot_plane(lens, lens.neurons(0, [1, 2], weight="W_out", k=4))
+    assert "principal components" in small_figure.layout.title.subtitle.text and len(small_figure.data) == 2
     with pytest.raises(EmbspaceError, match="3 tokens or more, and was given 2"):
         plot_plane(lens, vector, k=2)
     with pytest.raises(EmbspaceError, match="takes a table of neurons"):
@@ -23,7 +23,7 @@ def test_the_same_seed_gives_the_same_picture(lens):
         plot_plane(lens, lens.weights.W_out(0)[:7])
 
 
-def test_labels_cover_neither_marks_nor_labels():
+def test_labels_do_not_overlap_marks_or_other_labels():
     marks = np.array([[50.0, 50.0], [60.0, 50.0], [500.0, 50.0]])
     labels = LabelPositions(marks, (600, 100))
     assert labels.place(50, 50, "abc") == "middle left"  # the second mark is at its right

@@ -5,13 +5,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from handmade import NASTY, neurons_of, pairs_of
+from handmade import UNSAFE_TOKENS, neurons_of, pairs_of
 
 from embspace_lens import EmbspaceError
 from embspace_lens.plots import plot_pairs, plot_tokens
 
 
-def test_the_weights_of_a_neuron_stand_side_by_side(lens):
+def test_weights_of_a_neuron_have_adjacent_panels(lens):
     df = lens.neurons(1, 7, k=5)
     figure = plot_tokens(df, k=4)
     assert figure.layout.title.text == "What neuron L1N7 reads, and what it writes"
@@ -21,7 +21,7 @@ def test_the_weights_of_a_neuron_stand_side_by_side(lens):
     assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]  # best on top
 
 
-def test_errors_for_too_many_groups_and_other_tables(lens):
+def test_too_many_groups_and_other_tables_raise(lens):
     with pytest.raises(EmbspaceError, match=r"plot_tokens\(\) draws at most .* this table holds 192"):
         plot_tokens(lens.neurons(k=1))
     with pytest.raises(
@@ -56,8 +56,8 @@ def test_figures_are_wide_enough_for_their_titles():
 
 
 def test_tokens_are_text_and_not_markup():
-    bars = plot_tokens(neurons_of(NASTY))
-    lines = plot_pairs(pairs_of(NASTY))
+    bars = plot_tokens(neurons_of(UNSAFE_TOKENS))
+    lines = plot_pairs(pairs_of(UNSAFE_TOKENS))
     shown = [*bars.layout.yaxis.ticktext, *bars.data[0].hovertext]
     shown += [text for trace in lines.data for text in (trace.text or ())]
     for text in shown:

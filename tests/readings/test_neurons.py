@@ -8,7 +8,7 @@ from embspace_lens.search.tiles import chunk_bytes
 from embspace_lens.space.embedding_space import EmbeddingSpace
 
 
-def test_neurons_of_selected_experts(moe_lens, tiny, lens):
+def test_selected_experts_equal_rows_of_the_whole_table(moe_lens, tiny, lens):
     all_experts = moe_lens.neurons(k=2)
     for expert in (1, [0, 2], range(2)):
         selected = [expert] if isinstance(expert, int) else list(expert)
@@ -25,7 +25,7 @@ def test_neurons_of_selected_experts(moe_lens, tiny, lens):
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2_moe"])
 def test_result_is_independent_of_batch_size(tiny, architecture, monkeypatch):
-    """One layer at a time, several, all together; with all together, each weight is searched once."""
+    """Batches of one layer, of several layers, and of all layers. With all layers in one batch, each weight is searched once."""
     lens = EmbeddingLens(tiny(architecture), score="cosine")
     n_searches, tables = [], []
     top = EmbeddingSpace.top
@@ -42,6 +42,6 @@ def test_result_is_independent_of_batch_size(tiny, architecture, monkeypatch):
             n_searches_of_all = len(n_searches)
             tables.append((table, lens.neurons([0, 1], [3, 1], k=2)))
     assert n_searches_of_all == len(table["weight"].unique())
-    for others in tables[1:]:
-        for table, other in zip(tables[0], others, strict=True):
+    for tables_of_budget in tables[1:]:
+        for table, other in zip(tables[0], tables_of_budget, strict=True):
             pd.testing.assert_frame_equal(table, other)

@@ -1,4 +1,4 @@
-"""Laws of all readings, and their scores beside slow loops."""
+"""Properties of all readings, and their scores compared with slow loops."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_tables_are_invariant_under_rotation_of_the_residual_stream(name, option
 
 
 def test_rotation_changes_tables_if_a_norm_gain_is_not_one():
-    """The control for the law above: it can fail."""
+    """The control for the test above: the tables differ."""
     rotated = plain_llama()
     rotate_residual_stream(rotated, random_rotation(32))
     rotated.model.layers[0].post_attention_layernorm.weight.data.uniform_(0.2, 2.0)
@@ -52,7 +52,7 @@ def test_rotation_changes_tables_if_a_norm_gain_is_not_one():
         same_tokens(before, after)
 
 
-def test_permuted_neurons_are_permuted_rows():
+def test_permuting_neurons_permutes_rows():
     order = torch.randperm(48)
     permuted = plain_llama()
     permute_neurons(permuted, order)
@@ -113,21 +113,21 @@ def test_listed_scores_are_the_best_of_all(lens, name, largest):
     table = READINGS[name](lens, layer=0, k=5, largest=largest)
     sign = 1 if largest else -1
     E, U, w = lens.weights.W_E.double(), lens.weights.W_U.double(), lens.weights
-    for keys, unit in table.groupby([c for c in DIRECTION_KEYS if c in table], observed=True):
+    for keys, rows_of_group in table.groupby([c for c in DIRECTION_KEYS if c in table], observed=True):
         key = dict(zip([c for c in DIRECTION_KEYS if c in table], keys))
         if name in ("ov", "qk"):
             left, right = (w.W_V(0), w.W_O(0)) if name == "ov" else (w.W_Q(0), w.W_K(0).transpose(1, 2))
             form = left[key["head"]].double() @ right[key["head"]].double()
-            everything = E @ form @ (U if name == "ov" else E.T)
+            all_scores = E @ form @ (U if name == "ov" else E.T)
         else:
             rows = w.directions(key["weight"], 0).double()
             x = rows[key["neuron"]] if name == "neurons" else rows[key["head"], key["subhead"]]
-            everything = x @ U if key["weight"] in ("W_out", "W_O") else E @ x
-        expected = (sign * everything).flatten().sort(descending=True).values[:5] * sign
-        np.testing.assert_allclose(unit["score"], expected, atol=1e-5)
+            all_scores = x @ U if key["weight"] in ("W_out", "W_O") else E @ x
+        expected = (sign * all_scores).flatten().sort(descending=True).values[:5] * sign
+        np.testing.assert_allclose(rows_of_group["score"], expected, atol=1e-5)
 
 
-def test_lowest_of_a_weight_is_highest_of_its_negative(lens):
+def test_lowest_scores_of_a_vector_are_the_highest_of_its_negative(lens):
     x = torch.randn(7, 32)
     low, high = lens.directions(x, k=4, largest=False), lens.directions(-x, k=4)
     assert low["token_index"].equals(high["token_index"])

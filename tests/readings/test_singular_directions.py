@@ -1,4 +1,4 @@
-"""Singular directions beside a dense decomposition."""
+"""Singular directions compared with a dense decomposition."""
 
 import numpy as np
 import torch

@@ -36,20 +36,20 @@ def check_directions(table, lens, vectors, **options):
 
 @pytest.mark.parametrize("n", [N, D, 7])  # also as many as d_model, and fewer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saelens(lens, n, dtype):
+def test_saelens_objects_are_read_as_their_rows(lens, n, dtype):
     sae = saelens(n, dtype)
     check_directions(lens.directions(sae), lens, sae.W_dec.detach())
     check_directions(lens.directions(sae, side="read", k=3), lens, sae.W_enc.detach().T, side="read", k=3)
     check_directions(lens.directions(sae, largest=False), lens, sae.W_dec.detach(), largest=False)
 
 
-def test_linear_layers(lens):
+def test_linear_layers_are_read_as_their_weights(lens):
     sae = linear()
     check_directions(lens.directions(sae), lens, sae.decoder.weight.detach().T)
     check_directions(lens.directions(sae, side="read"), lens, sae.encoder.weight.detach(), side="read")
 
 
-def test_encoders_with_one_feature_per_row(lens):
+def test_encoders_with_one_feature_per_row_are_read(lens):
     transcoder = SimpleNamespace(W_enc=torch.randn(N, D), W_dec=torch.randn(N, D))
     check_directions(lens.directions(transcoder, side="read"), lens, transcoder.W_enc, side="read")
     mixed = SimpleNamespace(encoder=nn.Linear(D, N), W_dec=torch.randn(N, D))
@@ -57,23 +57,23 @@ def test_encoders_with_one_feature_per_row(lens):
     check_directions(lens.directions(mixed), lens, mixed.W_dec)
 
 
-def test_factors(lens):
+def test_factors_are_read_as_their_directions(lens):
     factors = Factors(torch.nn.functional.normalize(torch.randn(N, D), dim=1), l1=0.5)
     check_directions(lens.directions(factors), lens, factors.directions)
     check_directions(lens.directions(factors, side="read"), lens, factors.directions, side="read")
 
 
-def test_names_and_arrays(lens):
+def test_names_and_arrays_are_accepted(lens):
     sae = saelens(2)
     assert lens.directions(sae, names=["b", "a"], k=1)["direction"].tolist() == ["a", "b"]
     check_directions(lens.directions(np.eye(3, D)), lens, torch.eye(3, D))
 
 
-@pytest.mark.parametrize("where", ["metadata", "cfg"])
-def test_dictionaries_of_activations_inside_a_component_raise(lens, where):
+@pytest.mark.parametrize("config_field", ["metadata", "cfg"])
+def test_dictionaries_of_activations_inside_a_component_raise(lens, config_field):
     sae = saelens()
     inner = SimpleNamespace(hook_name="blocks.1.attn.hook_z")
-    sae.cfg = SimpleNamespace(metadata=inner) if where == "metadata" else inner
+    sae.cfg = SimpleNamespace(metadata=inner) if config_field == "metadata" else inner
     with pytest.raises(
         EmbspaceError,
         match=r"Module was trained on blocks\.1\.attn\.hook_z, whose activations are not residual vectors\.",
@@ -83,7 +83,7 @@ def test_dictionaries_of_activations_inside_a_component_raise(lens, where):
     assert len(lens.directions(sae, k=1)) == N
 
 
-def test_wrong_vectors_raise(lens):
+def test_invalid_vectors_raise(lens):
     with pytest.raises(EmbspaceError, match="SimpleNamespace has no W_enc, which side='read' reads. Use side='write'"):
         lens.directions(SimpleNamespace(W_dec=torch.randn(N, D)), side="read")
     with unchecked_types(), pytest.raises(EmbspaceError, match="side='both' is not one of 'read', 'write'"):

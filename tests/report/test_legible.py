@@ -27,8 +27,8 @@ def test_similarity_is_the_mean_cosine_of_words(lens):
 def test_repeated_tokens_lower_the_similarity_of_pairs(lens):
     df = lens.ov(0, 0, k=4)
     one_source = df.assign(src_token_index=df["src_token_index"].iloc[0])
-    one_each = one_source.assign(dest_token_index=df["dest_token_index"].iloc[0])
-    assert token_similarity(lens, one_each)["similarity"].tolist() == [0.0]
+    one_pair = one_source.assign(dest_token_index=df["dest_token_index"].iloc[0])
+    assert token_similarity(lens, one_pair)["similarity"].tolist() == [0.0]
     assert token_similarity(lens, df.head(0)).empty
 
 
@@ -39,8 +39,8 @@ def test_chosen_neurons_are_spread_and_different(lens, moe_lens, tiny):
     assert chosen["layer"].value_counts().max() <= 3
     written = df[df["weight"] == "W_out"].groupby(["layer", "neuron"])["token_index"].agg(set).tolist()
     assert all(len(a & b) <= 0.2 * 4 for i, a in enumerate(written) for b in written[:i])
-    everything = lens.neurons(k=4)
-    assert len(df.merge(everything)) == len(df)
+    all_neurons = lens.neurons(k=4)
+    assert len(df.merge(all_neurons)) == len(df)
     uneven = EmbeddingLens(tiny("qwen2_moe"))  # experts of 16 neurons, a shared one of 24, a dense layer of 48
     summary = summarize_model(uneven)
     assert len(summary.neurons[["layer", "expert", "neuron"]].drop_duplicates()) == 6
@@ -49,18 +49,18 @@ def test_chosen_neurons_are_spread_and_different(lens, moe_lens, tiny):
     assert len(experts[["layer", "expert", "neuron"]].drop_duplicates()) == 3
 
 
-def test_chosen_neurons_on_the_demo_model(demo_lens):
+def test_chosen_neurons_of_the_demo_model_have_very_similar_tokens(demo_lens):
     df = legible_neurons(demo_lens, 6)
     chosen = token_similarity(demo_lens, df[df["weight"] == "W_out"])["similarity"]
-    every = token_similarity(demo_lens, demo_lens.neurons(weight="W_out", k=10))["similarity"]
-    assert chosen.min() > every.quantile(0.95)  # the control: all neurons
+    all_similarities = token_similarity(demo_lens, demo_lens.neurons(weight="W_out", k=10))["similarity"]
+    assert chosen.min() > all_similarities.quantile(0.95)  # the control: all neurons
 
 
 def test_similarity_is_independent_of_chunk_size(lens):
     df = lens.neurons(weight="W_out", k=5)
-    whole = token_similarity(lens, df)
+    unchunked = token_similarity(lens, df)
     with chunk_bytes(1024):
-        assert token_similarity(lens, df).equals(whole)
+        assert token_similarity(lens, df).equals(unchunked)
 
 
 def test_first_occurrences_are_marked():

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import zoo
-from handmade import NASTY, assert_harmless
+from handmade import UNSAFE_TOKENS, assert_harmless
 
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.report import write_report
 from embspace_lens.report.model_summary import find_word, summarize_model
 
 
-def test_report_is_one_file_that_loads_nothing(lens, tmp_path):
+def test_report_is_one_file_without_external_resources(lens, tmp_path):
     path = write_report(lens, tmp_path / "report.html", word="w7")
     page = path.read_text(encoding="utf-8")
     parsed = assert_harmless(page)
@@ -20,14 +20,14 @@ def test_report_is_one_file_that_loads_nothing(lens, tmp_path):
     assert len(page) < 200_000
     assert parsed.tags.count("code") == 4
     cells = [name for name, _ in parsed.attributes if name == "tabindex"]
-    assert len(cells) == 2 * lens.weights.n_layers * lens.weights.n_heads  # every head, by keyboard too
+    assert len(cells) == 2 * lens.weights.n_layers * lens.weights.n_heads  # every head can be reached with the keyboard
 
 
-class NastyTokenizer:
-    """A tokenizer with tokens that are hard to show."""
+class UnsafeTokenizer:
+    """A tokenizer with tokens that can break a page or a terminal."""
 
     def __init__(self, n):
-        self.pieces = [*NASTY, *(f"w{i}" for i in range(len(NASTY), n))]
+        self.pieces = [*UNSAFE_TOKENS, *(f"w{i}" for i in range(len(UNSAFE_TOKENS), n))]
 
     def __len__(self):
         return len(self.pieces)
@@ -42,8 +42,10 @@ class NastyTokenizer:
 def test_names_of_models_and_tokens_are_escaped(lens, tmp_path):
     weights = copy.copy(lens.weights)
     weights.name = "<script>evil</script>"
-    named = EmbeddingLens(weights, tokenizer=NastyTokenizer(len(lens.vocabulary)))
-    page = write_report(named, tmp_path / "r.html", word=NASTY[0], model="x; rm -rf ~ <script>").read_text("utf-8")
+    named = EmbeddingLens(weights, tokenizer=UnsafeTokenizer(len(lens.vocabulary)))
+    page = write_report(named, tmp_path / "r.html", word=UNSAFE_TOKENS[0], model="x; rm -rf ~ <script>").read_text(
+        "utf-8"
+    )
     parsed = assert_harmless(page)
     assert "<script>evil</script>" in parsed.text
     assert "--model 'x; rm -rf ~ <script>'" in "".join(parsed.text)

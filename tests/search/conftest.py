@@ -1,4 +1,4 @@
-"""Both precisions of the first pass, and every device."""
+"""Both precisions of the screening pass, and every device."""
 
 import pytest
 import torch
@@ -15,6 +15,6 @@ def device(request):
 
 @pytest.fixture(params=[torch.bfloat16, torch.float32], autouse=True)
 def screen_dtype(request):
-    """Both precisions, whichever of them is fast on this processor."""
+    """Both precisions, independent of which one is faster on this processor."""
     with screen_with(request.param):
         yield request.param

@@ -34,13 +34,13 @@ def test_entries_at_a_limit_include_all_that_reach_it(dtype):
     score = torch.randn(40, 30).to(dtype)
     for limit in [*score[:3].flatten().tolist(), 0.0, -math.inf, math.inf, 1e39, 1.2345]:
         expected = (score.double() >= limit).nonzero()
-        found = torch.stack(entries_at_least(score, limit), 1)
-        missed = set(map(tuple, expected.tolist())) - set(map(tuple, found.tolist()))
-        assert not missed and len(found) <= len(expected) + 3
+        entries = torch.stack(entries_at_least(score, limit), 1)
+        missed = set(map(tuple, expected.tolist())) - set(map(tuple, entries.tolist()))
+        assert not missed and len(entries) <= len(expected) + 3
 
 
 def test_candidates_stay_within_their_capacity(device):
-    """Tied scores: an overflow keeps the k smallest keys; without exact scores it raises."""
+    """With tied scores, an overflow keeps the k smallest keys. Without exact scores it raises an error."""
     key = torch.randperm(1000, device=device)
     score = torch.ones(1000, device=device)
     candidates = CandidatePairs(5, 20, lambda keys: torch.ones(len(keys), device=device).double(), device)

@@ -72,7 +72,7 @@ def test_near_ties_below_float32_are_ranked_exactly(largest, device):
 
 
 @pytest.mark.parametrize("largest", [True, False])
-def test_rows_whose_coordinates_nearly_cancel(largest, device):
+def test_pairs_equal_brute_force_if_coordinates_nearly_cancel(largest, device):
     """In float32 the coordinates of these rows are mostly rounding error, which the error bound must include."""
     A = torch.randn(200, 6, device=device)
     A[:, :2] = torch.stack([A[:, 0], 1e-6 * A[:, 1] - A[:, 0]], 1) * 1e5
@@ -85,7 +85,7 @@ def test_rows_whose_coordinates_nearly_cancel(largest, device):
 
 
 @pytest.mark.parametrize("largest", [True, False])
-def test_large_common_direction(largest, device):
+def test_pairs_equal_brute_force_with_a_large_common_direction(largest, device):
     common = 100 * torch.randn(16, device=device)
     A, B = torch.randn(60, 16, device=device) + common, torch.randn(80, 16, device=device) + common
     left, right = torch.randn(16, 8, device=device), torch.randn(16, 8, device=device)
@@ -93,14 +93,14 @@ def test_large_common_direction(largest, device):
     check_ranking(top_pairs(A, left, right, B, 25, largest=largest), expected)
 
 
-def test_large_common_direction_in_many_rows(device):
-    """bfloat16 cannot distinguish any of these scores, float32 only some."""
+def test_pairs_of_many_rows_equal_brute_force_with_a_large_common_direction(device):
+    """bfloat16 cannot distinguish any of these scores; float32 can distinguish some of them."""
     A = torch.randn(3000, 24, device=device) + 100 * torch.randn(24, device=device)
     left, right = torch.randn(24, 16, device=device), torch.randn(24, 16, device=device)
     check_ranking(top_pairs(A, left, right, A, 10), dense_pairs(A, left, right, A, 10))
 
 
-def test_planted_pairs(device):
+def test_planted_pairs_are_the_best(device):
     A, B = 0.01 * torch.randn(3000, 20, device=device), 0.01 * torch.randn(4000, 20, device=device)
     eye = torch.eye(20, device=device)
     planted = [(2999, 3999), (0, 1), (1234, 2345), (7, 3000)]
@@ -113,7 +113,7 @@ def test_planted_pairs(device):
 
 
 @pytest.mark.parametrize("rank", [1, 5, 40])
-def test_factors_of_low_rank_and_more_columns_than_rows(rank, device):
+def test_pairs_equal_brute_force_for_low_rank_and_for_more_columns_than_rows(rank, device):
     A, B = torch.randn(30, 12, device=device), torch.randn(50, 12, device=device)
     for own_rank in (1, 3):
         left = torch.randn(12, own_rank, device=device) @ torch.randn(own_rank, rank, device=device)
@@ -123,7 +123,7 @@ def test_factors_of_low_rank_and_more_columns_than_rows(rank, device):
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
-def test_tiny_and_huge_factors(scale, device):
+def test_pairs_equal_brute_force_for_tiny_and_huge_factors(scale, device):
     A, B = torch.randn(40, 8, device=device) * scale, torch.randn(30, 8, device=device)
     left, right = torch.randn(8, 4, device=device), torch.randn(8, 4, device=device) / scale
     check_ranking(top_pairs(A, left, right, B, 20), brute_top_pairs(A, left, right, B, 20))
@@ -156,17 +156,17 @@ def test_equal_rows_are_ranked_by_index(device):
 
 
 @pytest.mark.parametrize("k", [5, 400])
-def test_ties_between_different_rows(k, device):
+def test_ties_between_different_rows_are_ranked_by_index(k, device):
     """More ties than the candidates may hold, between rows that are all different."""
     A = torch.randint(-1, 2, (300, 12), device=device).float()
     first = torch.eye(12, device=device)[:, :2]
     with chunk_bytes(2**12):
-        found = top_pairs(A, first, first, A, k)
-    check_ranking(found, brute_top_pairs(A[:, :2], first[:2], first[:2], A[:, :2], k))
+        pairs = top_pairs(A, first, first, A, k)
+    check_ranking(pairs, brute_top_pairs(A[:, :2], first[:2], first[:2], A[:, :2], k))
 
 
 @pytest.mark.parametrize("budget", [1, 2**24])
-def test_ties_between_copies_of_different_rows(budget, device):
+def test_ties_between_copies_of_rows_are_ranked_by_index(budget, device):
     A = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-0.0, 1.0]], device=device).repeat(60, 1)
     B = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], device=device).repeat(60, 1)
     eye = torch.eye(2, device=device)
@@ -200,9 +200,11 @@ def test_result_is_independent_of_chunk_size(largest, device):
                 check_ranking(top_pairs(A, left, right, B, k, largest=largest), expected)
 
 
-@pytest.mark.parametrize("budget", [2**10, 2**24])  # coordinates computed again for every tile, and kept
+@pytest.mark.parametrize(
+    "budget", [2**10, 2**24]
+)  # coordinates computed again for every tile, and coordinates in memory
 def test_result_over_several_tiles_equals_brute_force(budget, device):
-    """Integers, whose products are exact: ties are ranked by key also between tiles of 512 × 2048."""
+    """Products of small integers are exact. Ties are ranked by key, also between tiles of 512 × 2048."""
     A, B = (
         torch.randint(-20, 21, (1100, 9), device=device).float(),
         torch.randint(-20, 21, (4200, 9), device=device).float(),
@@ -214,8 +216,8 @@ def test_result_over_several_tiles_equals_brute_force(budget, device):
     )
     for k in (1, 3000):
         with chunk_bytes(budget):
-            found = top_pairs(A, left, right, B, k)
-        check_ranking(found, dense_pairs(A, left, right, B, k))
+            pairs = top_pairs(A, left, right, B, k)
+        check_ranking(pairs, dense_pairs(A, left, right, B, k))
 
 
 def test_autocast_and_gradients_change_nothing():
@@ -247,9 +249,9 @@ def test_k_out_of_range_raises(k):
     assert str(caught.value) == f"k={k} is not an integer from 1 to 9, the number of pairs."
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_rows_that_are_not_finite_raise(bad):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rows_that_are_not_finite_raise(value):
     x = torch.randn(300, 4)
-    x[7, 2] = bad
+    x[7, 2] = value
     with pytest.raises(EmbspaceError, match="^NaN or infinite values in the rows to rank"):
         top_pairs(x, x[:4], x[:4], x, 4)

@@ -1,4 +1,4 @@
-"""The first pass leaves out nothing that belongs to the answer."""
+"""Screening leaves out no row of the result."""
 
 import pytest
 import torch
@@ -28,9 +28,9 @@ def test_rows_left_out_are_below_the_limit(device):
                 candidates = index[i][is_candidate]
                 left_out = torch.ones(1500, dtype=torch.bool, device=device).index_fill(0, candidates, False)
                 limit = max(best.values[i, 9].item(), floor[i].item())
-                last = value[i].min().item() if len(candidates) == 15 else -torch.inf
+                last_score = value[i].min().item() if len(candidates) == 15 else -torch.inf
                 error = screen.error_bound(tile.max_norm)[i].item()
-                assert (exact[i, left_out] < max(limit, last + error)).all()
+                assert (exact[i, left_out] < max(limit, last_score + error)).all()
                 scores = value[i][is_candidate].double()
                 torch.testing.assert_close(scores, exact[i, candidates], rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Rows are made in chunks that fit the budget."""
+"""Rows are computed in chunks that fit the memory budget."""
 
 import torch
 from laws import check_ranking
@@ -10,7 +10,7 @@ from embspace_lens.search.tokens import top_tokens
 
 
 class CountedRows:
-    """Rows that count how many of them are made, in all and at a time."""
+    """Rows that count how many of them are computed, in total and in one chunk."""
 
     def __init__(self, rows):
         self.rows, self.largest_chunk, self.n_made = rows, 0, 0
@@ -33,7 +33,7 @@ def test_chunks_cover_all_rows_within_the_budget():
     assert chunk_rows(2**20) == 16, "16 MiB by default"
 
 
-def test_searches_make_few_rows_at_a_time():
+def test_searches_hold_few_rows_in_memory():
     A, B = CountedRows(torch.randn(4000, 64).bfloat16()), CountedRows(torch.randn(3000, 64))
     assert isinstance(A, Rows)
     left, right = torch.randn(64, 8), torch.randn(64, 8)
@@ -58,7 +58,7 @@ def test_equal_rows_are_grouped_by_their_bits(device):
         assert first.tolist() == [0, 1, 3] and group.tolist() == [0, 1, 0, 2, 1]
 
 
-def test_a_subset_makes_the_selected_rows():
+def test_a_subset_contains_the_selected_rows():
     rows = torch.randn(10, 3)
     subset = Subset(rows, torch.tensor([7, 1, 4]))
     assert subset.shape == (3, 3)

@@ -42,27 +42,27 @@ def test_tokens_of_a_larger_product_equal_brute_force(device):
     check_ranking(top_tokens(vectors, embedding, 50), (expected.values.float(), expected.indices))
 
 
-# -- the first pass
+# -- screening
 
 
 @pytest.fixture
-def first_looks(monkeypatch):
-    """The batches that were screened: each one's precision, and whether its candidates were few enough."""
-    looks = []
+def screened_batches(monkeypatch):
+    """The screened batches: the precision of each, and whether it had few enough candidates."""
+    records = []
     candidate_entries = screening.candidate_entries
 
-    def spy(score, *args):
+    def recorded(score, *args):
         candidates = candidate_entries(score, *args)
-        looks.append((score.dtype, candidates is not None))
+        records.append((score.dtype, candidates is not None))
         return candidates
 
-    monkeypatch.setattr(screening, "candidate_entries", spy)
-    return looks
+    monkeypatch.setattr(screening, "candidate_entries", recorded)
+    return records
 
 
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("n_rows", [2048, 2500])  # whole tiles, and a padded last tile
-def test_first_look_settles_every_batch(largest, n_rows, first_looks, screen_dtype, device):
+def test_screening_succeeds_for_every_batch(largest, n_rows, screened_batches, screen_dtype, device):
     """Rows of different norms around a common direction that makes every score negative, in several tiles and batches."""
     common = 5 * torch.randn(16, device=device)
     embedding = torch.randn(n_rows, 16, device=device) * torch.rand(n_rows, 1, device=device) + common
@@ -77,7 +77,7 @@ def test_first_look_settles_every_batch(largest, n_rows, first_looks, screen_dty
         check_ranking(top_tokens(vectors, embedding, 10, largest=largest), (score.float().cpu(), index.cpu()))
         padded = [-(-min(tile, n_rows - start) // 64) * 64 for start in range(0, n_rows, tile)]
         n_batches = sum(-(-332 // chunk_rows(screen_dtype.itemsize * size, scale=0.5)) for size in padded)
-    assert first_looks == [(screen_dtype, True)] * n_batches
+    assert screened_batches == [(screen_dtype, True)] * n_batches
 
 
 def test_unused_slots_do_not_count_row_zero_twice(device):
@@ -89,20 +89,20 @@ def test_unused_slots_do_not_count_row_zero_twice(device):
     assert torch.equal(top_tokens(vectors, embedding, 10)[1], planted.repeat(5, 1))
 
 
-def test_float32_replaces_bfloat16_after_some_failures(first_looks, screen_dtype, device):
-    """Scores that bfloat16 cannot distinguish: float32 screens the batch, later batches too."""
+def test_float32_replaces_bfloat16_after_some_failures(screened_batches, screen_dtype, device):
+    """Scores that bfloat16 cannot distinguish: float32 screens this batch, and all later ones."""
     embedding = torch.cat([torch.ones(2048, 4), 1e-4 * torch.randn(2048, 4)], 1).to(device)
     embedding[::2, :4] *= -1  # the mean row is near zero, so subtracting it does not help
     vectors = torch.cat([torch.ones(200, 4), torch.randn(200, 4)], 1).to(device)
     expected = (vectors.double() @ embedding.double().T).topk(5)
     with chunk_bytes(2 * 2048 * 2 * 10):  # one tile, batches of ten vectors
         check_ranking(top_tokens(vectors, embedding, 5), (expected.values.float().cpu(), expected.indices.cpu()))
-    coarse = [is_settled for dtype, is_settled in first_looks if dtype is torch.bfloat16]
+    bfloat16_results = [succeeded for dtype, succeeded in screened_batches if dtype is torch.bfloat16]
     if screen_dtype is torch.bfloat16:
-        assert not any(coarse)
+        assert not any(bfloat16_results)
         # 20 batches in two or three passes
-        assert screening.MAX_FAILURES < len(coarse) <= 3 * (screening.MAX_FAILURES + 1)
-    assert len(first_looks) >= 20 + len(coarse)
+        assert screening.MAX_FAILURES < len(bfloat16_results) <= 3 * (screening.MAX_FAILURES + 1)
+    assert len(screened_batches) >= 20 + len(bfloat16_results)
 
 
 # -- hard cases
@@ -111,24 +111,26 @@ def test_float32_replaces_bfloat16_after_some_failures(first_looks, screen_dtype
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 2.0**-80])
 def test_near_ties_below_float32_are_ranked_exactly(largest, scale, device):
-    """float32 rounds all these scores to one number: only float64 of every row within the bound ranks them."""
+    """float32 rounds all these scores to one number. Only products in float64, of all rows within the error bound, rank them correctly."""
     n = 400
     embedding = torch.zeros(n, 3, device=device)
     embedding[:, 0], embedding[:, 1] = 1.0, torch.randperm(n, device=device) * 2.0**-33
-    vectors = torch.tensor([[1.0, 1.0, 0.0], [3.0, -1.0, 0.0]], device=device) * scale  # whose squares may underflow
+    vectors = (
+        torch.tensor([[1.0, 1.0, 0.0], [3.0, -1.0, 0.0]], device=device) * scale
+    )  # the squares of these may underflow
     expected = brute_top_tokens(vectors, embedding, 5, largest)
     check_ranking(top_tokens(vectors, embedding, 5, largest=largest), expected)
 
 
 @pytest.mark.parametrize("largest", [True, False])
-def test_large_common_direction(largest, device):
+def test_tokens_equal_brute_force_with_a_large_common_direction(largest, device):
     common = 100 * torch.randn(16, device=device)
     A, B = torch.randn(60, 16, device=device) + common, torch.randn(80, 16, device=device) + common
     check_ranking(top_tokens(A, B, 7, largest=largest), brute_top_tokens(A, B, 7, largest))
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
-def test_tiny_and_huge_vectors(scale, device):
+def test_tokens_equal_brute_force_for_tiny_and_huge_vectors(scale, device):
     A, B = torch.randn(40, 8, device=device) * scale, torch.randn(30, 8, device=device)
     check_ranking(top_tokens(A, B / scale, 9), brute_top_tokens(A, B / scale, 9))
 
@@ -147,7 +149,7 @@ def test_equal_rows_are_ranked_by_index(device):
 
 
 @pytest.mark.parametrize("budget", [1, 2**24])
-def test_ties_between_copies_of_different_rows(budget, device):
+def test_ties_between_copies_of_rows_are_ranked_by_index(budget, device):
     A = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-0.0, 1.0]], device=device)
     B = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], device=device).repeat(60, 1)
     with chunk_bytes(budget):
@@ -206,9 +208,9 @@ def test_k_out_of_range_raises(k):
     assert str(caught.value) == f"k={k} is not an integer from 1 to 3, the number of rows."
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_rows_that_are_not_finite_raise(bad):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rows_that_are_not_finite_raise(value):
     x = torch.randn(300, 4)
-    x[7, 2] = bad
+    x[7, 2] = value
     with pytest.raises(EmbspaceError, match="^NaN or infinite values in the rows to rank"):
         top_tokens(x[:2], x, 4)

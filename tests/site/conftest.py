@@ -39,6 +39,8 @@ def hostile_site(factors, tmp_path_factory):
     """A site in which every text is hostile."""
     from hostile import HOSTILE, hostile_activity
 
-    few = Factors(factors.directions[:3], l1=0.2)
+    three_factors = Factors(factors.directions[:3], l1=0.2)
     folder = tmp_path_factory.mktemp("hostile") / "pages"
-    return explore(few, folder, seen=hostile_activity(few), title=HOSTILE[0], about={HOSTILE[0]: HOSTILE[0]})
+    return explore(
+        three_factors, folder, seen=hostile_activity(three_factors), title=HOSTILE[0], about={HOSTILE[0]: HOSTILE[0]}
+    )

@@ -1,4 +1,4 @@
-"""The pages in headless Chromium: what they show, and how they react to keys and hostile text."""
+"""The pages in headless Chromium: their content, the keyboard, and hostile text."""
 
 import html
 import json
@@ -35,8 +35,10 @@ def test_overview_can_be_sorted_filtered_and_searched(site, tmp_path):
     assert set(matches[: len(set(index["w3"][::3]))]) == set(index["w3"][::3]), "the word itself before longer ones"
     assert "best first" in render(page, "#q=%E2%90%A3W3")
     assert listed_factors(render(page, "#q=7"))[0] == 7
-    nothing = render(page, "#q=zzzz%3Cb%3E")
-    assert listed_factors(nothing) == [] and "has “zzzz&lt;b&gt;” in its top contexts" in nothing
+    page_without_matches = render(page, "#q=zzzz%3Cb%3E")
+    assert (
+        listed_factors(page_without_matches) == [] and "has “zzzz&lt;b&gt;” in its top contexts" in page_without_matches
+    )
 
 
 def test_overview_can_be_used_with_the_keyboard(site, tmp_path):
@@ -81,8 +83,8 @@ def test_factor_page_shows_its_data(site, activity_result, tmp_path):
     ]
     assert text.count('<td class="target">') == len(table)
     assert text.count("<circle") == 3 and "Importance by layer: the embedding" in text
-    other = (head["peak"] + 1) % 3
-    assert f'data-ready="3/{other}"' in render(site / "factor.html", f"#3/{other}")
+    other_layer = (head["peak"] + 1) % 3
+    assert f'data-ready="3/{other_layer}"' in render(site / "factor.html", f"#3/{other_layer}")
     assert "There is no factor 99" in render(site / "factor.html", "#99")
     assert "There is no factor" in render(site / "factor.html", "#%3Cscript%3E")
     moved = """

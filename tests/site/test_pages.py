@@ -59,14 +59,14 @@ def test_only_a_site_is_replaced(factors, activity_result, tmp_path):
     assert "λ = 0.3" in (folder / "about.html").read_text(encoding="utf-8")
     assert not (folder / "data" / "f" / "11" / "left over.js").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["pages"], "nothing is left beside it"
-    other = tmp_path / "documents"
-    other.mkdir()
-    (other / "notes.txt").write_text("kept")
+    other_folder = tmp_path / "documents"
+    other_folder.mkdir()
+    (other_folder / "notes.txt").write_text("kept")
     with pytest.raises(EmbspaceError, match="contains files that are not a site of factors"):
-        explore(factors, other, seen=activity_result)
-    assert (other / "notes.txt").read_text() == "kept"
+        explore(factors, other_folder, seen=activity_result)
+    assert (other_folder / "notes.txt").read_text() == "kept"
     with pytest.raises(EmbspaceError, match="is a file. Pass a folder"):
-        explore(factors, other / "notes.txt", seen=activity_result)
+        explore(factors, other_folder / "notes.txt", seen=activity_result)
     with pytest.raises(EmbspaceError, match="is not a folder. Create it first"):
         explore(factors, tmp_path / "no" / "such", seen=activity_result)
 
@@ -91,17 +91,19 @@ def test_full_disk_leaves_the_old_site(factors, activity_result, tmp_path, monke
 
 
 def test_missing_parts_are_left_out(factors, activity_result, texts, tiny, tmp_path):
-    bare = explore(factors, tmp_path / "bare")
-    _, head = read_data(bare / "data" / "f" / "0" / "head.js")
+    site_without_texts = explore(factors, tmp_path / "bare")
+    _, head = read_data(site_without_texts / "data" / "f" / "0" / "head.js")
     assert head["curve"] == [] and head["nearest"] == [] and len(head["neighbours"]) == 8
-    one = explore(factors, tmp_path / "one", seen=activity(factors, tiny("gpt2"), texts, layers=[1], n_contexts=2))
-    _, head = read_data(one / "data" / "f" / "0" / "head.js")
+    site_of_one_layer = explore(
+        factors, tmp_path / "one", seen=activity(factors, tiny("gpt2"), texts, layers=[1], n_contexts=2)
+    )
+    _, head = read_data(site_of_one_layer / "data" / "f" / "0" / "head.js")
     assert head["level"] == "" and len(head["curve"]) == 1
-    single = explore(Factors(factors.directions[:1], l1=0.1), tmp_path / "single")
-    assert read_data(single / "data" / "f" / "0" / "head.js")[1]["neighbours"] == []
-    few = Activity(*(table[table["factor"] < 3].reset_index(drop=True) if "factor" in table else table for table in (activity_result.importance, activity_result.measures, activity_result.contexts)))  # fmt: skip
-    part = explore(factors, tmp_path / "part", seen=few)
-    _, overview = read_data(part / "data" / "overview.js")
+    site_of_one_factor = explore(Factors(factors.directions[:1], l1=0.1), tmp_path / "single")
+    assert read_data(site_of_one_factor / "data" / "f" / "0" / "head.js")[1]["neighbours"] == []
+    partial_activity = Activity(*(table[table["factor"] < 3].reset_index(drop=True) if "factor" in table else table for table in (activity_result.importance, activity_result.measures, activity_result.contexts)))  # fmt: skip
+    site_of_partial_activity = explore(factors, tmp_path / "part", seen=partial_activity)
+    _, overview = read_data(site_of_partial_activity / "data" / "overview.js")
     assert [row[0] for row in overview["rows"]][3:] == [""] * 9 and all(row[0] for row in overview["rows"][:2])
     with pytest.raises(EmbspaceError, match="texts needs a model"):
         explore(factors, tmp_path / "x", texts=texts)

@@ -1,4 +1,4 @@
-"""The data of the site equal the tables, and stay small."""
+"""The data of the site equal the tables, and their size is limited."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ def test_data_equal_the_tables(site, activity_result, factors, tiny):
     assert name == "overview" and len(overview["rows"]) == 12
     curves = activity_result.importance.pivot(index="factor", columns="layer", values="importance")
     lens = EmbeddingLens(tiny("gpt2"))
-    near = lens.directions(factors.directions, names=[str(i) for i in range(12)], k=10)
+    nearest = lens.directions(factors.directions, names=[str(i) for i in range(12)], k=10)
     unit = factors.directions / factors.directions.norm(dim=1, keepdim=True)
     for factor in range(12):
         name, head = read_data(site / "data" / "f" / str(factor) / "head.js")
@@ -30,9 +30,9 @@ def test_data_equal_the_tables(site, activity_result, factors, tiny):
         np.testing.assert_allclose(head["curve"], curves.loc[factor], rtol=6e-3)
         peak = int(np.argmax(curves.loc[factor].to_numpy()))
         assert head["peak"] == overview["rows"][factor][2] == peak
-        own = near[near["direction"] == str(factor)]
-        assert [chip[1] for chip in head["nearest"][0]] == own["token_index"].tolist()
-        assert [chip[0].replace("␣", " ") for chip in head["nearest"][0]] == own["token_string"].tolist()
+        own_nearest = nearest[nearest["direction"] == str(factor)]
+        assert [chip[1] for chip in head["nearest"][0]] == own_nearest["token_index"].tolist()
+        assert [chip[0].replace("␣", " ") for chip in head["nearest"][0]] == own_nearest["token_string"].tolist()
         cosine = (unit @ unit[factor]).tolist()
         expected = sorted((i for i in range(12) if i != factor), key=lambda i: -cosine[i])[:8]
         assert [n for n, _ in head["neighbours"]] == expected
@@ -71,14 +71,14 @@ def test_search_index_contains_targets_and_nearest_tokens(site, activity_result,
 
 
 @pytest.mark.parametrize(
-    ("pieces", "before", "after", "wanted"),
+    ("pieces", "before", "after", "expected_tokens"),
     [
         (["the", "film", "##s", "good"], "the films", " good", ["␣the", "␣film", "s", "␣good"]),
         (["the", "␣film", "s", "␣good"], "the films", " good", ["the", "␣film", "s", "␣good"]),
         (["Ã", "©", "x", "␣y"], "é", "x y", ["Ã", "©", "x", "␣y"]),
     ],
 )
-def test_spaces_between_wordpiece_tokens_are_restored(factors, pieces, before, after, wanted):
+def test_spaces_between_wordpiece_tokens_are_restored(factors, pieces, before, after, expected_tokens):
     table = hostile_activity(factors)
     first = table.contexts.iloc[[0]].assign(before=before, after=after)
     table = Activity(table.importance, table.measures, first.reset_index(drop=True))
@@ -88,7 +88,7 @@ def test_spaces_between_wordpiece_tokens_are_restored(factors, pieces, before, a
     rows = {"factor": factor, "layer": layer, "rank": 0, "offset": offsets, "saliency": 1.0}
     rows["token_string"] = [piece.replace("␣", " ") for piece in pieces]
     (row,) = SiteData(factors, table, None, pd.DataFrame(rows), None).contexts(factor, layer)
-    assert [token[1] for token in row[6]] == wanted and [token[0] for token in row[6]] == offsets
+    assert [token[1] for token in row[6]] == expected_tokens and [token[0] for token in row[6]] == offsets
 
 
 @pytest.mark.full
@@ -106,11 +106,11 @@ def test_page_size_is_independent_of_the_number_of_factors(tmp_path, monkeypatch
     contexts = tidy(list(block), [block])
     curve = {"factor": np.repeat(np.arange(n), n_layers), "layer": np.tile(np.arange(n_layers), n), "importance": rng.random(n * n_layers)}  # fmt: skip
     importance = tidy(list(curve), [curve])
-    numbers = np.ones(n_layers)
-    measures = {"layer": np.arange(n_layers), "n_vectors": numbers.astype(int), "objective": numbers, "explained_variance": numbers, "n_active": numbers}  # fmt: skip
+    layer_values = np.ones(n_layers)
+    measures = {"layer": np.arange(n_layers), "n_vectors": layer_values.astype(int), "objective": layer_values, "explained_variance": layer_values, "n_active": layer_values}  # fmt: skip
     activity_result = Activity(importance, tidy(list(measures), [measures]), contexts)
     factors = Factors(torch.randn(n, 16), l1=0.1)
-    data_sizes = {}  # 26,000 files are measured and not written, which would take most of the time
+    data_sizes = {}  # the 26,000 files are measured but not written, because writing would take most of the time
     monkeypatch.setattr(
         pages, "_write_data", lambda folder, name, value: data_sizes.update({name: len(script_json(value).encode())})
     )

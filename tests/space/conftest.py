@@ -1,4 +1,4 @@
-"""A tokenizer as GPT-2's, small."""
+"""A small tokenizer of the same kind as GPT-2's."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -42,7 +42,7 @@ def test_embed_inverts_project_of_centred_vectors_with_a_layernorm(kind, process
 
 
 def test_embed_does_not_invert_project_with_transpose(tiny):
-    """The control for the two laws above."""
+    """The control for the two tests above."""
     lens, x = EmbeddingLens(tiny("llama")), torch.randn(3, 32)
     assert not torch.allclose(lens.embed(lens.project(x)), x, atol=0.1)
 

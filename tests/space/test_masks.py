@@ -18,7 +18,7 @@ def test_masks_select_by_string(byte_level):
     assert [vocabulary.strings[i] for i in torch.nonzero(mask)[:, 0]] == [" ca", " cat"]
 
 
-def test_joined_masks_select_what_both_select(byte_level):
+def test_combined_masks_select_their_intersection(byte_level):
     vocabulary = Vocabulary(byte_level, len(byte_level))
     texts = ["a cat, a cat", "é"]
     mask = (whole_words & seen_in(texts, at_least=2)).choose(vocabulary, lambda: ())
@@ -38,7 +38,7 @@ def test_tokens_can_be_given_directly(tiny, tokens):
     assert lens.space.token_ids.tolist()[:2] == [3, 7]
 
 
-def test_frequent_words_of_a_demo_model():
+def test_frequent_mask_selects_whole_words_seen_200_times():
     lens = EmbeddingLens.from_pretrained("reviews-small-0", vocabulary="frequent", score="cosine")
     assert lens.mask == "frequent"
     assert lens.space.token_ids.equal(demo_word_ids(lens))

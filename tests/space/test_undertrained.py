@@ -33,7 +33,7 @@ def test_trained_tokens_are_far_from_untrained_ones(byte_level):
     assert indicator[[40, 41, 42]].min() > 0.3
 
 
-def test_the_norm_decides_without_known_untrained_tokens():
+def test_norms_are_used_without_known_untrained_tokens():
     vocabulary = Vocabulary(zoo.tokenizer(), zoo.D_VOCAB)
     W = torch.nn.functional.normalize(torch.randn(zoo.D_VOCAB, 32), dim=1) * (1 + 0.05 * torch.randn(zoo.D_VOCAB, 1))
     W[[5, 6]] *= 0.01
@@ -42,11 +42,11 @@ def test_the_norm_decides_without_known_untrained_tokens():
 
 
 def test_result_is_independent_of_chunk_size(tiny, monkeypatch):
-    """Few rows are made at a time, and W_U is never made whole."""
+    """Few rows are computed at a time, and the whole W_U is never computed."""
     lens = EmbeddingLens(tiny("gpt2"))
     vocabulary = Vocabulary(zoo.tokenizer(), zoo.D_VOCAB)
-    known = [3, 50, 90]
-    expected = undertraining(vocabulary, lens.weights.W_E, lens.weights.W_U.T, known)
+    known_untrained = [3, 50, 90]
+    expected = undertraining(vocabulary, lens.weights.W_E, lens.weights.W_U.T, known_untrained)
     n_rows = []
     make_rows = Embedding.__getitem__
 
@@ -57,14 +57,16 @@ def test_result_is_independent_of_chunk_size(tiny, monkeypatch):
 
     monkeypatch.setattr(Embedding, "__getitem__", counted)
     with chunk_bytes(4 * 32 * 10):
-        indicator, threshold = undertraining(vocabulary, lens.weights.W_E, unembedding_rows(lens.weights), known)
+        indicator, threshold = undertraining(
+            vocabulary, lens.weights.W_E, unembedding_rows(lens.weights), known_untrained
+        )
     assert len(n_rows) == 2 * -(-zoo.D_VOCAB // 10) + 1, "two passes over all chunks, and the known tokens"
     assert max(n_rows) <= 10
     torch.testing.assert_close(indicator, expected[0], atol=1e-5, rtol=1e-4)
     assert threshold == pytest.approx(expected[1], rel=1e-3)
 
 
-def test_the_mask_never_makes_the_whole_unembedding(tiny, monkeypatch):
+def test_mask_does_not_compute_the_whole_unembedding(tiny, monkeypatch):
     weights = EmbeddingLens(tiny("gpt2")).weights
-    monkeypatch.setattr(type(weights), "W_U", property(lambda self: pytest.fail("W_U is made whole")))
+    monkeypatch.setattr(type(weights), "W_U", property(lambda self: pytest.fail("the whole W_U is computed")))
     assert "trained" in repr(EmbeddingLens(tiny("gpt2"), tokenizer=zoo.tokenizer(), vocabulary="trained"))

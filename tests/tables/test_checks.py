@@ -10,7 +10,7 @@ from embspace_lens.tables.selection import select
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3), np.array(3)])
-def test_scalars_of_any_library_are_integers(value):
+def test_scalars_of_any_library_become_integers(value):
     assert type(check_integer("x", value)) is int
 
 

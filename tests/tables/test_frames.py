@@ -1,4 +1,4 @@
-"""Every table of a lens, with every option, keeps the rules of tidy tables."""
+"""Every table of a lens, with every option, satisfies the rules of tidy tables."""
 
 import itertools
 
@@ -152,7 +152,7 @@ def test_an_empty_table_keeps_its_columns():
     assert frame["layer"].dtype == np.int64 and frame["score"].dtype == np.float32
 
 
-def test_the_kind_is_kept_in_attrs(lens):
+def test_the_kind_is_stored_in_attrs(lens):
     kinds = {name: TABLES[name][0](lens).attrs["embspace_kind"] for name in TABLES}
     tokens = dict.fromkeys(("neurons", "subheads", "singular", "directions"), "tokens")
     assert kinds == {**tokens, "ov": "pairs", "qk": "pairs", "search": "search", "components": "components"}
@@ -185,6 +185,6 @@ def test_directions_are_sorted_by_name(lens):
     check_tidy(by_index, ["direction", "rank"], ["direction", "rank", *TOKEN])
 
 
-def test_no_expert_of_a_mixture_raises(moe_lens):
+def test_reading_a_mixture_without_an_expert_index_raises(moe_lens):
     with pytest.raises(EmbspaceError, match="expert=-1 is not an expert of block 0"):
         moe_lens.weights.W_in(0)

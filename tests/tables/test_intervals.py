@@ -1,4 +1,4 @@
-"""Intervals: the bootstrap against the normal approximation, and the exact interval of a proportion."""
+"""Intervals: the bootstrap compared with the normal approximation, and the exact interval of a proportion."""
 
 import numpy as np
 import pytest

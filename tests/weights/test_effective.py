@@ -1,4 +1,4 @@
-"""Every weight of every architecture equals a second reading of the raw model; reading leaves the model unchanged."""
+"""Every weight of every architecture equals that of the oracle; reading leaves the model unchanged."""
 
 import copy
 
@@ -122,5 +122,5 @@ def test_half_precision_is_folded_in_float32(name, dtype):
     case = fresh(name, dtype=dtype)
     weights = Weights(case.model)
     check_all(weights, case.folded, tolerance=1e-5)
-    for what, weight in readings(weights):
-        assert what in ("W_E", "W_pos") or weight.dtype == torch.float32, what
+    for weight_name, weight in readings(weights):
+        assert weight_name in ("W_E", "W_pos") or weight.dtype == torch.float32, weight_name

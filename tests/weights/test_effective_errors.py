@@ -1,4 +1,4 @@
-"""Weights that a model does not have, or that could only be read incorrectly, are an error that states the reason."""
+"""Weights that a model lacks, or that cannot be read correctly, are an error that states the reason."""
 
 import pytest
 import torch
@@ -94,8 +94,8 @@ def test_missing_weights_and_experts_are_an_error():
     check_message(error, "expert=2")
 
 
-def test_weights_of_granite_hybrids_are_right_or_an_error():
-    """Granite's hybrid models name their MLPs in an unusual way. A wrong reading or a claim of absence would be a mistake."""
+def test_weights_of_granite_hybrids_are_correct_or_an_error():
+    """Granite's hybrid models name their MLPs in an unusual way. They must be read correctly, or raise an error that does not state that the MLP is missing."""
     case = fresh("granitemoehybrid")
     weights, expected = Weights(case.model), dict(expectations(case.folded))
     assert weights.layers_with("attn") == [1]
@@ -152,7 +152,7 @@ READ = {
 }
 
 
-def replace_weight(module: nn.Module, how: str) -> None:
+def replace_weight(module: nn.Module, damage: str) -> None:
     """Replace a module's weight by one that cannot be read."""
     value = module.weight.detach()
     replaced = {
@@ -161,51 +161,51 @@ def replace_weight(module: nn.Module, how: str) -> None:
         "float8": lambda: value.to(torch.float8_e4m3fn),
         "nan": lambda: value.index_fill(0, torch.tensor([3]), float("nan")),
         "inf": lambda: value.index_fill(0, torch.tensor([3]), float("inf")),
-    }[how]()
+    }[damage]()
     module.weight = nn.Parameter(replaced, requires_grad=False)
 
 
-@pytest.mark.parametrize("how", ["meta", "int8", "float8"])
-@pytest.mark.parametrize("which", READ)
-def test_unreadable_weights_are_an_error(which, how):
-    path, read = READ[which]
+@pytest.mark.parametrize("damage", ["meta", "int8", "float8"])
+@pytest.mark.parametrize("weight_name", READ)
+def test_unreadable_weights_are_an_error(weight_name, damage):
+    path, read = READ[weight_name]
     hf_model = zoo.ZOO["llama"]()
     model = zoo.boot(hf_model)
-    replace_in_bridge(model, path, how)
+    replace_in_bridge(model, path, damage)
     weights = Weights(model)
     with pytest.raises(EmbspaceError) as error:
         read(weights)
-    check_message(error, which)
-    for other, (_, read_other) in READ.items():
-        if other != which:
+    check_message(error, weight_name)
+    for other_name, (_, read_other) in READ.items():
+        if other_name != weight_name:
             assert torch.isfinite(read_other(weights)).all()
 
 
-def replace_in_bridge(model: nn.Module, path: str, how: str) -> None:
+def replace_in_bridge(model: nn.Module, path: str, damage: str) -> None:
     """`replace_weight` after booting, because a bridge cannot be built around some of these weights."""
     original = model.original_model
     for part in path.split("."):
         original = original._modules[part]
         while "_original_component" in original._modules:
             original = original._modules["_original_component"]
-    replace_weight(original, how)
+    replace_weight(original, damage)
 
 
-@pytest.mark.parametrize("how", ["meta", "int8"])
-def test_unreadable_gains_are_an_error(how):
+@pytest.mark.parametrize("damage", ["meta", "int8"])
+def test_unreadable_gains_are_an_error(damage):
     model = zoo.boot(zoo.ZOO["llama"]())
-    replace_in_bridge(model, "model.layers.1.input_layernorm", how)
+    replace_in_bridge(model, "model.layers.1.input_layernorm", damage)
     with pytest.raises(EmbspaceError) as error:
         Weights(model).W_Q(1)
     check_message(error, "ln1")
 
 
-@pytest.mark.parametrize("how", ["nan", "inf"])
-@pytest.mark.parametrize("which", [name for name in READ if name != "W_E"])
-def test_weights_with_nan_or_infinity_are_an_error(which, how):
-    path, read = READ[which]
+@pytest.mark.parametrize("damage", ["nan", "inf"])
+@pytest.mark.parametrize("weight_name", [name for name in READ if name != "W_E"])
+def test_weights_with_nan_or_infinity_are_an_error(weight_name, damage):
+    path, read = READ[weight_name]
     model = zoo.boot(zoo.ZOO["llama"]())
-    replace_in_bridge(model, path, how)
+    replace_in_bridge(model, path, damage)
     with pytest.raises(EmbspaceError) as error:
         read(Weights(model))
-    check_message(error, which)
+    check_message(error, weight_name)

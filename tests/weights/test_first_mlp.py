@@ -1,4 +1,4 @@
-"""The first MLP called by itself gives the same output as in the forward pass, in all architectures."""
+"""The output of the first MLP, called alone, equals its output inside the model, in every architecture and state."""
 
 from contextlib import ExitStack
 
@@ -12,13 +12,13 @@ from embspace_lens.weights.first_mlp import _norm_modules, first_mlp_output
 from embspace_lens.weights.host import Host
 from embspace_lens.weights.modules import unwrap
 
-# Norms in front of the MLP, behind it, both and neither; parallel blocks; fused weights; mixtures; MLPs without a module.
+# One of each kind: norms before the MLP, after it, both, neither; parallel; fused; mixtures; MLPs without a separate module.
 FAMILIES = [
     "gpt2", "openai_gpt", "gptj", "bloom", "mpt", "opt", "opt_350m", "xglm", "llama", "gemma2", "glm4", "olmo2", "phi3",
     "falcon_7b", "mixtral", "qwen2_moe", "gpt_oss", "modernbert_decoder", "native_ln", "native_no_norm", "ht_gpt2",
     "ht_gqa_gated_rms", "ht_parallel", "ht_moe",
 ]  # fmt: skip
-ADDS = ("bloom", "mpt")  # their MLPs add the residual stream
+ADDS = ("bloom", "mpt")  # the MLP module adds the residual stream
 MODELS = {**zoo.ZOO, **zoo.NATIVE, **zoo.HT_ZOO}
 STATES = [(name, state) for name in FAMILIES for state in ("raw", "compat") if state == "raw" or name in zoo.ZOO]
 
@@ -37,36 +37,36 @@ def booted(name, state):
 
 
 @pytest.mark.parametrize(("name", "state"), STATES)
-def test_output_equals_that_of_the_forward_pass(name, state):
+def test_output_equals_that_inside_the_model(name, state):
     model = booted(name, state)
     host = Host(model)
     before, after = _norm_modules(host, model.blocks[0]._modules)
     mlp = host.blocks[0].mlp
-    output_module = mlp._modules["out"] if host.is_bridge and unwrap(mlp) is unwrap(model.blocks[0]) else mlp
+    output_projection = mlp._modules["out"] if host.is_bridge and unwrap(mlp) is unwrap(model.blocks[0]) else mlp
     input_module = mlp if isinstance(before, torch.nn.Identity) else before
-    end = output_module if isinstance(after, torch.nn.Identity) else after
-    values = {}
+    output_module = output_projection if isinstance(after, torch.nn.Identity) else after
+    recorded = {}
     with ExitStack() as stack:
 
-        def save(module, key, select):
+        def record(module, key, select):
             def hook(_, args, kwargs, out):
-                values[key] = select([*args, *kwargs.values()], out)
+                recorded[key] = select([*args, *kwargs.values()], out)
 
             stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
 
-        save(input_module, "in", lambda args, out: args[0])
-        save(end, "out", lambda args, out: out[0] if isinstance(out, tuple) else out)
+        record(input_module, "in", lambda args, out: args[0])
+        record(output_module, "out", lambda args, out: out[0] if isinstance(out, tuple) else out)
         if name in ADDS:
-            save(mlp, "stream", lambda args, out: args[1])
+            record(mlp, "stream", lambda args, out: args[1])
         with torch.no_grad():
             model(torch.tensor([[3, 5, 6, 7, 9]]))
-    expected = values["out"].reshape(-1, 32) - (values["stream"][0] if name in ADDS else 0)
+    expected = recorded["out"].reshape(-1, 32) - (recorded["stream"][0] if name in ADDS else 0)
     torch.testing.assert_close(
-        first_mlp_output(Weights(model), values["in"].reshape(-1, 32)), expected, atol=2e-6, rtol=1e-5
+        first_mlp_output(Weights(model), recorded["in"].reshape(-1, 32)), expected, atol=2e-6, rtol=1e-5
     )
 
 
-def test_hooks_are_unchanged(tiny):
+def test_hooks_of_the_model_are_unchanged(tiny):
     model = tiny("gpt2")
     before = [(name, len(point.fwd_hooks)) for name, point in model.hook_dict.items()]
     first_mlp_output(Weights(model), torch.randn(3, 32))
@@ -74,7 +74,7 @@ def test_hooks_are_unchanged(tiny):
 
 
 @pytest.mark.parametrize("name", ["native_attn_only", "bert"])
-def test_models_without_a_callable_mlp_are_an_error(name):
+def test_models_without_a_first_mlp_raise(name):
     model = booted(name, "raw")
     with pytest.raises(EmbspaceError, match=r"first_mlp=False"):
         first_mlp_output(Weights(model), torch.randn(3, 32))

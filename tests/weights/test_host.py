@@ -28,18 +28,18 @@ def native_oracle(model: nn.Module) -> Effective:
         state["tok_embed.weight"], read(state["head.weight"].T, "ln_out"), state.get("pos.weight"), layer_norm
     )
     for layer in range(cfg.n_layers):
-        at = f"layers.{layer}."
-        q, k, v = (read(heads(state[f"{at}attn.{x}.weight"]), f"{at}ln1") for x in "qkv")
+        prefix = f"layers.{layer}."
+        q, k, v = (read(heads(state[f"{prefix}attn.{x}.weight"]), f"{prefix}ln1") for x in "qkv")
         k, v = (w.repeat_interleave(cfg.n_heads // len(w), 0) for w in (k, v))
-        w_o = state[f"{at}attn.o.weight"].T.unflatten(0, (cfg.n_heads, -1))
+        w_o = state[f"{prefix}attn.o.weight"].T.unflatten(0, (cfg.n_heads, -1))
         effective.attention[layer] = {"W_Q": q, "W_K": k, "W_V": v, "W_O": w_o}
         if not cfg.attn_only:
             weights = {
-                f"W_{part}": state[f"{at}mlp.{part}.weight"].T
+                f"W_{part}": state[f"{prefix}mlp.{part}.weight"].T
                 for part in ("in", "gate", "out")
-                if f"{at}mlp.{part}.weight" in state
+                if f"{prefix}mlp.{part}.weight" in state
             }
-            effective.mlp[layer] = {-1: {w: x if w == "W_out" else read(x, f"{at}ln2") for w, x in weights.items()}}
+            effective.mlp[layer] = {-1: {w: x if w == "W_out" else read(x, f"{prefix}ln2") for w, x in weights.items()}}
     return effective
 
 
@@ -65,21 +65,25 @@ def hooked_oracle(model: nn.Module) -> Effective:
         state["embed.W_E"], read(state["unembed.W_U"], "ln_final"), state.get("pos_embed.W_pos"), layer_norm
     )
     for layer in range(cfg.n_layers):
-        at = f"blocks.{layer}."
-        grouped = f"{at}attn._W_K" in state
-        q, k, v = (state[f"{at}attn.{'_' if grouped and x != 'Q' else ''}W_{x}"] for x in "QKV")
+        prefix = f"blocks.{layer}."
+        grouped = f"{prefix}attn._W_K" in state
+        q, k, v = (state[f"{prefix}attn.{'_' if grouped and x != 'Q' else ''}W_{x}"] for x in "QKV")
         k, v = (w.repeat_interleave(cfg.n_heads // len(w), 0) for w in (k, v))
-        q, k, v = (read(w, f"{at}ln1") for w in (q, k, v))
-        effective.attention[layer] = {"W_Q": q, "W_K": k, "W_V": v, "W_O": state[f"{at}attn.W_O"]}
+        q, k, v = (read(w, f"{prefix}ln1") for w in (q, k, v))
+        effective.attention[layer] = {"W_Q": q, "W_K": k, "W_V": v, "W_O": state[f"{prefix}attn.W_O"]}
         if cfg.attn_only:
             continue
         effective.mlp[layer] = {}
         for expert in [-1] if cfg.num_experts is None else range(cfg.num_experts):
             if expert == -1:
-                weights = {w: state[f"{at}mlp.{w}"] for w in ("W_in", "W_gate", "W_out") if f"{at}mlp.{w}" in state}
+                weights = {
+                    w: state[f"{prefix}mlp.{w}"] for w in ("W_in", "W_gate", "W_out") if f"{prefix}mlp.{w}" in state
+                }
             else:
-                weights = {w: state[f"{at}mlp.experts.{expert}.{w}.weight"].T for w in ("W_in", "W_gate", "W_out")}
-            effective.mlp[layer][expert] = {w: x if w == "W_out" else read(x, f"{at}ln2") for w, x in weights.items()}
+                weights = {w: state[f"{prefix}mlp.experts.{expert}.{w}.weight"].T for w in ("W_in", "W_gate", "W_out")}
+            effective.mlp[layer][expert] = {
+                w: x if w == "W_out" else read(x, f"{prefix}ln2") for w, x in weights.items()
+            }
     return effective
 
 
@@ -106,22 +110,22 @@ def test_hooked_transformers_compute_with_the_effective_weights(name):
         return changes(x if kind is None else normalised(x, model.blocks[0]._modules[ln], kind == "LN"))
 
     for layer in range(2):
-        at = f"blocks.{layer}."
-        x = normalized_changes(cache[f"{at}hook_resid_pre"], "ln1")[:, None]
+        prefix = f"blocks.{layer}."
+        x = seen(cache[f"{prefix}hook_resid_pre"], "ln1")[:, None]
         for letter in "qkv":
-            out = changes(cache[f"{at}attn.hook_{letter}"]).transpose(1, 2)
+            out = changes(cache[f"{prefix}attn.hook_{letter}"]).transpose(1, 2)
             out = out.repeat_interleave(4 // out.shape[1], 1)
             assert error(x @ getattr(weights, f"W_{letter.upper()}")(layer).double(), out) <= 1e-4
-        z = changes(cache[f"{at}attn.hook_z"]).transpose(1, 2)
-        assert error((z @ weights.W_O(layer).double()).sum(1), changes(cache[f"{at}hook_attn_out"])) <= 1e-4
+        z = changes(cache[f"{prefix}attn.hook_z"]).transpose(1, 2)
+        assert error((z @ weights.W_O(layer).double()).sum(1), changes(cache[f"{prefix}hook_attn_out"])) <= 1e-4
         if model.cfg.attn_only:
             continue
-        middle = cache[f"{at}hook_resid_pre" if model.cfg.parallel_attn_mlp else f"{at}hook_resid_mid"]
-        x = normalized_changes(middle, "ln2")
+        middle = cache[f"{prefix}hook_resid_pre" if model.cfg.parallel_attn_mlp else f"{prefix}hook_resid_mid"]
+        x = seen(middle, "ln2")
         if model.cfg.gated_mlp:
-            assert error(x @ weights.W_gate(layer).double(), changes(cache[f"{at}mlp.hook_pre"])) <= 1e-4
-            assert error(x @ weights.W_in(layer).double(), changes(cache[f"{at}mlp.hook_pre_linear"])) <= 1e-4
+            assert error(x @ weights.W_gate(layer).double(), changes(cache[f"{prefix}mlp.hook_pre"])) <= 1e-4
+            assert error(x @ weights.W_in(layer).double(), changes(cache[f"{prefix}mlp.hook_pre_linear"])) <= 1e-4
         else:
-            assert error(x @ weights.W_in(layer).double(), changes(cache[f"{at}mlp.hook_pre"])) <= 1e-4
-        post = changes(cache[f"{at}mlp.hook_post"])
-        assert error(post @ weights.W_out(layer).double(), changes(cache[f"{at}hook_mlp_out"])) <= 1e-4
+            assert error(x @ weights.W_in(layer).double(), changes(cache[f"{prefix}mlp.hook_pre"])) <= 1e-4
+        post = changes(cache[f"{prefix}mlp.hook_post"])
+        assert error(post @ weights.W_out(layer).double(), changes(cache[f"{prefix}hook_mlp_out"])) <= 1e-4

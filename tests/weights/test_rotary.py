@@ -1,4 +1,4 @@
-"""Rotary positions: rotations against the attention scores of a forward pass, and refused models."""
+"""Rotary positions: rotations compared with the attention scores of a forward pass, and errors."""
 
 from typing import Any
 
@@ -124,13 +124,13 @@ def test_blocks_without_rotary_positions_have_the_identity():
     weights = Weights(zoo.boot(hf))
     assert not torch.equal(weights.rotation(0, 3), torch.eye(8, dtype=torch.float64))
     assert torch.equal(weights.rotation(1, 3), torch.eye(8, dtype=torch.float64))
-    kept = zoo.LLAMA | dict(no_rope_layers=[0, 1])
-    weights = Weights(zoo.boot(zoo._build("smollm3", "SmolLM3Config", "SmolLM3ForCausalLM", kept)))
+    settings = zoo.LLAMA | dict(no_rope_layers=[0, 1])
+    weights = Weights(zoo.boot(zoo._build("smollm3", "SmolLM3Config", "SmolLM3ForCausalLM", settings)))
     assert torch.equal(weights.rotation(0, 3), torch.eye(8, dtype=torch.float64))
     assert not torch.equal(weights.rotation(1, 3), torch.eye(8, dtype=torch.float64))
 
 
-def test_a_difference_of_models_at_a_distance():
+def test_a_difference_of_models_can_be_read_at_a_distance():
     base, tuned = (zoo.ZOO["llama"]() for _ in range(2))
     with torch.no_grad():
         tuned.model.layers[0].self_attn.q_proj.weight.mul_(2)  # pyright: ignore
