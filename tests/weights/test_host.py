@@ -111,7 +111,7 @@ def test_hooked_transformers_compute_with_the_effective_weights(name):
 
     for layer in range(2):
         prefix = f"blocks.{layer}."
-        x = seen(cache[f"{prefix}hook_resid_pre"], "ln1")[:, None]
+        x = normalized_changes(cache[f"{prefix}hook_resid_pre"], "ln1")[:, None]
         for letter in "qkv":
             out = changes(cache[f"{prefix}attn.hook_{letter}"]).transpose(1, 2)
             out = out.repeat_interleave(4 // out.shape[1], 1)
@@ -121,7 +121,7 @@ def test_hooked_transformers_compute_with_the_effective_weights(name):
         if model.cfg.attn_only:
             continue
         middle = cache[f"{prefix}hook_resid_pre" if model.cfg.parallel_attn_mlp else f"{prefix}hook_resid_mid"]
-        x = seen(middle, "ln2")
+        x = normalized_changes(middle, "ln2")
         if model.cfg.gated_mlp:
             assert error(x @ weights.W_gate(layer).double(), changes(cache[f"{prefix}mlp.hook_pre"])) <= 1e-4
             assert error(x @ weights.W_in(layer).double(), changes(cache[f"{prefix}mlp.hook_pre_linear"])) <= 1e-4
