@@ -17,7 +17,12 @@ from embspace_lens import EmbeddingLens, demo
 
 # In these modules `model`, `lens`, `other`, `tuned` and `head` are demo models, because the examples compare models.
 # In all other modules `model` and `lens` are a tiny random GPT-2 of tests/zoo.py with the words "w2" to "w96".
-COMPARING_MODULES = ("embspace_lens.compare.", "embspace_lens.demo.", "embspace_lens.report.", "embspace_lens.plots.alignment_maps")
+COMPARING_MODULES = (
+    "embspace_lens.compare.",
+    "embspace_lens.demo.",
+    "embspace_lens.report.",
+    "embspace_lens.plots.alignment_maps",
+)
 
 
 @cache

@@ -317,6 +317,11 @@ def unknown_model(name: object, demo_models: Sequence[str], reason: str) -> Embs
     )
 
 
+def missing_column(name: str, column: str, columns: Iterable[object]) -> EmbspaceError:
+    """A table lacks a column."""
+    return EmbspaceError(f"{name} has no column {column!r}. Its columns are {_listed(columns)}.")
+
+
 def folder_not_made(folder: object, reason: object) -> EmbspaceError:
     """A folder cannot be created."""
     return EmbspaceError(f"The folder {folder} cannot be created: {reason}. Give another path.")
@@ -481,11 +486,6 @@ def damaged_table(path: object, reason: object) -> EmbspaceError:
     return EmbspaceError(f"{path} cannot be read ({reason}). It is damaged, or its name has the wrong ending.")
 
 
-def no_column(source: str, column: str, columns: Iterable[object]) -> EmbspaceError:
-    """A table or dataset lacks a column."""
-    return EmbspaceError(f"{source} has no column {column!r}; its columns are {_listed(columns)}.")
-
-
 def bad_condition(where: str, path: object, reason: object) -> EmbspaceError:
     """A condition that pandas cannot evaluate."""
     return EmbspaceError(
@@ -496,11 +496,6 @@ def bad_condition(where: str, path: object, reason: object) -> EmbspaceError:
 def bad_labels(labels: list[str]) -> EmbspaceError:
     """A classifier with fewer than two different classes."""
     return EmbspaceError(f"labels={labels!r} does not name two or more different classes.")
-
-
-def not_creatable(folder: object, reason: object) -> EmbspaceError:
-    """A folder cannot be created."""
-    return EmbspaceError(f"The folder {folder} cannot be created: {reason}.")
 
 
 def other_states(path: object) -> EmbspaceError:
@@ -758,11 +753,6 @@ def unknown_host_label(label: str) -> EmbspaceError:
 def no_keys() -> EmbspaceError:
     """No columns identify a component."""
     return EmbspaceError("on is empty. Give the keys of a component, such as ('layer', 'head').")
-
-
-def missing_column(name: str, column: str, columns: Iterable[object]) -> EmbspaceError:
-    """A table lacks a column."""
-    return EmbspaceError(f"{name} has no column {column!r}. Its columns are {_listed(columns)}.")
 
 
 def column_not_numeric(name: str, column: str, dtype: object) -> EmbspaceError:

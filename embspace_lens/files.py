@@ -67,3 +67,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as reason:
         raise errors.not_readable(path, reason) from reason
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """The path of a folder, which is created if needed.
+
+    Raises:
+        EmbspaceError: If it cannot be created.
+    """
+    path = Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise errors.folder_not_made(path, reason.strerror or reason) from reason
+    return path

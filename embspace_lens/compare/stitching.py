@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from .. import errors
 from ..errors import EmbspaceError
-from ..files import read_json, whole, write_json
+from ..files import make_folder, read_json, whole, write_json
 from ..forward.batches import TokenBatch, token_batches
 from ..forward.pooling import PooledHead, pool
 from ..forward.runs import collect_activations, resume
@@ -171,11 +171,7 @@ class StitchedModel(nn.Module):
         Raises:
             EmbspaceError: If the folder cannot be written.
         """
-        folder = Path(folder).expanduser()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as reason:
-            raise errors.folder_not_made(folder, reason.strerror or reason) from reason
+        folder = make_folder(folder)
         tensors = {f"translation.{name}": value for name, value in self.translation.tensors().items()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         with whole(folder / "stitched.safetensors") as partial:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import errors
-from ..files import write_json, write_whole
+from ..files import make_folder, write_json, write_whole
 from ..space.embeddings import as_tensor
 from ..tables.checks import check_number
 from .sparse_coding import sparse_codes
@@ -196,20 +196,6 @@ class Factors:
             "metadata": {"l1": float(self.l1), "note": APPROXIMATE},
         }
         return _write(folder, tensors, {}, config)
-
-
-def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """The path of a folder, which is created if needed.
-
-    Raises:
-        EmbspaceError: If it cannot be created.
-    """
-    path = Path(folder).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise errors.folder_not_made(path, reason.strerror or reason) from reason
-    return path
 
 
 def _write(

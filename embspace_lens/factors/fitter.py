@@ -12,13 +12,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import errors
-from ..files import write_json, write_whole
+from ..files import make_folder, write_json, write_whole
 from ..search.bounds import plain_arithmetic
 from ..space.embeddings import as_tensor
 from ..tables.checks import check_integer, check_number
 from ..tables.frames import tidy
 from .active_set import ActiveSetSolver
-from .dictionary import CONFIG, Factors, make_folder, read_tensors
+from .dictionary import CONFIG, Factors, read_tensors
 from .dictionary_update import unit_rows, update_directions
 
 STATE, KIND = "fitter.safetensors", "transformer_factors_fitter"

@@ -16,14 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..files import read_json, write_json, write_whole
+from ..files import make_folder, read_json, write_json, write_whole
 from ..forward.batches import token_batches
 from ..forward.runs import chosen_layers
 from ..forward.states import HiddenStates, kept_states, states_of, weights_key
 from ..forward.texts import texts_of
 from ..tables.checks import check_choice, check_integer
 from ..weights.configuration import d_model, d_vocab, device_of
-from .dictionary import Factors, make_folder
+from .dictionary import Factors
 from .fitter import FactorFitter
 
 Weighting = Literal["frequency", "uniform"]

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import errors
-from ..files import write_whole
+from ..files import make_folder, write_whole
 
 
 class StateCache:
@@ -26,11 +26,7 @@ class StateCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], source: str) -> None:
-        self.folder, self.source = Path(folder).expanduser(), source
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as reason:
-            raise errors.not_creatable(self.folder, reason.strerror or reason) from reason
+        self.folder, self.source = make_folder(folder), source
 
     def get(self, index: int, tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor] | None:
         """The tensors of a batch; None if they are not in the cache.

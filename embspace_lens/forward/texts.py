@@ -83,7 +83,7 @@ def read_table(path: Path, columns: list[str], where: str | None = None) -> pd.D
         raise errors.damaged_table(path, reason) from reason
     for column in columns:
         if column not in frame.columns:
-            raise errors.no_column(str(path), column, frame.columns)
+            raise errors.missing_column(str(path), column, frame.columns)
     if not where:
         return frame
     try:
@@ -109,7 +109,7 @@ def texts_of(source: TextSource, *, column: str = "text", where: str | None = No
         return read_texts(source, column=column, where=where)
     if isinstance(source, pd.DataFrame):
         if column not in source.columns:
-            raise errors.no_column("The table", column, source.columns)
+            raise errors.missing_column("The table", column, source.columns)
         return source[column].tolist()
     names = getattr(source, "column_names", None)
     if names is None:
@@ -117,7 +117,7 @@ def texts_of(source: TextSource, *, column: str = "text", where: str | None = No
             raise errors.no_texts(source)
         return source
     if column not in names:
-        raise errors.no_column("The dataset", column, names)
+        raise errors.missing_column("The dataset", column, names)
     return _Column(source, column)
 
 

@@ -143,11 +143,11 @@ def alignment(data: Path) -> Iterator[str]:
 def stitching(data: Path) -> Iterator[str]:
     yield (
         "## A classifier on another model\n\n"
-        "`stitch_sweep`: the tuned blocks and the head of `reviews-small-0-sentiment` on the hidden states of models that were never tuned; accuracy on the first 1,000 test "
+        "`stitch_sweep`: the tuned blocks and the head of `reviews-small-0-sentiment` on the hidden states of models that were never tuned; accuracy on the first 200 test "
         "reviews, by the number of recipient blocks kept. `pinv` is the paper's map; `states` is `translate_states`. Controls: `random`, `transpose`, `untranslated`; `keep = −1` holds the donor's own accuracy and "
         'the share of the commonest class. One tuning seed; lenses with `space="embed"`, all tokens.\n'
     )
-    texts, labels = (part[:1000] for part in read_labelled(reviews_file(data), where="split == 'test'"))
+    texts, labels = (part[:200] for part in read_labelled(reviews_file(data), where="split == 'test'"))
     donor = EmbeddingLens.from_pretrained("reviews-small-0-sentiment", space="embed")
     donors = {"sentiment": (donor, demo.head("reviews-small-0-sentiment"))}
     kernels = ["pinv", "least_squares", "procrustes", "states", "random", "transpose", "untranslated"]

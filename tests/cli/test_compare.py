@@ -136,7 +136,7 @@ def test_stitch_reads_a_classifier_from_a_folder_and_selected_rows(reviews, tmp_
     [
         (["reviews-small-1", "reviews-small-0"], r"classifier='reviews-small-0' is not one of 'reviews-small-0-sentiment'\..*"),
         (["reviews-small-1", TUNED, "--where", "label == 'pos'"], r".* holds only 'pos' where label == 'pos'; two classes are needed\."),
-        (["reviews-small-1", TUNED, "--label", "stars"], r".* has no column 'stars'; its columns are 'text', 'label', 'split'\."),
+        (["reviews-small-1", TUNED, "--label", "stars"], r".* has no column 'stars'. Its columns are 'text', 'label', 'split'\."),
         (["reviews-small-1", TUNED, "--graft", "5"], r"graft=5 is not an integer from 0 to 4, the number of layers of reviews-small-0-sentiment\."),
         (["reviews-small-1", TUNED, "--kernel", "best"], r"inverse='best' is not one of .*"),
     ],

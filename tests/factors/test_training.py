@@ -232,7 +232,7 @@ def test_texts_may_be_a_list_a_table_or_an_iterator(model, expected, tmp_path):
         ({"texts": iter(TEXTS), "epochs": 2}, "can be read only once"),
         ({"texts": "nowhere.txt"}, "nowhere.txt is not a file"),
         ({"texts": "one\ntext"}, "texts is one string"),
-        ({"texts": Dataset()}, r"no column 'text'; its columns are 'id', 'review'"),
+        ({"texts": Dataset()}, r"no column 'text'. Its columns are 'id', 'review'"),
         ({"weighting": "rare"}, "weighting='rare' is not one of 'frequency', 'uniform'"),
         ({"epochs": 0}, "epochs=0 is not an integer of 1 or more"),
         ({"n_factors": 0}, "n_factors"),
@@ -240,7 +240,7 @@ def test_texts_may_be_a_list_a_table_or_an_iterator(model, expected, tmp_path):
         ({"layers": [7]}, "layer=7 is out of range"),
         ({"layers": []}, "layers selects no layer"),
         ({"texts": None}, "texts=None holds no texts"),
-        ({"texts": pd.DataFrame({"review": TEXTS})}, "The table has no column 'text'; its columns are 'review'"),
+        ({"texts": pd.DataFrame({"review": TEXTS})}, "The table has no column 'text'. Its columns are 'review'"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")

@@ -178,5 +178,5 @@ def test_states_do_not_depend_on_the_kind_of_source(tiny, tmp_path):
         (Dataset(), "review"),
     ):
         assert [h.token_index.tolist() for h in hidden_states(model, source, [0], column=column)] == expected
-    with pytest.raises(EmbspaceError, match="has no column 'text'; its columns are 'review'"):
+    with pytest.raises(EmbspaceError, match="has no column 'text'. Its columns are 'review'"):
         list(hidden_states(model, Dataset(), [0]))

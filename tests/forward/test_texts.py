@@ -22,7 +22,7 @@ def test_texts_are_read_from_every_file_format(tmp_path, suffix):
     assert read_texts(path) == ["one two", "three"]
     if suffix != "txt":
         assert read_texts(path, where="split == 'test'") == ["three"]
-        with pytest.raises(EmbspaceError, match="has no column 'body'; its columns are"):
+        with pytest.raises(EmbspaceError, match="has no column 'body'. Its columns are"):
             read_texts(path, column="body")
         with pytest.raises(EmbspaceError, match="holds no text where split == 'dev'"):
             read_texts(path, where="split == 'dev'")
@@ -58,7 +58,7 @@ def test_damaged_tables_are_an_error(tmp_path):
     [
         ("one\ntext", "texts is one string"),
         (None, "texts=None holds no texts"),
-        (pd.DataFrame({"review": ["one"]}), "The table has no column 'text'; its columns are 'review'."),
+        (pd.DataFrame({"review": ["one"]}), "The table has no column 'text'. Its columns are 'review'."),
     ],
 )
 def test_sources_without_texts_are_an_error(source, message):
