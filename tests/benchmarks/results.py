@@ -29,6 +29,7 @@ WORDS = {"vocabulary": "words", "score": "cosine"}
 FREQUENT = {"vocabulary": "frequent", "score": "cosine"}
 Section = Callable[[Path], Iterator[str]]
 SECTIONS: dict[str, Section] = {}
+INTERVENTIONS: dict[str, Section] = {}  # forward passes with every head ablated: not in the file by default
 
 
 def section(function: Section) -> Section:
@@ -283,7 +284,7 @@ def script(name: str, heading: str, *extra: str) -> None:
             ).stdout
             yield f"`{model}`:\n\n```text\n{lines.rstrip()}\n```\n"
 
-    SECTIONS[name.replace("_", "-")] = run
+    INTERVENTIONS[name.replace("_", "-")] = run
 
 
 script(
@@ -304,26 +305,29 @@ TITLE = """# Results on the demo models
 
 Every block below is the output of one command: `python -m tests.benchmarks.results --data DATA SECTION` prints one section, and
 `python -m tests.benchmarks.results --data DATA --write tutorials/results.md` writes this file. DATA is a folder with the Large Movie Review Dataset (Maas et al. 2011), the
-relations of MAPS, Hu & Liu's opinion lexicon and the tagged Brown corpus; `tests/benchmarks/results.py` states the file names.
+relations of MAPS, Hu & Liu's opinion lexicon and the tagged Brown corpus; `tests/benchmarks/results.py` states the file names. Three more sections
+(`relations-by-ablation`, `channels-by-ablation`, `heads-by-ablation`) test readings of weights by interventions; they take several minutes for each model, and
+are printed by the same command when they are named.
 
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", help=f"out of {', '.join(SECTIONS)}; all by default")
+    parser.add_argument("sections", nargs="*", help=f"out of {', '.join([*SECTIONS, *INTERVENTIONS])}; those of the file by default")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--write", type=Path, help="write all sections to this file, resuming from runs/results")
     options = parser.parse_args()
     names = {name.rstrip("-"): function for name, function in SECTIONS.items()}
-    if unknown := sorted(set(options.sections) - set(names)):
-        parser.error(f"{unknown[0]!r} is not one of {', '.join(names)}")
+    every = names | INTERVENTIONS
+    if unknown := sorted(set(options.sections) - set(every)):
+        parser.error(f"{unknown[0]!r} is not one of {', '.join(every)}")
     cache = Path("runs/results")
     cache.mkdir(parents=True, exist_ok=True)
     for name in options.sections or names:
         path = cache / f"{name}.md"
         if options.sections or not path.exists():
-            text = "\n".join(names[name](options.data))
+            text = "\n".join(every[name](options.data))
             path.write_text(f"{text}\nCommand: `python -m tests.benchmarks.results --data DATA {name}`\n")
         print(path.read_text(), flush=True)
     if options.write:
