@@ -73,7 +73,7 @@ def related_pairs_(data: Path) -> Iterator[str]:
                     }
                 )
     yield as_text_block(pd.DataFrame(rows), 4)
-    yield "With inner products over all tokens, the common direction of the embeddings determines most of each list, and the ratios are near 1.\n"
+    yield "With inner products over all tokens, the common direction of the embeddings determines most of each list, and the ratios scatter around 1.\n"
 
 
 @section
