@@ -314,7 +314,9 @@ are printed by the same command when they are named.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", help=f"out of {', '.join([*SECTIONS, *INTERVENTIONS])}; those of the file by default")
+    parser.add_argument(
+        "sections", nargs="*", help=f"out of {', '.join([*SECTIONS, *INTERVENTIONS])}; those of the file by default"
+    )
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--write", type=Path, help="write all sections to this file, resuming from runs/results")
     options = parser.parse_args()
