@@ -277,7 +277,7 @@ def no_folder(path: object, folder: object) -> EmbspaceError:
 
 
 def not_written(path: object, reason: object) -> EmbspaceError:
-    """The system refuses to write a file."""
+    """A file cannot be written."""
     return EmbspaceError(f"{path} cannot be written: {reason}. Nothing was changed.")
 
 
@@ -476,7 +476,7 @@ def labels_without_table(path: object) -> EmbspaceError:
 
 
 def too_few_classes(path: object, only: str | None, where: str | None) -> EmbspaceError:
-    """Labelled texts of one class, or none."""
+    """Labelled texts are missing, or all belong to one class."""
     content = "no labelled text" if only is None else f"only {only!r}"
     return EmbspaceError(f"{path} holds {content}" + (f" where {where}" if where else "") + "; two classes are needed.")
 
@@ -539,7 +539,7 @@ def not_divisible(name: str, value: int, divisor_name: str, divisor: int) -> Emb
 
 
 def too_few_positions(model: str, n_positions: int, needed: int) -> EmbspaceError:
-    """A model has too few positions to tell the own, the previous and the first position apart."""
+    """A model has too few positions to distinguish the own, the previous and the first position."""
     return EmbspaceError(f"{model} has {n_positions} positions; position_heads needs {needed} or more.")
 
 
@@ -782,7 +782,7 @@ def not_a_lens(value: object) -> EmbspaceError:
 
 
 def few_shared_tokens(a: str, b: str, n_shared: int, n_a: int, n_b: int, minimum: int) -> EmbspaceError:
-    """Two lenses read too few tokens in common."""
+    """Two lenses share too few tokens."""
     return EmbspaceError(
         f"{a} and {b} share {n_shared:,} of the {n_a:,} and {n_b:,} tokens that their lenses read. A comparison needs "
         f"{minimum} or more. Read more tokens (vocabulary=None), or compare models with the same tokenizer."
@@ -879,7 +879,7 @@ def unreadable_stitched_model(folder: object, reason: object) -> EmbspaceError:
 
 
 def stitched_with_other(folder: object, saved: str, given: str) -> EmbspaceError:
-    """A saved stitched model is loaded with a model from which it was not made."""
+    """A saved stitched model is loaded with a model other than its original recipient or donor."""
     return EmbspaceError(f"{folder} was stitched with {saved}, not with {given}. Give the lens of {saved}.")
 
 

@@ -112,7 +112,7 @@ def by_head(name: str) -> Callable[[State, str, int], Heads]:
 
 
 def codegen(state: State, prefix: str, n_heads: int) -> Heads:
-    """Four groups of heads, in each: queries, VALUES, keys."""
+    """Four groups of heads. Each group stores queries, values, keys, in this order."""
     groups = state[f"{prefix}attn.qkv_proj.weight"].chunk(4)
     q, v, k = (torch.cat([group.chunk(3)[i] for group in groups]) for i in range(3))
     return _heads(q, n_heads), _heads(k, n_heads), _heads(v, n_heads)
@@ -211,7 +211,7 @@ class Plan:
     norms: tuple[str | None, str | None] = (
         "input_layernorm",
         "post_attention_layernorm",
-    )  # in front of attention and MLP
+    )  # before attention and MLP
     post: tuple[str | None, str | None] = (None, None)  # on the outputs of attention and MLP
     layer_norm: bool = False
     offset: float = 0.0

@@ -1,4 +1,4 @@
-"""The wings: the order of their imports, and the operations that only one wing may perform. CONTRIBUTING.md explains both."""
+"""The order of imports between sub-packages, and the operations that only one sub-package may perform; see CONTRIBUTING.md."""
 
 import ast
 import importlib
@@ -157,7 +157,7 @@ def test_imports_name_the_module_that_defines_a_name():
     assert not indirect, listed(indirect)
 
 
-def test_no_import_circle_between_modules():
+def test_no_import_cycle_between_modules():
     finished: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The tutorials run, and are committed with outputs that show without scripts."""
+"""The tutorials run, and their committed outputs are visible without JavaScript."""
 
 import re
 from pathlib import Path
@@ -55,7 +55,7 @@ def without_the_package(name, *args, **kwargs):
 
 
 @each_tutorial
-def test_committed_outputs_show_without_scripts(path):
+def test_committed_outputs_are_visible_without_javascript(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(notebook.cells) <= 31

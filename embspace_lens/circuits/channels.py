@@ -37,7 +37,7 @@ class VocabularyChannels:
             the span of its channels up to this one), `objective` and `n_tokens` (the number of outlier tokens).
         tokens: One row per (layer, neuron, weight, channel, rank), with `token_index`, `token_string` and the lens's `score`.
             Tokens come from the side of the heavier tail; if a channel suppresses tokens, their scores are negative.
-        directions: One residual vector per row of `channels`, of the neuron's length.
+        directions: One residual vector per row of `channels`, with the neuron's norm.
     """
 
     name: str
@@ -71,7 +71,7 @@ def vocabulary_channels(
               \qquad \operatorname{slog}(x) = \operatorname{sign}(x) \log(1 + |x|)
 
     where κ is the excess kurtosis over the lens's tokens. The mask m is 1e-4 for the tokens with the longest 1 % of
-    embeddings, 0.01 for the outlier tokens of the neuron's earlier channels, and 1 for all others. So each channel finds new
+    embeddings, 0.01 for the outlier tokens of the neuron's earlier channels, and 1 for all others. So each channel has new
     tokens. Outliers lie more than `threshold` standard deviations from the mean; where |skew| > 10, only the longer tail
     counts. A channel without outliers is the neuron's last.
 

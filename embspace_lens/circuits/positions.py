@@ -19,7 +19,7 @@ from ..tables.selection import Select, select
 from ..weights.attention_scores import attention_bias, attention_scale, normalize, visible
 from ..weights.effective import Weights
 
-FIRST_QUERY = 2  # the first position whose own, previous and first positions are three different ones
+FIRST_QUERY = 2  # the first query whose own, previous and first positions are distinct
 ATTENTION_COLUMNS = ("previous_token", "first_token", "same_position", "uniform")
 TERM_COLUMNS = ("token_token", "token_position", "position_token", "position_position")
 

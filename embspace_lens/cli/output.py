@@ -25,11 +25,11 @@ ON_SCREEN = 40  # neurons or heads shown on a terminal; files and pipes receive 
 
 
 class Output:
-    """The format and the destination of a table. Commands create it first, so that a path that cannot be written is an error
-    before any computation.
+    """The format and the destination of a table. Commands create it first, so that a path that cannot be written raises an
+    error before any computation.
 
     Args:
-        format: The format; None for the ending of `out`, or else a table for the terminal.
+        format: The format. None selects it by the extension of `out`; the default is a table for the terminal.
         out: The file; None for standard output.
 
     Raises:

@@ -17,7 +17,7 @@ class RefusingGroup(TyperGroup):
     """A group of commands whose errors are plain lines: those of the package, and those in a command's arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments in front of the command's name."""
+        """Parse the arguments before the command's name."""
         with plain_refusals():
             return super().parse_args(ctx, args)
 

@@ -123,7 +123,7 @@ def align(
 
     Each model is read with its lens's space, norms, token mask and score; `"dot"` and `"centered"` give the same correlation.
     Vectors whose scores do not vary, such as zeros, have no correlation and are left out. The experts of a mixture count as
-    one layer. Query heads that share a key-value head count it repeatedly, which changes no mean.
+    one layer. A key-value head is counted once for each query head that shares it; this does not change the means.
 
     Args:
         a: The first model's lens.

@@ -15,7 +15,7 @@ from ..tables.checks import check_choice
 from ..weights.effective import Side, WeightIndex, side_of
 from .common_tokens import check_lens, shared_rows, shared_tokens
 
-ROUNDING = 1e-10  # a smaller share of the largest variance that a vector of its length can have is rounding error
+ROUNDING = 1e-10  # smaller variances, relative to the largest at the same norm, are rounding error
 
 SpaceName = Literal["embedding", "residual"]
 SPACES: tuple[SpaceName, ...] = ("embedding", "residual")
@@ -126,7 +126,7 @@ class ResidualSpace(CorrelationSpace):
     def unit_vectors(
         self, which: Which, x: Float[Tensor, "n d_model"], side: Side
     ) -> tuple[Float[Tensor, "n_varying d_model"], Bool[Tensor, " n"]]:
-        """Centre and normalise vectors of one model, without those whose coordinates are all equal; and return which vary."""
+        """Centred and normalised vectors of one model, without constant vectors, and a mask of the rows kept."""
         if not torch.isfinite(x).all():
             raise errors.not_finite(f"the weights of {self.lenses[which].name}")
         x = x.to(device=self.lenses[0].space.rows(side).device, dtype=self._dtype)
@@ -151,7 +151,7 @@ def _comparison_dtype(a: EmbeddingLens, b: EmbeddingLens) -> torch.dtype:
 def _normalise(
     centred: Float[Tensor, "n rank"], x: Float[Tensor, "n d_model"], max_variance: float
 ) -> tuple[Float[Tensor, "n_varying rank"], Bool[Tensor, " n"]]:
-    """Centred vectors divided by their lengths, without those that are rounding error; and which are not."""
+    """Centred vectors divided by their lengths, without those that are rounding error, and a mask of the rows kept."""
     length = torch.linalg.vector_norm(centred, dim=1)
     varies = length > (ROUNDING * max_variance) ** 0.5 * torch.linalg.vector_norm(x, dim=1)
     return centred[varies] / length[varies, None], varies.cpu()

@@ -1,4 +1,4 @@
-"""How much of a fine-tuned model's difference from its base points to words of one class."""
+"""The share of words of one class among the strongest tokens of a fine-tuned model's weight differences."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby

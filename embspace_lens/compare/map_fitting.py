@@ -42,7 +42,7 @@ def fit_translation(
     """The translation fitted to paired rows.
 
     Args:
-        moments: Their second moments; of deviations from the means, if there are means.
+        moments: Their second moments; with means, the second moments of the deviations from them.
         inverse: The method, as for `translate`.
         rank: How many singular directions to keep; all by default.
         source: The source's name.

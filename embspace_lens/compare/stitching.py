@@ -31,7 +31,7 @@ TRANSLATED, POOLED = "translation.hook_out", "head.hook_pooled"
 class StitchedModel(nn.Module):
     """The first blocks of a recipient, a translation, the last blocks of a donor, and its classification head.
 
-    Hook points have TransformerLens's names behind the name of the half: `recipient.blocks.1.attn.hook_z`,
+    The names of hook points are those of TransformerLens, with the half as prefix: `recipient.blocks.1.attn.hook_z`,
     `donor.blocks.3.hook_resid_post`. There are two more: `translation.hook_out` and `head.hook_pooled`. `stitch` makes a
     stitched model.
 

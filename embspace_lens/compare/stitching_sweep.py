@@ -167,7 +167,7 @@ class _Counts:
         arguments: The sweep's arguments, which a checkpoint must have been made with.
 
     Raises:
-        EmbspaceError: If the checkpoint cannot be read, or is of a sweep with other arguments.
+        EmbspaceError: If the checkpoint cannot be read, or belongs to a sweep with other arguments.
     """
 
     def __init__(self, path: str | Path | None, arguments: list[Any]) -> None:

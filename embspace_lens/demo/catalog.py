@@ -52,7 +52,7 @@ def seen(at_least: int = 200) -> TokenMask:
     Embeddings of rare tokens are long and undertrained. Without a mask, they fill the lists of a small model.
 
     Raises:
-        EmbspaceError: On use, if the lens's model is not a demo model.
+        EmbspaceError: If the mask is used by a lens whose model is not a demo model.
     """
 
     def choose(vocabulary: Vocabulary, _: Any) -> torch.Tensor:

@@ -149,7 +149,7 @@ def train(
     """Train a model; resume from the last checkpoint in `folder`, if there is one.
 
     Returns:
-        The model, and the facts for its card: number of training tokens, held-out loss.
+        The model, and the numbers for its model card: number of training tokens, held-out loss.
     """
     model = build(config, tokenizer).train()
     torch.nn.Module.to(model, device)

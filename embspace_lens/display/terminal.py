@@ -181,7 +181,7 @@ def _saliency_lines(df: pd.DataFrame) -> Table:
 
 
 def _measurement_lines(df: pd.DataFrame, columns: int) -> Group | Table:
-    """One line for each row; columns for which there is no room are named below the table."""
+    """One line for each row; columns that do not fit are listed below the table."""
     cells = [list(map(str, df.columns)), *text_cells(df)]
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     n_shown = max(1, sum(sum(widths[: i + 1]) + 2 * i <= columns for i in range(len(widths))))

@@ -52,7 +52,7 @@ def visible(text: str) -> str:
         >>> visible("a film\n\x00")
         'a film⏎\\x00'
     """
-    if text.isprintable():  # true for almost all texts, and quick to find out
+    if text.isprintable():  # a fast check; almost all texts pass it
         return text
     return "".join(character if character.isprintable() else _visible_character(character) for character in text)
 

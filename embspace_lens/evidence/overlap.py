@@ -56,7 +56,7 @@ def related_pairs(
         pairs: `"W_in-W_out"` (key and value), `"W_gate-W_out"`, `"W_V-W_O"`, `"W_Q-W_K"`, or several; by default all that the
             model has. With grouped queries, the heads of a group share their W_K and W_V. Rotary positions mix the sub-heads
             of W_Q and W_K two by two, so there the pairs are only approximately one to one.
-        seeds: How many shuffles make the control.
+        seeds: The number of permutations in the shuffled control.
 
     Returns:
         One row per (layer, pair, sample), with `jaccard`, `low`, `high` and `n`, the number of neurons or sub-heads. For
@@ -96,7 +96,7 @@ def related_pairs(
 
 
 def _select_pairs(lens: EmbeddingLens, layer: Select, pairs: Pair | Sequence[Pair] | None) -> dict[int, list[Pair]]:
-    """The pairs to measure, by layer. Pairs that the model lacks are left out, or are an error if they were named."""
+    """The pairs to measure, by layer. Pairs that the model lacks are left out, or raise an error if they were named."""
     given = [pairs] if isinstance(pairs, str) else list(PAIRS if pairs is None else pairs)
     named: list[Pair] = [check_choice("pairs", name, PAIRS) for name in given]
     selected: dict[int, list[Pair]] = {}

@@ -80,7 +80,7 @@ def hidden_state_recall(
         target: `"layer"`, `"final"`, or several; both by default.
         k: How many tokens of each weight's direction, and of the state.
         n_active: How many neurons or sub-heads represent a block.
-        seeds: How many permutations make the control.
+        seeds: The number of permutations in the shuffled control.
         batch_tokens: About how many tokens run at once.
         max_tokens: The longest text in tokens; the model's context window by default.
 
@@ -134,7 +134,7 @@ def _select_hooks(
 ) -> dict[tuple[int, str], str]:
     """The hook point of the activations of each (layer, weight) to measure, in the order of layers.
 
-    Weights that the model lacks are left out, or are an error if they were named.
+    Weights that the model lacks are left out, or raise an error if they were named.
     """
     weights = lens.weights
     names = weight_names(weight, WEIGHTS)

@@ -157,7 +157,7 @@ class ActiveSetSolver:
     def _extend(
         self, codes: ActiveCodes, product: Float[Tensor, "n n_factors"]
     ) -> tuple[ActiveCodes, Bool[Tensor, "n w"], Float[Tensor, "n w"]]:
-        """The working sets: active directions and the best entrants. Also which slots are used, and their products."""
+        """The working sets: active directions and the best candidates. Also which slots are used, and their products."""
         # "amin" resolves repeated indices: padding may repeat the index of an active direction.
         active_product = product.gather(1, codes.index)
         product.scatter_reduce_(1, codes.index, torch.where(codes.value > 0, -math.inf, math.inf).to(product), "amin")

@@ -149,7 +149,7 @@ class FactorFitter:
             self._step(self._next_batch_size())
 
     def flush(self) -> None:
-        """Take a step with the waiting vectors. Call it at the end of the stream, so that every vector is used."""
+        """Take a step with the buffered vectors. Call it at the end of the stream, so that every vector is used."""
         if self.n_waiting:
             self._step(self.n_waiting)
 

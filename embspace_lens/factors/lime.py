@@ -59,7 +59,7 @@ def saliency(
         texts: The texts from which `contexts` was made.
         contexts: The contexts to explain: rows of `top_contexts` or `activity(…).contexts`.
         n_samples: The number of variants; 2,001 in Yun et al.
-        n_features: How many tokens may have a saliency; that of the others is 0.
+        n_features: The largest number of tokens with a saliency; all other tokens have saliency 0.
         max_tokens: How many tokens may be replaced: up to the target in causal models, around it in bidirectional models.
         replacement: The token that replaces others, as text or id. By default the tokenizer's mask, unknown, end-of-text or
             padding token.

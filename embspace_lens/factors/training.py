@@ -82,7 +82,7 @@ def fit_factors(
         The `Factors`. A checkpoint also contains the fit and its history: use `FactorFitter.load` on its folder `fitter-…`.
 
     Raises:
-        EmbspaceError: If the texts contain no tokens, an option is out of bounds, or the checkpoint is of another fit.
+        EmbspaceError: If the texts contain no tokens, an option is out of bounds, or the checkpoint belongs to another fit.
 
     Example:
         >>> fit_factors(model, ["one two three", "two four"], n_factors=2, layers=[0], l1=0.1)
@@ -241,8 +241,8 @@ class _Fit:
     def _save(self, folder: Path) -> None:
         """Write the new state beside the old one, then the file that names it, then delete the old state."""
         make_folder(folder)
-        # The last step does not change the number of flushes. The state after it needs another name, because the state
-        # before it must stay until the new one is complete.
+        # The last step does not change the number of flushes. The state after the last step needs another name, because
+        # the state before the last step must be kept until the new state is complete.
         name = f"fitter-{self.n_flushes}" + ("-end" if self.is_done else "")
         self.fitter.save(folder / name)
         write_whole(folder / name / "counts.safetensors", save({"counts": self.token_counts}))
@@ -263,7 +263,7 @@ class _Fit:
         """Restore the state of a checkpoint.
 
         Raises:
-            EmbspaceError: If the checkpoint is of another fit, or damaged.
+            EmbspaceError: If the checkpoint belongs to another fit, or is damaged.
         """
         state = read_json(folder / "fit.json")
         if not isinstance(state, dict) or not isinstance(state.get("options", {}), dict):

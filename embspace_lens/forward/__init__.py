@@ -1,4 +1,4 @@
-"""Forward passes: texts, batches of tokens, hidden states, a cache on disk, sampling. No other wing runs a model."""
+"""Forward passes: texts, batches of tokens, hidden states, a cache on disk, sampling. No other sub-package runs a model."""
 
 import lazy_loader
 

@@ -86,7 +86,7 @@ def resume(
     names: Sequence[str] = (),
     hooks: Sequence[Hook] = (),
 ) -> tuple[Float[Tensor, "batch pos d_model"], dict[str, Tensor]]:
-    """Run the blocks from `layer` on with `state` as the residual stream in front of them.
+    """Run the blocks from `layer` on with `state` as their input residual stream.
 
     The earlier blocks run on the tokens, because TransformerLens computes positions and masks from them; their output is replaced.
 
@@ -106,7 +106,7 @@ def logits(model: Any, batch: TokenBatch, *, hooks: Sequence[Hook] = ()) -> Floa
 
 def _run(model: Any, batch: TokenBatch, hooks: Sequence[Hook]) -> Any:
     batch = batch.to(device_of(model))
-    # A bidirectional model must not attend to the padding. A causal model does not, because the padding is on the right.
+    # A bidirectional model must not attend to the padding. In a causal model no token can, because the padding is on the right.
     if is_causal(model):
         return model.run_with_hooks(batch.tokens, fwd_hooks=list(hooks))
     mask = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.length[:, None]

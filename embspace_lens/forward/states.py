@@ -58,8 +58,8 @@ def hidden_states(
         max_tokens: The largest number of tokens of a row; the context length by default.
         overflow: What happens to longer texts: `"cut"` or `"split"`, as in `token_batches`.
         column: The column that holds the texts, for a table or dataset.
-        shards: A folder for the states, with one safetensors file per batch. States that it holds already are read and not
-            computed again, so that an interrupted run can be resumed.
+        shards: A folder for the states, with one safetensors file per batch. States that are already
+            in the folder are read and not computed again, so that an interrupted run can be resumed.
 
     Returns:
         One `HiddenStates` per batch. Texts of similar length share a batch, so the examples are not in order.

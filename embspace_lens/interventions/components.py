@@ -1,4 +1,4 @@
-"""Components that the rows of a table name: neurons, heads, sub-heads and directions."""
+"""The components in the rows of a table: neurons, heads, sub-heads and directions."""
 
 from typing import Any, Literal, NamedTuple
 

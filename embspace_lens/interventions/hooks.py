@@ -229,7 +229,7 @@ def _values_of(values: Tensor, target: HookTarget) -> Tensor:
 
 
 def _component_axis(are_heads: bool) -> int:
-    """The dimension of `mode` that counts components; values of heads have d_head behind it."""
+    """The dimension of `mode` that counts components; for heads, d_head is the next dimension."""
     return -2 if are_heads else -1
 
 

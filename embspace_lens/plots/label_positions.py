@@ -9,7 +9,7 @@ CHARACTER, LINE = 6.8, 12.0  # pixels of a monospaced character of size 11
 
 
 class LabelPositions:
-    """Places labels one after the other, each where it covers no mark and no earlier label.
+    """Places labels one by one, so that each covers no mark and no earlier label.
 
     Args:
         pixels: The marks.

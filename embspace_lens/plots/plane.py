@@ -26,7 +26,7 @@ CHARACTERS = "●◆■▲✚★"
 
 
 def plot_plane(lens: Any, what: Any, *, side: Side = "write", k: int = 60, seed: int = 0) -> Any:
-    """Lay the top tokens of vectors out in the plane, so that tokens with similar embeddings lie close together.
+    """Draw the top tokens of vectors in the plane, so that tokens with similar embeddings lie close together.
 
     The layout is t-SNE of the centred embeddings by cosine, or principal components for fewer than 12 tokens. A token of
     several vectors is drawn for the vector that scores it highest.

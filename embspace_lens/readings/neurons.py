@@ -35,7 +35,7 @@ def read_neurons(
     # Experts may differ in width: a neuron must exist in the widest MLP, and is read in every MLP that has it.
     selected = select("neuron", neuron, max(widths, default=0), lens.name, "neurons in its widest MLP")
     widths = widths if neuron is None else [len(selected)] * len(mlps)
-    skip_ungated = names != ["W_gate"]  # if only W_gate is selected, an MLP without it is an error
+    skip_ungated = names != ["W_gate"]  # if only W_gate is selected, an MLP without it raises an error
 
     def queries(batch: list[WeightIndex], name: str) -> Iterator[tuple[Block, Float[Tensor, "n d_model"]]]:
         """Keys and directions of one weight's neurons, MLP by MLP."""

@@ -1,4 +1,4 @@
-"""The report's summary of one model as a screen of text."""
+"""The report's summary of one model as text for the terminal."""
 
 from textwrap import wrap
 

@@ -28,7 +28,7 @@ class Tile:
     """Consecutive rows, padded with zeros, with a copy in the precision of the first pass.
 
     Attributes:
-        n: How many rows, padding apart.
+        n: The number of rows without padding.
         rows: The padded rows.
         low_precision: The same rows in the precision of the first pass.
         max_norm: A bound on the norm of every row.

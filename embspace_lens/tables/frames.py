@@ -40,7 +40,7 @@ def tidy(
     """Concatenate blocks of columns into one table, in the glossary's order and dtypes.
 
     Args:
-        columns: The table's columns, names from the glossary; further columns of the blocks are dropped.
+        columns: The names of the table's columns, from the glossary; other columns of the blocks are dropped.
         blocks: Mappings from column to a tensor, an array or a list; a scalar is repeated along its block.
         strings: The vocabulary's strings as a pandas array. Columns `*_string` are then looked up by their `*_index`, all at
             once, and blocks need not hold them.

@@ -10,7 +10,7 @@ import numpy as np
 
 N_RESAMPLES = 1000
 CONFIDENCE = 0.95
-BATCH_NUMBERS = 2**22  # numbers drawn at a time
+BATCH_NUMBERS = 2**22  # random numbers per chunk
 
 
 def bootstrap_interval(
@@ -19,7 +19,7 @@ def bootstrap_interval(
     r"""95 % percentile bootstrap interval of a mean over n observations.
 
     Args:
-        values: The observations; or, with `counts`, totals of groups that are resampled whole.
+        values: The observations. With `counts`, the totals of groups; the bootstrap resamples groups.
         counts: How many observations each group holds.
         n_resamples: How many bootstrap samples.
         seed: Seed of the resampling.

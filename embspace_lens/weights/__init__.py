@@ -1,4 +1,4 @@
-"""Effective weights of TransformerLens models, read block by block. No other wing uses TransformerLens's attributes."""
+"""Effective weights of TransformerLens models, read block by block. No other sub-package uses TransformerLens's attributes."""
 
 import lazy_loader
 

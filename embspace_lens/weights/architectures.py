@@ -8,10 +8,10 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# ln1 and ln2 normalize the sum of residual stream and sublayer output. They are not in front of the sublayer.
+# ln1 and ln2 normalize the sum of residual stream and sublayer output. They are not before the sublayer.
 POST_NORM = {"OpenAIGPTLMHeadModel", "BertForMaskedLM", "RobertaForMaskedLM", "HookedEncoder"}
 
-# The norms are behind the sublayers, before the sum. TransformerLens 3.9 calls them ln1 and ln2, 4 ln1_post and ln2_post.
+# The norms are after the sublayers and before the sum. TransformerLens 3.9 calls them ln1 and ln2, 4 ln1_post and ln2_post.
 OUTPUT_NORM = {"Olmo2ForCausalLM", "Olmo3ForCausalLM", "Exaone4ForCausalLM", "FlexOlmoForCausalLM"}
 
 # Classes of norms with the gain 1 + weight. TransformerLens 3.9 needs this list; 4 has the attribute `uses_weight_offset`.
@@ -44,7 +44,7 @@ UNSCALED_ATTENTION = {"GPTNeoForCausalLM"}
 
 
 class Norm(NamedTuple):
-    """A norm in front of a weight or behind it. The default is no norm.
+    """A norm before or after a weight. The default is no norm.
 
     Attributes:
         name: The norm's name in its block, empty for no norm.
@@ -67,10 +67,10 @@ class Block(NamedTuple):
         attn: Its attention.
         mlp: Its MLP, dense or a mixture of experts.
         shared: An MLP next to the mixture; it receives all tokens.
-        before_attn: The norm in front of attention.
-        after_attn: The norm behind attention.
-        before_mlp: The norm in front of the MLP.
-        after_mlp: The norm behind the MLP.
+        before_attn: The norm before attention.
+        after_attn: The norm after attention.
+        before_mlp: The norm before the MLP.
+        after_mlp: The norm after the MLP.
     """
 
     layer: int

@@ -27,7 +27,7 @@ def attention_scale(weights: Weights, layer: int, d_head: int) -> float:
 
 
 def attention_bias(weights: Weights, layer: int, head: int, name: AttentionBias) -> Float[Tensor, "*d_head"]:
-    """The bias of a head's queries or keys, with the bias of the norm in front of attention; 0 without a bias."""
+    """The bias of a head's queries or keys, with the bias of the norm before attention; 0 without a bias."""
     host = weights.host
     block = host.blocks[layer]
     weight = host.attention(block, "W_Q" if name == "b_Q" else "W_K")
@@ -54,7 +54,7 @@ def visible(
 
 
 def normalize(weights: Weights, layer: int, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """Residual vectors divided by the scale of the norm in front of attention; times its gain if weights are not folded."""
+    """Residual vectors divided by the scale of the norm before attention; times its gain if weights are not folded."""
     norm = weights.host.blocks[layer].before_attn
     if not norm.name:
         return x

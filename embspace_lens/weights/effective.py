@@ -265,7 +265,7 @@ class Weights:
         return self._stored_mlp(block, cast(MLPWeight, weight), expert)
 
     def norm(self, weight: str, layer: int = -1) -> Norm:
-        """The norm that is folded into a weight: in front of a reading weight, behind a writing weight."""
+        """The norm that is folded into a weight: before a reading weight, after a writing weight."""
         if weight == "W_U":
             return self.host.final_norm
         if weight not in (*ATTENTION, *MLP):
@@ -327,7 +327,7 @@ class Weights:
         return self._read(stored, block.before_mlp, f"{name} of block {layer}")
 
     def _read(self, weight: Float[Tensor, "*heads d_model n"], norm: Norm, label: str) -> Tensor:
-        """A reading weight in float32 at least, with the norm in front of it folded in."""
+        """A reading weight in float32 at least, with the norm before it folded in."""
         weight = upcast(weight)
         if self.fold_ln and norm.gain is not None:
             weight = weight * norm.gain.to(weight)[:, None]
@@ -336,7 +336,7 @@ class Weights:
         return self._finite(weight, label)
 
     def _write(self, weight: Float[Tensor, "*heads n d_model"], norm: Norm, label: str) -> Tensor:
-        """A writing weight in float32 at least, with the norm behind it folded in."""
+        """A writing weight in float32 at least, with the norm after it folded in."""
         weight = upcast(weight)
         if self.fold_ln and norm.centres:
             weight = weight - weight.mean(dim=-1, keepdim=True)

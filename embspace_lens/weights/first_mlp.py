@@ -53,7 +53,7 @@ def first_mlp_output(weights: Weights, x: Float[Tensor, "n d_model"]) -> Float[T
 
 
 def _norm_modules(host: Host, modules: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """The norm in front of the MLP and the norm behind it, as modules."""
+    """The norm before the MLP and the norm after it, as modules."""
     block = host.blocks[0]
     # In a post-norm block, ln1 normalizes the residual stream itself, and the MLP reads the result.
     before = "ln1" if host.is_post_norm else block.before_mlp.name

@@ -57,7 +57,7 @@ class Host:
 
     @property
     def is_post_norm(self) -> bool:
-        """Whether the norms of a block normalize the residual stream behind its sublayers."""
+        """Whether the norms of a block normalize the residual stream after its sublayers."""
         opt = self.architecture == "OPTForCausalLM" and not self.from_config("do_layer_norm_before", True)
         return self.architecture in POST_NORM or opt
 
@@ -131,7 +131,7 @@ class Host:
 
     @property
     def final_norm(self) -> Norm:
-        """The norm in front of W_U; none if there are other modules between them."""
+        """The norm before W_U; none if there are other modules between them."""
         if self.head_before_unembed or self.is_post_norm:
             return Norm()
         return self._norm(self.model._modules, "decoder_ln_final" if self.is_encoder_decoder else "ln_final")

@@ -13,7 +13,7 @@ def weight_indices(weights: Weights, weight: str, layer: Select = None, *, requi
         weights: The model's weights.
         weight: The weight's name.
         layer: Which blocks; all by default.
-        required: Whether a missing weight is an error. With False, the list is empty.
+        required: Whether a missing weight raises an error. With False, the list is empty.
 
     Raises:
         EmbspaceError: If a layer is out of range; or if `required` is true, and a selected block lacks the weight or no block has it.

@@ -1,7 +1,7 @@
 """Rotary positions: the rotation of queries and keys in each block, from the model's own tables.
 
 No attribute of TransformerLens states which dimensions of a head are rotated together. The architectures listed here
-were checked against the forward pass one by one; others are an error.
+were checked against the forward pass one by one; others raise an error.
 """
 
 from typing import Any, NamedTuple, cast

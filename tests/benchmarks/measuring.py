@@ -39,7 +39,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def extra_memory(function: Callable[[], object]) -> float:
-    """Peak resident memory during a call above that before it, in MB, sampled a thousand times per second; NaN outside Linux."""
+    """Increase of peak resident memory during a call, in MB, sampled a thousand times per second; NaN outside Linux."""
     statm, page_size = Path("/proc/self/statm"), resource.getpagesize()
     if not statm.exists():
         return float("nan")

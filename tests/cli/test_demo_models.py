@@ -29,13 +29,13 @@ def test_hint_of_demo_repeats_a_combined_vocabulary(run, folder):
     assert f"--layer 1 --model {folder} --vocabulary 'words & ascii'" in result.stdout
 
 
-def test_demo_word_of_several_tokens_is_an_error(run, folder):
+def test_demo_word_of_several_tokens_raises_an_error(run, folder):
     check_refusal(
         run("demo", "--word", "antidisestablishment", model=folder), r'"antidisestablishment" is \d+ tokens .*'
     )
 
 
-def test_report_that_cannot_be_written_is_an_error(run, folder):
+def test_report_that_cannot_be_written_raises_an_error(run, folder):
     check_refusal(run("demo", "--report", ".", model=folder), r"\. is a folder\. Name a file\.")
 
 
@@ -48,7 +48,7 @@ def test_models_lists_the_demo_models(run):
     assert "reviews-small-0 tuned to classify texts as neg or pos" in result.stdout
 
 
-def test_listing_models_without_demo_models_is_an_error(run, monkeypatch):
+def test_listing_models_without_demo_models_raises_an_error(run, monkeypatch):
     monkeypatch.setattr(catalog, "names", lambda: [])
     check_refusal(run("models"), "No demo model is installed.*")
 

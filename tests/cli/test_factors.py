@@ -1,4 +1,4 @@
-"""The commands `embspace-lens factors …` give what the functions give."""
+"""The commands `embspace-lens factors …` return the same results as the functions."""
 
 import io
 import json

@@ -234,7 +234,7 @@ def test_errors_state_what_is_allowed(two_lenses, options, message, unchecked_ty
         align(two_lenses[0], b, **options)
 
 
-def test_models_without_a_common_weight_are_an_error():
+def test_models_without_a_common_weight_raise_an_error():
     mamba = lens_of("mamba")
     message = "no selected weight that can be read in both. zoo's blocks 0, 1 have no attention"
     with pytest.raises(EmbspaceError, match=message):
@@ -243,7 +243,7 @@ def test_models_without_a_common_weight_are_an_error():
         align(lens_of("gpt2"), mamba, weights="W_Q")
 
 
-def test_weights_that_are_not_finite_are_an_error(two_lenses):
+def test_weights_that_are_not_finite_raise_an_error(two_lenses):
     def set_to_nan(model):
         model.model.layers[1].mlp.up_proj.weight.data[3, 3] = torch.nan
 

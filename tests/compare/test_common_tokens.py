@@ -112,7 +112,7 @@ def test_without_tokenizers_ids_are_compared_if_the_vocabularies_have_equal_size
 
 
 @pytest.mark.filterwarnings("error")
-def test_few_shared_tokens_are_an_error_or_a_warning(two_lenses):
+def test_few_shared_tokens_raise_an_error_or_a_warning(two_lenses):
     lens_of_99_tokens = lens_of("llama", options=dict(vocabulary=range(99)))
     with pytest.raises(EmbspaceError, match="share 99 of the 99 and 130 tokens .* A comparison needs 100 or more"):
         align(lens_of_99_tokens, two_lenses[0])

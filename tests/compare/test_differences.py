@@ -105,7 +105,7 @@ def test_circuit_of_a_changed_head_is_the_difference(tiny):
     check_tidy(change.subheads(layer=1, weight="W_O", k=2), grain, list(before.subheads(0, k=1)))
 
 
-def test_models_that_are_not_a_base_and_its_fine_tune_are_errors(pair, tiny):
+def test_models_that_are_not_a_base_and_its_fine_tune_raise_an_error(pair, tiny):
     after, before = pair
     other_lens = EmbeddingLens(tiny("gpt2" if before.model.cfg.architecture != "GPT2LMHeadModel" else "llama"))
     with pytest.raises(
@@ -116,13 +116,13 @@ def test_models_that_are_not_a_base_and_its_fine_tune_are_errors(pair, tiny):
         difference(EmbeddingLens(after.model, fold_ln=False), before)
 
 
-def test_embeddings_of_another_seed_are_an_error_for_every_chunk_size(demo_lens):
+def test_embeddings_of_another_seed_raise_an_error_for_every_chunk_size(demo_lens):
     other_lens = EmbeddingLens.from_pretrained("reviews-small-1")
     for budget in (2**24, 8 * 192 * 40):
         with chunk_bytes(budget), pytest.raises(EmbspaceError, match=r"their embeddings differ by \d+% of their norm"):
             difference(EmbeddingLens(demo_lens.model), other_lens)
 
 
-def test_arguments_that_are_not_lenses_are_an_error(lens, unchecked_types):
+def test_arguments_that_are_not_lenses_raise_an_error(lens, unchecked_types):
     with pytest.raises(EmbspaceError, match="int is not an EmbeddingLens"):
         difference(lens, 3)

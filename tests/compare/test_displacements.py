@@ -103,7 +103,7 @@ def test_word_in_both_lists_counts_for_neither():
         ((POSITIVE, POSITIVE), "0 of the positive words"),
     ],
 )
-def test_lists_with_too_few_words_are_errors(lists, message):
+def test_lists_with_too_few_words_raise_an_error(lists, message):
     after, before = planted(1)
     with pytest.raises(EmbspaceError, match=message):
         displacement(after, before, *lists)

@@ -1,4 +1,4 @@
-"""The public names of the wing."""
+"""The public names of the sub-package."""
 
 import importlib
 import inspect

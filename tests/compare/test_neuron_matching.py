@@ -109,7 +109,7 @@ def test_errors_state_what_is_allowed(two_lenses, layers, options, message, unch
         match_neurons(*two_lenses, *layers, **options)
 
 
-def test_missing_gate_and_too_many_neurons_are_errors(two_lenses, monkeypatch):
+def test_missing_gate_and_too_many_neurons_raise_an_error(two_lenses, monkeypatch):
     with pytest.raises(EmbspaceError, match="zoo's MLP in block 1 is not gated"):
         match_neurons(two_lenses[0], lens_of("gpt2"), 0, 1, weight="W_gate")
     monkeypatch.setattr("embspace_lens.compare.neuron_matching.MAX_PAIRS", 100)

@@ -141,7 +141,7 @@ def test_loaded_model_equals_the_saved_one(recipient_and_donor, tmp_path):
         ),
     ],
 )
-def test_damaged_folders_and_other_models_are_errors(damage, message, recipient_and_donor, tmp_path):
+def test_damaged_folders_and_other_models_raise_an_error(damage, message, recipient_and_donor, tmp_path):
     folder = stitch(
         *recipient_and_donor, keep=1, graft=1, translation=translate(*recipient_and_donor), head=pooled_head()
     ).save(tmp_path)
@@ -154,7 +154,7 @@ def _edit(path, **facts):
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
 
 
-def test_translation_of_another_width_is_an_error(recipient_and_donor, demo_lens):
+def test_translation_of_another_width_raises_an_error(recipient_and_donor, demo_lens):
     translation = translate(demo_lens, demo_lens)
     with pytest.raises(
         EmbspaceError, match="The translation's source has width 192, but zoo has d_model=32. Make it with translate"
@@ -168,7 +168,7 @@ def test_donor_with_a_smaller_vocabulary_runs():
     assert model.logits(["w120 w129 w3"]).isfinite().all()
 
 
-def test_depths_and_heads_that_do_not_fit_are_errors(recipient_and_donor, unchecked_types):
+def test_depths_and_heads_that_do_not_fit_raise_an_error(recipient_and_donor, unchecked_types):
     translation = translate(*recipient_and_donor)
     for options, message in (
         ({"keep": 9}, "keep=9 is not an integer from 0 to 2, the number of layers of zoo."),

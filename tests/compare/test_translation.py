@@ -73,7 +73,7 @@ def test_probe_has_the_same_value_on_a_translated_state(rotated):
     torch.testing.assert_close(translated, state @ probe, atol=1e-3, rtol=1e-3)
 
 
-def test_facts_and_tensors_restore_a_translation(rotated):
+def test_translation_is_restored_from_metadata_and_tensors(rotated):
     translation = translate(*rotated[:2], rank=6)
     restored = Translation.of(translation.facts(), translation.tensors())
     x = torch.randn(4, 32)
@@ -126,7 +126,7 @@ def test_errors_state_what_is_allowed(rotated, unchecked_types):
         translate(a, 3)
 
 
-def test_too_few_shared_tokens_are_an_error(rotated):
+def test_too_few_shared_tokens_raise_an_error(rotated):
     lens_of_50_tokens = lens_of("llama", options={"vocabulary": range(50)})
     with pytest.raises(EmbspaceError, match="share 50 of the 130 and 50 tokens .* needs 100 or more"):
         translate(rotated[0], lens_of_50_tokens)

@@ -59,7 +59,7 @@ def paired_and_shuffled(lens, pair, k=100):
 @pytest.mark.parametrize("pair", ["W_in-W_out", "W_V-W_O"])
 @pytest.mark.parametrize("name", [MODELS[0], *(pytest.param(name, marks=pytest.mark.full) for name in MODELS[1:])])
 def test_paired_parameters_share_tokens(name, pair):
-    """Dar et al. 2023, §4.1: top tokens of paired parameters overlap, above a shuffle within the layer."""
+    """Dar et al. 2023, §4.1: top tokens of paired parameters overlap more than those of the shuffled control."""
     lens = EmbeddingLens(demo.load(name), vocabulary="words", score="cosine")
     paired, shuffled = paired_and_shuffled(lens, pair)
     assert np.mean(paired) >= 1.5 * np.mean(shuffled)
@@ -82,7 +82,7 @@ def test_undertrained_tokens_are_those_absent_from_the_training_texts(name):
     assert flagged[counts >= 10].float().mean() < 0.001
 
 
-def test_token_counts_for_another_model_are_an_error(tiny):
+def test_token_counts_for_another_model_raise_an_error(tiny):
     with pytest.raises(EmbspaceError, match="the demo models' token counts"):
         EmbeddingLens(tiny("gpt2"), vocabulary=demo.seen(5))
     lens = EmbeddingLens(demo.load("reviews-small-0"), vocabulary=whole_words & demo.seen(200))
@@ -100,6 +100,6 @@ def test_local_folder_gives_the_same_tables(tmp_path):
     assert a.equals(b)
 
 
-def test_unknown_names_are_an_error():
+def test_unknown_names_raise_an_error():
     with pytest.raises(EmbspaceError, match="model='reviews-smal-0' is not one of .* Did you mean 'reviews-small-0'"):
         demo.load("reviews-smal-0")

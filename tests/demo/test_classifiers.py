@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(TUNED not in demo.names(), reason="the demo mode
         (lambda f: _edit(f, base="reviews-medium-0"), r"is not a difference of reviews-medium-0: .* does not fit"),
     ],
 )  # fmt: skip
-def test_damaged_differences_and_other_bases_are_errors(damage, message, tmp_path):
+def test_damaged_differences_and_other_bases_raise_an_error(damage, message, tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(demo.MODELS / TUNED, folder)
     damage(folder)

@@ -127,6 +127,6 @@ def test_finished_folder_is_not_changed_and_no_file_is_incomplete(tmp_path, monk
         ({"d_model": 16, "n_heads": 3}, "d_model=16 is not a multiple of n_heads=3."),
     ],
 )
-def test_unusable_configurations_are_an_error(options, message):
+def test_unusable_configurations_raise_an_error(options, message):
     with pytest.raises(EmbspaceError, match=message):
         training.TrainConfig(**options)

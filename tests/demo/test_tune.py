@@ -147,7 +147,7 @@ def test_resumed_run_gives_the_same_classifier(tuned, reviews, tmp_path, monkeyp
         (["--where", "label == 'pos'"], "holds only 'pos'"),
     ],
 )
-def test_unusable_options_are_an_error(options, message, reviews, tmp_path):
+def test_unusable_options_raise_an_error(options, message, reviews, tmp_path):
     result = run(tmp_path / "mine", reviews, *options)
     assert result.exit_code == 1 and message in str(result.exception)
     assert not (tmp_path / "mine" / "difference.json").exists()

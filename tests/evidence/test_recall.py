@@ -149,7 +149,7 @@ def test_errors_state_what_is_allowed(lens, texts, options, message, unchecked_t
         evidence.hidden_state_recall(lens, texts, **{"k": 5} | options)
 
 
-def test_missing_mlp_and_missing_tokenizer_are_errors():
+def test_missing_mlp_and_missing_tokenizer_raise_an_error():
     lens = EmbeddingLens(zoo.NATIVE["native_attn_only"]())
     with pytest.raises(EmbspaceError, match="has no MLP|have no MLP"):
         evidence.hidden_state_recall(lens, TEXTS, weight="W_in", k=5)

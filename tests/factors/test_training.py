@@ -175,7 +175,7 @@ def test_damaged_checkpoint_is_refused(model, tmp_path, change, message):
         fit_factors(model, TEXTS, **OPTIONS, checkpoint=tmp_path)
 
 
-def test_checkpoint_that_cannot_be_written_is_an_error(model, tmp_path, monkeypatch):
+def test_checkpoint_that_cannot_be_written_raises_an_error(model, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     with pytest.raises(EmbspaceError, match="The folder .* cannot be created"):
         fit_factors(model, TEXTS, **OPTIONS, checkpoint=tmp_path / "file")

@@ -72,12 +72,12 @@ def test_mask_excludes_the_prepended_token():
         (["w1"], {"batch_tokens": 0}, "batch_tokens=0 is not an integer of 1 or more."),
     ],
 )
-def test_unusable_texts_and_options_are_an_error(gpt2, texts, options, message):
+def test_unusable_texts_and_options_raise_an_error(gpt2, texts, options, message):
     with unchecked_types(), pytest.raises(EmbspaceError, match=message):
         list(token_batches(gpt2, texts, **options))
 
 
-def test_model_without_tokenizer_is_an_error():
+def test_model_without_tokenizer_raises_an_error():
     model = zoo.NATIVE["native_ln"]()
     with pytest.raises(EmbspaceError, match="has no tokenizer"):
         next(token_batches(model, ["w1"]))

@@ -32,7 +32,7 @@ def test_forward_pass_stops_early_and_leaves_no_hooks(gpt2):
     torch.testing.assert_close(activations["blocks.0.mlp.hook_post"], cache["blocks.0.mlp.hook_post"])
 
 
-def test_unknown_hook_points_are_an_error(gpt2):
+def test_unknown_hook_points_raise_an_error(gpt2):
     (batch,) = token_batches(gpt2, TEXTS[:1])
     with pytest.raises(EmbspaceError, match="no such hook point|No activation at"):
         collect_activations(gpt2, batch, ["blocks.0.hook_nothing"])

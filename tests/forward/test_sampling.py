@@ -88,14 +88,14 @@ def test_large_samples_are_split_into_batches(gpt2):
     assert [int(n) for batch in batches for n in batch.example] == list(range(5))
 
 
-def test_sampling_from_a_bidirectional_model_is_an_error(bert):
+def test_sampling_from_a_bidirectional_model_raises_an_error(bert):
     for sample in (lambda: next(sample_tokens(bert, 1, 4)), lambda: sample_texts(bert)):
         with pytest.raises(EmbspaceError, match="Sampling needs a causal model; zoo is bidirectional. Pass texts"):
             sample()
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_top_k_beyond_the_candidates_is_an_error(gpt2, top_k):
+def test_top_k_beyond_the_candidates_raises_an_error(gpt2, top_k):
     message = f"top_k={top_k} is not an integer from 1 to 4, the number of tokens to sample from."
     with pytest.raises(EmbspaceError, match=message):
         next(sample_tokens(gpt2, 1, 4, tokens=torch.tensor([5, 9, 11, 40]), top_k=top_k))
@@ -123,7 +123,7 @@ def test_texts_end_at_the_end_of_sequence():
     assert sample_texts(model, n=40, n_tokens=8) == texts
 
 
-def test_texts_longer_than_the_context_are_an_error(gpt2):
+def test_texts_longer_than_the_context_raise_an_error(gpt2):
     with pytest.raises(EmbspaceError, match="n_tokens=24 is not an integer from 1 to 23."):
         sample_texts(gpt2, n_tokens=24)
 

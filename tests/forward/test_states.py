@@ -59,7 +59,7 @@ def test_hidden_states_of_a_hooked_transformer_equal_its_cache():
     torch.testing.assert_close(states.states[0], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_layers_out_of_range_are_an_error(tiny):
+def test_layers_out_of_range_raise_an_error(tiny):
     with pytest.raises(EmbspaceError, match="layer=2 is out of range"):
         list(hidden_states(tiny("gpt2"), TEXTS, layers=[2]))
     with pytest.raises(EmbspaceError, match="layers selects no layer"):
@@ -108,7 +108,7 @@ def test_cached_states_are_not_computed_again(tiny, tmp_path, monkeypatch):
         assert equal(actual, expected_states)
 
 
-def test_cache_of_other_texts_layers_or_models_is_an_error(tiny, tmp_path):
+def test_cache_of_other_texts_layers_or_models_raises_an_error(tiny, tmp_path):
     model, texts, folder = tiny("gpt2"), ["w2 w3 w4", "w5 w6"], tmp_path / "states"
     list(hidden_states(model, texts, [0], shards=folder))
     changed = zoo.boot(zoo.ZOO["gpt2"]()).eval()
@@ -123,7 +123,7 @@ def test_cache_of_other_texts_layers_or_models_is_an_error(tiny, tmp_path):
             list(other_stream)
 
 
-def test_damaged_cache_is_an_error(tiny, tmp_path):
+def test_damaged_cache_raises_an_error(tiny, tmp_path):
     model, texts, folder = tiny("gpt2"), ["w2 w3 w4", "w5 w6"], tmp_path / "states"
     list(hidden_states(model, texts, [0], shards=folder))
     (path,) = folder.iterdir()

@@ -46,7 +46,7 @@ def test_rows_without_text_or_label_are_left_out(tmp_path):
         read_texts(path, where="label =")
 
 
-def test_damaged_tables_are_an_error(tmp_path):
+def test_damaged_tables_raise_an_error(tmp_path):
     path = tmp_path / "reviews.parquet"
     path.write_bytes(b"no parquet")
     with pytest.raises(EmbspaceError, match="It is damaged, or its name has the wrong ending"):
@@ -61,6 +61,6 @@ def test_damaged_tables_are_an_error(tmp_path):
         (pd.DataFrame({"review": ["one"]}), "The table has no column 'text'. Its columns are 'review'."),
     ],
 )
-def test_sources_without_texts_are_an_error(source, message):
+def test_sources_without_texts_raise_an_error(source, message):
     with pytest.raises(EmbspaceError, match=message):
         texts_of(source)

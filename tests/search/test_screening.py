@@ -8,7 +8,7 @@ from embspace_lens.search.screening import SAME_SIZE_INTEGER, Screen, Tile, bits
 
 
 def test_rows_left_out_are_below_the_limit(device):
-    """No row that is left out reaches the k-th best score, also where the products cancel except for their rounding."""
+    """Every row that is left out has a score below the k-th best, also if the products cancel up to rounding."""
     plain, even = torch.randn(50, 24, device=device), torch.randn(1500, 24, device=device)
     signs = torch.randn(50, 12, device=device).sign().repeat_interleave(2, 1)
     opposed = 64 * torch.tensor([1.0, -1.0], device=device).repeat(12)

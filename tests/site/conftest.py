@@ -36,7 +36,7 @@ def site(tiny, factors, activity_result, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def hostile_site(factors, tmp_path_factory):
-    """A site in which every text is hostile."""
+    """A site in which every text contains HTML or special characters."""
     from hostile import HOSTILE, hostile_activity
 
     three_factors = Factors(factors.directions[:3], l1=0.2)

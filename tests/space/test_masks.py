@@ -38,7 +38,7 @@ def test_tokens_can_be_given_directly(tiny, tokens):
     assert lens.space.token_ids.tolist()[:2] == [3, 7]
 
 
-def test_frequent_mask_selects_whole_words_seen_200_times():
+def test_frequent_mask_selects_whole_words_that_occur_200_times():
     lens = EmbeddingLens.from_pretrained("reviews-small-0", vocabulary="frequent", score="cosine")
     assert lens.mask == "frequent"
     assert lens.space.token_ids.equal(demo_word_ids(lens))

@@ -1,4 +1,4 @@
-"""Weights that a model lacks, or that cannot be read correctly, are an error that states the reason."""
+"""Weights that a model lacks, or that cannot be read correctly, raise an error that states the reason."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def check_message(error: pytest.ExceptionInfo, *words: str) -> None:
         assert word.lower() in text.lower(), f"{word!r} is not in: {text}"
 
 
-def test_other_objects_are_an_error():
+def test_other_objects_raise_an_error():
     with pytest.raises(EmbspaceError) as error:
         Weights(nn.Linear(2, 2))
     check_message(error, "Linear")
@@ -28,7 +28,7 @@ def test_other_objects_are_an_error():
     check_message(error, "GPT2LMHeadModel")
 
 
-def test_latent_attention_is_an_error():
+def test_latent_attention_raises_an_error():
     weights = Weights(shared("deepseek_v2").model)
     for name in ("W_Q", "W_K", "W_V", "W_O", "W_OV", "W_QK"):
         with pytest.raises(EmbspaceError) as error:
@@ -36,7 +36,7 @@ def test_latent_attention_is_an_error():
         check_message(error, "latent")
 
 
-def test_grouped_heads_of_falcon_are_an_error():
+def test_grouped_heads_of_falcon_raise_an_error():
     weights = Weights(shared("falcon_40b").model)
     for name in ("W_Q", "W_K", "W_V", "W_OV", "W_QK"):
         with pytest.raises(EmbspaceError) as error:
@@ -44,7 +44,7 @@ def test_grouped_heads_of_falcon_are_an_error():
         check_message(error, "new_decoder_architecture")
 
 
-def test_blocks_of_encoder_decoder_models_are_an_error():
+def test_blocks_of_encoder_decoder_models_raise_an_error():
     weights = Weights(zoo.boot(zoo.ZOO["t5"]()))
     assert weights.layers_with("attn") == weights.layers_with("mlp") == []
     for name in (*ATTENTION, "W_in", "W_out"):
@@ -74,7 +74,7 @@ def test_error_lists_the_layers_that_have_attention():
 
 
 @pytest.mark.parametrize("layer", [2, -1, 14, True, 0.5, "1", None])
-def test_layers_out_of_range_are_an_error(layer):
+def test_layers_out_of_range_raise_an_error(layer):
     weights = Weights(shared("gpt2").model)
     for read in (weights.W_Q, weights.W_O, weights.W_OV, weights.W_in, weights.W_out, weights.experts):
         with unchecked_types(), pytest.raises(EmbspaceError) as error:
@@ -82,7 +82,7 @@ def test_layers_out_of_range_are_an_error(layer):
         check_message(error, f"layer={layer!r}", "0 to 1")
 
 
-def test_missing_weights_and_experts_are_an_error():
+def test_missing_weights_and_experts_raise_an_error():
     with pytest.raises(EmbspaceError) as error:
         Weights(shared("gpt2").model).W_gate(0)
     check_message(error, "not gated")
@@ -108,7 +108,7 @@ def test_weights_of_granite_hybrids_are_correct_or_an_error():
         assert "no MLP" not in str(refusal.value)
 
 
-def test_mixtures_of_attention_are_an_error():
+def test_mixtures_of_attention_raise_an_error():
     weights = Weights(zoo.boot(zoo.ZOO["jetmoe"]()))
     assert weights.W_E.shape == (97, 32)
     for name in ATTENTION:
@@ -118,7 +118,7 @@ def test_mixtures_of_attention_are_an_error():
 
 
 @pytest.mark.parametrize("expert", [3, -2, "0", None])
-def test_missing_experts_are_an_error(expert):
+def test_missing_experts_raise_an_error(expert):
     with unchecked_types(), pytest.raises(EmbspaceError) as error:
         Weights(shared("qwen2_moe").model).W_in(1, expert)
     check_message(error, f"expert={expert!r}")
@@ -132,7 +132,7 @@ def test_mixture_without_shared_expert_needs_an_expert(name):
             read(0)
 
 
-def test_embeddings_behind_a_projection_are_an_error():
+def test_embeddings_with_a_projection_raise_an_error():
     """OPT-350m embeds in 16 dimensions here, and projects them to d_model = 32."""
     weights = Weights(zoo.boot(zoo.ZOO["opt_350m"]()))
     for name in ("W_E", "W_U"):
@@ -167,7 +167,7 @@ def replace_weight(module: nn.Module, damage: str) -> None:
 
 @pytest.mark.parametrize("damage", ["meta", "int8", "float8"])
 @pytest.mark.parametrize("weight_name", READ)
-def test_unreadable_weights_are_an_error(weight_name, damage):
+def test_unreadable_weights_raise_an_error(weight_name, damage):
     path, read = READ[weight_name]
     hf_model = zoo.ZOO["llama"]()
     model = zoo.boot(hf_model)
@@ -192,7 +192,7 @@ def replace_in_bridge(model: nn.Module, path: str, damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["meta", "int8"])
-def test_unreadable_gains_are_an_error(damage):
+def test_unreadable_gains_raise_an_error(damage):
     model = zoo.boot(zoo.ZOO["llama"]())
     replace_in_bridge(model, "model.layers.1.input_layernorm", damage)
     with pytest.raises(EmbspaceError) as error:
@@ -202,7 +202,7 @@ def test_unreadable_gains_are_an_error(damage):
 
 @pytest.mark.parametrize("damage", ["nan", "inf"])
 @pytest.mark.parametrize("weight_name", [name for name in READ if name != "W_E"])
-def test_weights_with_nan_or_infinity_are_an_error(weight_name, damage):
+def test_weights_with_nan_or_infinity_raise_an_error(weight_name, damage):
     path, read = READ[weight_name]
     model = zoo.boot(zoo.ZOO["llama"]())
     replace_in_bridge(model, path, damage)
