@@ -16,9 +16,10 @@ def test_there_are_tutorials():
     assert TUTORIALS
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "path",
-    [TUTORIALS[0], *(pytest.param(path, marks=pytest.mark.full) for path in TUTORIALS[1:])],
+    TUTORIALS,
     ids=lambda path: path.stem,
 )
 def test_tutorial_runs(path, monkeypatch):

@@ -112,7 +112,7 @@ def test_explore_writes_a_site(reviews, tmp_path, monkeypatch):
     for arguments, message in (
         ([], "Give --texts PATH, or --demo"),
         (["--demo", "--texts", reviews], "Give --texts PATH, or --demo"),
-        (["--demo", "--factors", tmp_path], "leave --factors out"),
+        (["--demo", "--factors", tmp_path], "Leave --factors out"),
         (["--demo", "--model", "reviews-small-1"], "factors='reviews-small-1' is not one of"),
     ):
         result = run("explore", site, *arguments)
