@@ -37,7 +37,7 @@ def top_pairs(
 ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"], Int[Tensor, " k"]]:
     r"""Find the largest entries of a low-rank product without computing the whole product.
 
-    .. math:: \operatorname{top}_k \{ A_i \, L R^\top B_j^\top : i < n, j < m \}
+    .. math:: \operatorname{top}_k \lbrace A_i \, L R^\top B_j^\top : i < n, j < m \rbrace
 
     Args:
         A: The rows of the product, n × d_a.

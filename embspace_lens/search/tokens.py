@@ -36,7 +36,7 @@ def top_tokens(
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     r"""Find the rows of an embedding that have the largest inner product with each vector.
 
-    .. math:: \operatorname{top}_k \{ x_i \cdot e_j : j < d_\mathrm{vocab} \}
+    .. math:: \operatorname{top}_k \lbrace x_i \cdot e_j : j < d_\mathrm{vocab} \rbrace
 
     Args:
         vectors: One query per row.
