@@ -79,6 +79,10 @@ def token_batches(
 
     Raises:
         EmbspaceError: If there is no tokenizer, a text is not a string, or an option is out of range.
+
+    Example:
+        >>> [len(batch) for batch in token_batches(model, ["w2 w3", "w4"])]
+        [2]
     """
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:

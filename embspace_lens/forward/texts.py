@@ -18,7 +18,7 @@ TextSource = Any
 
 
 def read_texts(path: str | PathLike[str], *, column: str = "text", where: str | None = None) -> list[str]:
-    """Read the texts of a file: the rows of a table's column, or the paragraphs of a text file (separated by blank lines).
+    r"""Read the texts of a file: the rows of a table's column, or the paragraphs of a text file (separated by blank lines).
 
     Args:
         path: A `.parquet`, `.jsonl` or `.csv` table (the last two may be compressed), or any other file in UTF-8.
@@ -30,6 +30,14 @@ def read_texts(path: str | PathLike[str], *, column: str = "text", where: str | 
 
     Raises:
         EmbspaceError: If the file does not exist, is damaged, lacks the column or has no text; or `where` is not a condition.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "two.txt")
+        ...     _ = path.write_text("One text.\n\nAnother text.", encoding="utf-8")
+        ...     read_texts(path)
+        ['One text.', 'Another text.']
     """
     path = Path(path)
     if _is_table(path):
@@ -51,10 +59,27 @@ def read_texts(path: str | PathLike[str], *, column: str = "text", where: str | 
 def read_labelled(
     path: str | PathLike[str], *, column: str = "text", label: str = "label", where: str | None = None
 ) -> tuple[list[str], list[str]]:
-    """Read the texts of a table and their classes, as `read_texts` does, without rows that lack a text or a class.
+    r"""Read the texts of a table and their classes, as `read_texts` does, without rows that lack a text or a class.
+
+    Args:
+        path: A table, as in `read_texts`.
+        column: The column that holds the texts.
+        label: The column that holds the classes.
+        where: As in `read_texts`.
+
+    Returns:
+        The texts, and the class of each text.
 
     Raises:
         EmbspaceError: If the file is not a table, lacks a column, or has fewer than two classes.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "two.csv")
+        ...     _ = path.write_text("text,label\nGood.,positive\nBad.,negative\n", encoding="utf-8")
+        ...     read_labelled(path)
+        (['Good.', 'Bad.'], ['positive', 'negative'])
     """
     path = Path(path)
     if not _is_table(path):
