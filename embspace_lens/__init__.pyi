@@ -7,6 +7,7 @@ from . import evidence as evidence
 from . import factors as factors
 from . import forward as forward
 from . import interventions as interventions
+from . import papers as papers
 from . import plots as plots
 from . import readings as readings
 from . import report as report

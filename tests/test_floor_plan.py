@@ -36,6 +36,7 @@ WINGS = [
     "accessor",
     "report",
     "site",
+    "papers",
     "cli",
     "__main__",
 ]

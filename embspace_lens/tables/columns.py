@@ -18,6 +18,9 @@ class Column(NamedTuple):
 WEIGHTS = ("W_in", "W_gate", "W_out", "W_Q", "W_K", "W_V", "W_O", "W_OV", "W_QK", "W_E", "W_U", "W_pos")
 
 GLOSSARY: dict[str, Column] = {
+    "experiment": Column("str", "", "Name of a paper's table or figure, such as A:keep-k."),
+    "measure": Column("str", "", "What one row of an experiment measures."),
+    "model": Column("str", "", "Name of the model on which the row was measured."),
     "target": Column(
         "str",
         "",
@@ -164,6 +167,8 @@ GLOSSARY: dict[str, Column] = {
     "control": Column(
         "float32", "as the row's estimate", "The same score with shuffled targets; a mean over all shuffles."
     ),
+    "published": Column("float32", "as the value", "The value that the paper reports for its own model; NaN if none."),
+    "published_control": Column("float32", "as the value", "The control that the paper reports; NaN if none."),
     "p_value": Column(
         "float32",
         "",

@@ -1,0 +1,14 @@
+"""All experiments, by name."""
+
+from importlib import import_module
+
+from .experiment import Experiment
+
+MODULES: tuple[str, ...] = ()
+"""The modules of this folder that define experiments, in the order of the papers; each has a list `EXPERIMENTS`."""
+
+
+def experiments() -> dict[str, Experiment]:
+    """All experiments by name, in the order of the papers."""
+    modules = [import_module(f".{module}", __package__) for module in MODULES]
+    return {experiment.name: experiment for module in modules for experiment in module.EXPERIMENTS}
