@@ -235,6 +235,16 @@ def not_a_token(token: object) -> EmbspaceError:
     return EmbspaceError(f"token={token!r} is neither a string nor a token id.")
 
 
+def no_tokens_to_search() -> EmbspaceError:
+    """A search is for an empty list."""
+    return EmbspaceError("token is an empty list. Give one or more tokens, or a vector.")
+
+
+def not_one_vector(shape: tuple[int, ...]) -> EmbspaceError:
+    """A search is for a matrix."""
+    return EmbspaceError(f"token has shape {shape}. Give a token, a list of tokens, or one vector [d_model].")
+
+
 def not_one_token(text: str, pieces: Sequence[str], caller: str, guess: str | None) -> EmbspaceError:
     """A string is several tokens, or none."""
     hint = f" Did you mean {guess!r}?" if guess is not None else ""

@@ -5,8 +5,11 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
+from torch import Tensor
 from tqdm import tqdm
 
+from ..space.same_tokens import SameRule, same_pairs
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
@@ -14,6 +17,7 @@ from ..weights.effective import ATTENTION, Side, side_of
 from ..weights.host import AttentionWeight
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 
+CIRCUIT_SIDES: dict[str, tuple[Side, Side]] = {"W_OV": ("read", "write"), "W_QK": ("read", "read")}
 PAIR_COLUMNS = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score")
 
 
@@ -49,10 +53,16 @@ def read_subheads(
 
 
 def read_ov(
-    lens: BaseLens, layer: Select = None, head: Select = None, *, k: int = 10, largest: bool = True
+    lens: BaseLens,
+    layer: Select = None,
+    head: Select = None,
+    *,
+    exclude_same: SameRule | None = None,
+    k: int = 10,
+    largest: bool = True,
 ) -> pd.DataFrame:
     """Read the OV circuits: the best pairs of source and output tokens; see `EmbeddingLens.ov`."""
-    return _read_circuit(lens, "W_OV", layer, head, k, largest)
+    return _read_circuit(lens, "W_OV", layer, head, k, largest, exclude_same)
 
 
 def read_qk(
@@ -61,11 +71,29 @@ def read_qk(
     head: Select = None,
     *,
     distance: int | None = None,
+    exclude_same: SameRule | None = None,
     k: int = 10,
     largest: bool = True,
 ) -> pd.DataFrame:
     """Read the QK circuits: the best pairs of query and key tokens; see `EmbeddingLens.qk`."""
-    return _read_circuit(lens, "W_QK", layer, head, k, largest, distance)
+    return _read_circuit(lens, "W_QK", layer, head, k, largest, exclude_same, distance)
+
+
+def pair_block(
+    lens: BaseLens,
+    name: str,
+    factors: tuple[Float[Tensor, "d_model rank"], Float[Tensor, "d_model rank"]],
+    k: int,
+    *,
+    largest: bool = True,
+    excluded: Int[Tensor, " p"] | None = None,
+) -> Block:
+    """The best k pairs of tokens of one head's circuit W_OV or W_QK, given as two factors, as k rows."""
+    options = {"largest": largest, "excluded": excluded}
+    scores, first, second = lens.space.top_pairs(*factors, CIRCUIT_SIDES[name], k, **options)
+    # W_OV maps a source to an output. The first token of W_QK is the query, which is the destination.
+    src, dest = (first, second) if name == "W_OV" else (second, first)
+    return {"dest_token_index": dest, "src_token_index": src, "score": scores}
 
 
 def _read_circuit(
@@ -75,23 +103,25 @@ def _read_circuit(
     head: Select,
     k: int,
     largest: bool,
+    exclude_same: SameRule | None,
     distance: int | None = None,
 ) -> pd.DataFrame:
     """The best pairs of tokens of W_OV (source × output), or of W_QK (query × key, at a distance of rotary positions)."""
-    k = check_k(k, lens.space.n_tokens**2, "pairs of tokens that this lens reads")
+    excluded = None
+    if exclude_same is not None:
+        excluded = same_pairs(lens.vocabulary.strings[lens.space.token_ids.numpy()].tolist(), exclude_same)
+    n_pairs = lens.space.n_tokens**2 - (0 if excluded is None else len(excluded))
+    k = check_k(k, n_pairs, "pairs of tokens that this lens reads")
     heads, layers = lens.weights.select_heads(head), lens.weights.select_layers(layer, "attn")
-    sides: tuple[Side, Side] = ("read", "write") if name == "W_OV" else ("read", "read")
 
     def blocks() -> Iterator[Block]:
         with tqdm(total=len(layers) * len(heads), desc=name, unit="head", disable=None, leave=False) as bar:
             for index in layers:
                 form = lens.weights.W_OV(index) if name == "W_OV" else lens.weights.W_QK(index, distance)
                 for h in heads:
-                    scores, first, second = lens.space.top_pairs(form.A[h], form.B[h].T, sides, k, largest=largest)
-                    # W_OV maps a source to an output. The first token of W_QK is the query, which is the destination.
-                    src, dest = (first, second) if name == "W_OV" else (second, first)
+                    factors = form.A[h], form.B[h].T
                     keys = {"layer": index, "head": h, "weight": name, "rank": np.arange(k)}
-                    yield keys | {"dest_token_index": dest, "src_token_index": src, "score": scores}
+                    yield keys | pair_block(lens, name, factors, k, largest=largest, excluded=excluded)
                     bar.update()
 
     columns = ["layer", "head", "weight", "rank", *PAIR_COLUMNS]

@@ -1,55 +1,159 @@
-"""Which components read or write a token."""
+"""Which components read or write a token, several tokens, or a direction."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from .. import errors
+from ..space.embeddings import as_tensor
 from ..tables.checks import check_integer
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
-from ..weights.effective import ATTENTION, MLP, WeightIndex, side_of, sublayer_of
+from ..weights.effective import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of, sublayer_of
 from ..weights.indices import weight_indices
-from .base import TOKEN_COLUMNS, BaseLens, Block, DirectionWeight
+from .base import TOKEN_COLUMNS, AnyWeight, BaseLens, Block
+from .heads import CIRCUIT_SIDES, PAIR_COLUMNS
 
 KEYS = ("layer", "expert", "head", "neuron", "subhead")
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a search is for: one token, the mean of several, or a vector of the residual stream.
+
+    Attributes:
+        tokens: The ids of the tokens; empty for a vector.
+        vector: The vector; None for tokens.
+    """
+
+    tokens: tuple[int, ...] = ()
+    vector: Float[Tensor, " d_model"] | None = None
+
+    @property
+    def token_index(self) -> int:
+        """The id of a single token; −1 for several tokens or a vector."""
+        return self.tokens[0] if len(self.tokens) == 1 else NO_TOKEN
+
+    def label(self, lens: BaseLens) -> str:
+        """The token's text; the texts of several tokens, joined; or "vector"."""
+        texts = [str(lens.vocabulary.strings[token]) for token in self.tokens]
+        return texts[0] if len(texts) == 1 else " + ".join(text.strip() or text for text in texts) or "vector"
+
+    def row(self, lens: BaseLens, side: Side) -> Float[Tensor, " d_model"]:
+        """The vector whose inner products with directions of that side are the scores."""
+        if self.vector is None:
+            return lens.space.embedding_of(self.tokens, side)
+        rows = lens.space.rows(side)
+        vector = self.vector.to(rows.device, rows.dtype)
+        return normalize(vector, dim=0) if lens.space.score == "cosine" else vector
+
+
+def search_target(lens: BaseLens, token: Any) -> Target:
+    """The target that a user gives: a string, an id, a sequence of these, or a vector of floats.
+
+    Raises:
+        EmbspaceError: If it is none of these, or the vector is not finite or has another width.
+    """
+    is_array = isinstance(token, Tensor | np.ndarray)
+    values = token if is_array else token if isinstance(token, list | tuple) else None
+    if values is None or getattr(values, "ndim", 1) == 0:
+        return Target((lens.vocabulary.index(token.item() if is_array else token),))
+    if not len(values):
+        raise errors.no_tokens_to_search()
+    is_float = np.dtype(str(values.dtype).removeprefix("torch.").replace("bfloat16", "float32")).kind == "f" if is_array else isinstance(values[0], float)
+    if not is_float:
+        tokens = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
+        return Target(tuple(lens.vocabulary.index(each) for each in tokens))
+    vector = as_tensor(values, "token")
+    if vector.ndim != 1:
+        raise errors.not_one_vector(tuple(vector.shape))
+    if len(vector) != lens.space.d_model:
+        raise errors.bad_width(len(vector), lens.name, lens.space.d_model, "the vector")
+    if not torch.isfinite(vector).all():
+        raise errors.not_finite("the vector given")
+    return Target(vector=vector)
 
 
 def search_token(
     lens: BaseLens,
-    token: str | int,
+    token: Any,
     layer: Select = None,
     *,
-    weight: DirectionWeight | Sequence[DirectionWeight] | None = None,
+    weight: AnyWeight | Sequence[AnyWeight] | None = None,
     k: int = 10,
     largest: bool = True,
 ) -> pd.DataFrame:
-    """Find the directions that score a token highest; see `EmbeddingLens.search`."""
-    names = weight_names(weight, (*MLP, *ATTENTION))
+    """Find the components that score a token highest; see `EmbeddingLens.search`."""
+    names = weight_names(weight, (*MLP, *ATTENTION, *CIRCUITS))
     k = check_integer("k", k, minimum=1)
-    token_index = lens.vocabulary.index(token)
+    target = search_target(lens, token)
+    text, strings = target.label(lens), lens.vocabulary.array
     blocks = []
     for name in tqdm(names, desc="search", unit="weight", disable=None, leave=False):
         if weight is None and not lens.weights.layers_with(sublayer_of(name)):
             continue
         indices = weight_indices(lens.weights, name, layer, required=weight is not None or name != "W_gate")
-        if indices:
-            best = _best_directions(lens, name, indices, token_index, k, largest)
-            blocks.append(best | {"weight": name, "token_index": token_index})
+        if not indices:
+            continue
+        find = _best_heads if name in CIRCUITS else _best_directions
+        best = find(lens, name, indices, target, k, largest)
+        for end in ("dest", "src"):
+            best[f"{end}_token_string"] = strings.take(best[f"{end}_token_index"], allow_fill=True, fill_value="")
+        if name in CIRCUITS:  # the searched token's end of each pair
+            best[f"{_searched_end(name)}_token_string"] = [text] * len(best["rank"])
+        blocks.append(best | {"weight": name, "token_index": target.token_index, "token_string": text})
     columns = ["layer", *lens.expert_column, "head", "neuron", "subhead", "weight", "rank", *TOKEN_COLUMNS]
-    return tidy(columns, blocks, lens.vocabulary.array, kind="search")
+    return tidy([*columns, *PAIR_COLUMNS], blocks, kind="search")
 
 
-def _best_directions(lens: BaseLens, name: str, indices: list[WeightIndex], token: int, k: int, largest: bool) -> Block:
-    """The k directions of one weight, over all layers, that score the token highest (or lowest)."""
+def _searched_end(name: str) -> str:
+    """The end of a pair where the searched token is: promoted by W_OV, attended to (the key) in W_QK."""
+    return "dest" if name == "W_OV" else "src"
+
+
+def _best_heads(lens: BaseLens, name: str, indices: list[WeightIndex], target: Target, k: int, largest: bool) -> Block:
+    """The k heads, over all layers, whose best pair with the target has the highest (or lowest) score."""
+    sides = CIRCUIT_SIDES[name]
+    row = target.row(lens, sides[1])
+    scores, partners, keys = [], [], []
+    for index in indices:
+        form = lens.weights.W_OV(index.layer) if name == "W_OV" else lens.weights.W_QK(index.layer)
+        forms = [(left, right.T) for left, right in zip(form.A, form.B, strict=True)]
+        score, partner = lens.space.top_partners(forms, sides, row, largest=largest)
+        scores.append(score)
+        partners.append(partner)
+        keys += [(index.layer, index.expert, head, -1, -1) for head in range(len(forms))]
+    score = torch.cat(scores)
+    order = torch.argsort(score, descending=largest, stable=True)[:k]
+    n = len(order)
+    searched = _searched_end(name)
+    other = "src" if searched == "dest" else "dest"
+    pairs = {
+        f"{searched}_token_index": np.full(n, target.token_index),
+        f"{other}_token_index": torch.cat(partners)[order].numpy(),
+    }
+    return dict(zip(KEYS, np.array(keys).T[:, order.numpy()])) | pairs | {"rank": np.arange(n), "score": score[order]}
+
+
+def _best_directions(
+    lens: BaseLens, name: str, indices: list[WeightIndex], target: Target, k: int, largest: bool
+) -> Block:
+    """The k directions of one weight, over all layers, that score the target highest (or lowest)."""
     side = side_of(name)
-    target = lens.space.embedding_of(token, side)
+    row_of_target = target.row(lens, side)
     scores, keys = [], []
     for index in indices:
         x = lens.weights.directions(name, *index)
-        flat = (lens.space.vectors(x.reshape(-1, x.shape[-1]), side) @ target).cpu()
+        flat = (lens.space.vectors(x.reshape(-1, x.shape[-1]), side) @ row_of_target).cpu()
         scores.append(flat)
         row, none = np.arange(len(flat)), np.full(len(flat), -1)
         layer_and_expert = [np.full(len(flat), index.layer), np.full(len(flat), index.expert)]
@@ -61,4 +165,6 @@ def _best_directions(lens: BaseLens, name: str, indices: list[WeightIndex], toke
     score = torch.cat(scores)
     order = torch.argsort(score, descending=largest, stable=True)[:k]
     key = dict(zip(KEYS, np.concatenate(keys, axis=1)[:, order.numpy()]))
-    return key | {"rank": np.arange(len(order)), "score": score[order]}
+    none = np.full(len(order), NO_TOKEN)
+    pairs = {"dest_token_index": none, "src_token_index": none}
+    return key | pairs | {"rank": np.arange(len(order)), "score": score[order]}

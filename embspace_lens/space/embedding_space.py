@@ -1,6 +1,6 @@
 """The embedding space: residual vectors as scores over tokens, and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from .. import errors
 from ..search.pairs import top_pairs
-from ..search.tiles import working_dtype
+from ..search.tiles import float64, working_dtype
 from ..search.tokens import top_tokens
 from ..tables.checks import check_choice
 from ..weights.effective import Side, Weights
@@ -37,7 +37,8 @@ class EmbeddingSpace:
             `"embed"` uses W_E for both.
         inverse: The right inverse E': `"transpose"` (Eᵀ) or `"pinv"` (the pseudo-inverse, which is exact).
         score: `"dot"`, `"centered"` (the mean embedding is subtracted) or `"cosine"` (between the centred embedding and the
-            vector, after the inverse). The `"cosine"` score of a pair is the bilinear form of normalised centred embeddings.
+            vector, after the inverse). The `"cosine"` score of a pair is the bilinear form of normalised centred embeddings,
+            divided by the largest singular value of the form (after the inverse), so that it is between −1 and 1.
         token_ids: The tokens to read, in ascending order; None for all.
         mask: The name of this selection, for messages and captions.
 
@@ -50,8 +51,6 @@ class EmbeddingSpace:
         name: The model's name.
         d_model: Width of the residual stream.
         d_vocab: How many tokens the model has.
-        read: The embeddings through which reading directions are scored.
-        write: The embeddings through which writing directions are scored.
 
     Raises:
         EmbspaceError: If an option is unknown, or an embedding holds NaN.
@@ -76,15 +75,33 @@ class EmbeddingSpace:
         self.mask = mask
         self.name, self.d_model, self.d_vocab = weights.name, weights.d_model, weights.d_vocab
         self.token_ids: Int[Tensor, " n_tokens"] = torch.arange(self.d_vocab) if token_ids is None else token_ids.cpu()
+        self._weights = weights
         stored, norm = weights.unembedding
-        embedding = Embedding(weights.W_E, NO_NORM, token_ids, self.score)
-        unembedding = Embedding(stored.T, norm, token_ids, self.score, embedding.device)
-        self.read = unembedding if self.kind == "unembed" else embedding
-        self.write = embedding if self.kind == "embed" else unembedding
+        self._embedding = Embedding(weights.W_E, NO_NORM, token_ids, self.score)
+        self._unembedding = Embedding(stored.T, norm, token_ids, self.score, self._embedding.device)
         if len(self.read) != len(self.write):
             raise errors.different_token_counts(self.name, len(self.read), len(self.write))
-        self.read.check(f"{'W_E' if self.read is embedding else 'W_U'} of {self.name}")
-        self.write.check(f"{'W_E' if self.write is embedding else 'W_U'} of {self.name}")
+        self.read.check(f"{'W_U' if self.kind == 'unembed' else 'W_E'} of {self.name}")
+        self.write.check(f"{'W_E' if self.kind == 'embed' else 'W_U'} of {self.name}")
+
+    @property
+    def read(self) -> Embedding:
+        """The embeddings through which reading directions are scored, as they are now."""
+        return self._current_unembedding() if self.kind == "unembed" else self._current_embedding()
+
+    @property
+    def write(self) -> Embedding:
+        """The embeddings through which writing directions are scored, as they are now."""
+        return self._current_embedding() if self.kind == "embed" else self._current_unembedding()
+
+    def _current_embedding(self) -> Embedding:
+        self._embedding.update(self._weights.W_E, NO_NORM)
+        return self._embedding
+
+    def _current_unembedding(self) -> Embedding:
+        stored, norm = self._weights.unembedding
+        self._unembedding.update(stored.T, norm)
+        return self._unembedding
 
     @property
     def n_tokens(self) -> int:
@@ -112,6 +129,16 @@ class EmbeddingSpace:
 
     def _inverted(self, x: Float[Tensor, "*n d_model"], side: Side) -> Float[Tensor, "*n d_model"]:
         return x @ self.read.inverse_gram.to(x) if self.inverse == "pinv" and side == "read" else x
+
+    def _form(
+        self, left: Float[Tensor, "d_model rank"], right: Float[Tensor, "d_model rank"], sides: tuple[Side, Side]
+    ) -> tuple[Float[Tensor, "d_model rank"], Float[Tensor, "d_model rank"]]:
+        """The factors of a bilinear form that is applied to the rows: after the inverse and, for cosines, the normalisation."""
+        a, b = self.rows(sides[0]), self.rows(sides[1])
+        left = self._inverted(left.to(a.device, a.dtype).T, sides[0]).T
+        right = self._inverted(right.to(b.device, b.dtype).T, sides[1]).T
+        norm = spectral_norm(left, right) if self.score == "cosine" else 1.0
+        return (left / norm if norm else left), right
 
     def project(self, x: Any, side: Side = "write") -> Float[Tensor, "*n d_vocab"]:
         """Score every token for residual vectors; NaN for tokens that are not read. See `EmbeddingLens.project`."""
@@ -163,22 +190,73 @@ class EmbeddingSpace:
         k: int,
         *,
         largest: bool = True,
+        excluded: Int[Tensor, " p"] | None = None,
     ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"], Int[Tensor, " k"]]:
-        """The best k pairs of tokens of the bilinear form `left rightᵀ`: scores, left token ids, right token ids."""
-        a, b = self.rows(sides[0]), self.rows(sides[1])
-        left = self._inverted(left.to(a.device, a.dtype).T, sides[0]).T
-        right = self._inverted(right.to(b.device, b.dtype).T, sides[1]).T
-        scores, i, j = top_pairs(a, left, right, b, k, largest=largest)
-        return scores.cpu(), self.token_ids[i.cpu()], self.token_ids[j.cpu()]
+        """The best k pairs of tokens of the bilinear form `left rightᵀ`: scores, left token ids, right token ids.
 
-    def embedding_of(self, token: int, side: Side) -> Float[Tensor, " d_model"]:
-        """The row of one token: its inner product with `vectors(x, side)` is the score of the token for x.
+        Args:
+            left: The first factor of the form.
+            right: The second factor.
+            sides: The embeddings to which each factor is applied.
+            k: How many pairs to return.
+            largest: The highest scores; with False, the lowest.
+            excluded: Pairs to leave out, as made by `same_tokens`.
+        """
+        a, b = self.rows(sides[0]), self.rows(sides[1])
+        left, right = self._form(left, right, sides)
+        n_excluded = 0 if excluded is None else len(excluded)
+        n_searched = k
+        while True:
+            scores, i, j = top_pairs(a, left, right, b, n_searched, largest=largest)
+            if excluded is not None:
+                is_kept = ~torch.isin(i * len(b) + j, excluded.to(i.device))
+                scores, i, j = scores[is_kept], i[is_kept], j[is_kept]
+            if len(scores) >= k:
+                break
+            n_searched = min(4 * n_searched, k + n_excluded)  # of k + n_excluded pairs, k are not excluded
+        scores, i, j = scores[:k].cpu(), i[:k].cpu(), j[:k].cpu()
+        # Rounding may put a cosine above 1 by one unit in the last place.
+        scores = scores.clamp(-1, 1) if self.score == "cosine" else scores
+        return scores, self.token_ids[i], self.token_ids[j]
+
+    def top_partners(
+        self,
+        forms: Sequence[tuple[Float[Tensor, "d_model rank"], Float[Tensor, "d_model rank"]]],
+        sides: tuple[Side, Side],
+        row: Float[Tensor, " d_model"],
+        *,
+        largest: bool = True,
+    ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+        """For each bilinear form, the best left token if the right side is a given row: scores and token ids.
+
+        Args:
+            forms: The factors of each form.
+            sides: The embeddings to which the factors are applied.
+            row: A row of `rows(sides[1])`, or a combination of rows.
+            largest: The highest score; with False, the lowest.
+        """
+        rows = self.rows(sides[0])
+        x = torch.stack([left @ (right.T @ row.to(right)) for left, right in (self._form(*f, sides) for f in forms)])
+        scores, index = top_tokens(x.to(rows.device), rows, 1, largest=largest)
+        scores = scores[:, 0].clamp(-1, 1) if self.score == "cosine" else scores[:, 0]
+        return scores.cpu(), self.token_ids[index[:, 0].cpu()]
+
+    def embedding_of(self, tokens: int | Sequence[int], side: Side) -> Float[Tensor, " d_model"]:
+        """The row of a token, or the mean of several rows: its inner product with `vectors(x, side)` is the (mean) score for x.
 
         Raises:
-            EmbspaceError: If the token is not read.
+            EmbspaceError: If a token is not read.
         """
-        position = torch.nonzero(self.token_ids == token)[:, 0]
-        if len(position) == 0:
-            raise errors.token_not_read(token, self.n_tokens)
+        tokens = [tokens] if isinstance(tokens, int) else list(tokens)
+        positions = torch.searchsorted(self.token_ids, torch.tensor(tokens)).clamp(max=self.n_tokens - 1)
+        for token, is_read in zip(tokens, self.token_ids[positions] == torch.tensor(tokens), strict=True):
+            if not is_read:
+                raise errors.token_not_read(token, self.n_tokens)
         rows = self.rows(side)
-        return rows[position.to(rows.device)][0]
+        return rows[positions.to(rows.device)].mean(dim=0)
+
+
+def spectral_norm(left: Float[Tensor, "n rank"], right: Float[Tensor, "m rank"]) -> float:
+    """The largest singular value of `left rightᵀ`."""
+    triangles = [torch.linalg.qr(float64(factor), mode="r").R.cpu() for factor in (left, right)]
+    return torch.linalg.matrix_norm(triangles[0] @ triangles[1].T, 2).item()

@@ -1,7 +1,6 @@
 """Token embeddings with norm and score folded in, made chunk by chunk."""
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -67,9 +66,30 @@ class Embedding:
         self.device = matrix.device if device is None else device
         self.dtype = working_dtype(matrix.dtype)
         self.shape = (len(matrix) if self._token_ids is None else len(self._token_ids), matrix.shape[1])
+        self._moments: dict[str, Tensor] = {}
+        self._moments_of: tuple = ()
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def update(self, matrix: Float[Tensor, "d_vocab d_model"], norm: Norm) -> None:
+        """Read this matrix and norm from now on. The mean and the Gram matrix are kept if the contents are the same as before."""
+        self._matrix, self._norm, self.dtype = matrix, norm, working_dtype(matrix.dtype)
+        if self._moments and self._moments_of != self._fingerprint():
+            self._moments = {}
+
+    def _fingerprint(self) -> tuple:
+        """What changes with the contents: versions count edits in place; sums of bits also change after edits of `.data`."""
+        tensors = [self._matrix] if self._norm.gain is None else [self._matrix, self._norm.gain]
+        versions = [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
+        return (*versions, self.dtype, *(tuple(bit_sums(tensor).tolist()) for tensor in tensors))
+
+    def _moment(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """A tensor that is computed from all rows once, and again after `update` with other contents."""
+        if name not in self._moments:
+            self._moments_of = self._moments_of if self._moments else self._fingerprint()
+            self._moments[name] = compute()
+        return self._moments[name]
 
     def __getitem__(self, index: slice | Tensor) -> Float[Tensor, "n d_model"]:
         rows = self._folded(index)
@@ -91,9 +111,12 @@ class Embedding:
             rows = rows * self._norm.gain.to(rows)
         return rows - rows.mean(dim=1, keepdim=True) if self._norm.centres else rows
 
-    @cached_property
+    @property
     def _mean(self) -> Float[Tensor, " d_model"]:
         """The mean row."""
+        return self._moment("mean", self._compute_mean)
+
+    def _compute_mean(self) -> Float[Tensor, " d_model"]:
         total = torch.stack([float64(self._folded(chunk)).sum(dim=0) for chunk in self._chunks()]).sum(dim=0)
         return (total / len(self)).to(device=self.device, dtype=self.dtype)
 
@@ -115,21 +138,27 @@ class Embedding:
             total = total + coefficients[:, chunk] @ self[chunk]
         return total
 
-    @cached_property
+    @property
     def gram(self) -> Float[Tensor, "d_model d_model"]:
         """The second moment EᵀE of the rows, in float64 (on the CPU if the device has no float64)."""
+        return self._moment("gram", self._compute_gram)
+
+    def _compute_gram(self) -> Float[Tensor, "d_model d_model"]:
         total = torch.zeros(self.shape[1], self.shape[1], dtype=torch.float64)
         for tile in self.tiles():
             rows = float64(tile)
             total = total.to(rows.device) + rows.T @ rows
         return total
 
-    @cached_property
+    @property
     def inverse_gram(self) -> Float[Tensor, "d_model d_model"]:
         """The pseudo-inverse of `gram`. Directions below 1e-5 of E's largest singular value are rounding errors and are dropped.
 
         The centring of a LayerNorm leaves one such direction, all ones.
         """
+        return self._moment("inverse_gram", self._compute_inverse_gram)
+
+    def _compute_inverse_gram(self) -> Float[Tensor, "d_model d_model"]:
         return torch.linalg.pinv(self.gram, hermitian=True, rtol=1e-10).to(device=self.device, dtype=self.dtype)
 
     def check(self, name: str) -> None:
@@ -141,6 +170,15 @@ class Embedding:
         for chunk in chunks(len(self._matrix), 4 * self.shape[1]):
             if not torch.isfinite(self._matrix[chunk]).all():
                 raise errors.not_finite(name)
+
+
+def bit_sums(tensor: Float[Tensor, "*shape"]) -> Int[Tensor, " n"]:
+    """Sums of a tensor's bits along its first dimension in memory; fast, and different for almost any other contents."""
+    stored = tensor if tensor.is_contiguous() or tensor.ndim != 2 else tensor.T
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[stored.element_size()]
+    if stored.is_contiguous() and stored.shape[-1] * stored.element_size() % 4 == 0:
+        integer = torch.int32  # integers of this size are summed without a conversion
+    return stored.view(integer).sum(dim=0, dtype=integer if integer is torch.int64 else torch.int32).flatten().cpu()
 
 
 def unembedding_rows(weights: Weights) -> Embedding:

@@ -108,7 +108,7 @@ GLOSSARY: dict[str, Column] = {
     "score": Column(
         "float32",
         "as the lens's score",
-        "The lens's score: an inner product, plain or centred, or a cosine. The cosine score of a pair is the bilinear form of normalised centred embeddings.",
+        "The lens's score: an inner product, plain or centred, or a cosine. The cosine score of a pair is the bilinear form of normalised centred embeddings, divided by the form's largest singular value: between −1 and 1.",
     ),
     "activation": Column(
         "float32",

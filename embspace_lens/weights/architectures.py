@@ -48,15 +48,27 @@ class Norm(NamedTuple):
 
     Attributes:
         name: The norm's name in its block, empty for no norm.
-        gain: The factor of each dimension; None for a norm without parameters.
+        weight: The parameter as the model stores it; None for a norm without parameters.
         centres: Whether the norm subtracts the mean over d_model, as a LayerNorm does.
-        bias: What the norm adds to the normalized vector.
+        stored_bias: The bias as the model stores it.
+        offset: What the norm adds to its parameter.
     """
 
     name: str = ""
-    gain: Float[Tensor, " d_model"] | None = None
+    weight: Float[Tensor, " d_model"] | None = None
     centres: bool = False
-    bias: Float[Tensor, " d_model"] | None = None
+    stored_bias: Float[Tensor, " d_model"] | None = None
+    offset: int = 0
+
+    @property
+    def gain(self) -> Float[Tensor, " d_model"] | None:
+        """The factor of each dimension, from the parameter as it is now; None for a norm without parameters."""
+        return None if self.weight is None else self.weight.float() + self.offset
+
+    @property
+    def bias(self) -> Float[Tensor, " d_model"] | None:
+        """What the norm adds to the normalized vector."""
+        return None if self.stored_bias is None else self.stored_bias.float()
 
 
 class Block(NamedTuple):

@@ -119,15 +119,15 @@ class Host:
         # A HookedTransformer's norm has .w and .b.
         gain = getattr(original, "weight", None)
         gain = getattr(original, "w", None) if gain is None else gain
+        has_offset: Any = False
         if gain is not None:
-            gain = readable(gain, f"the gain of {name}", self.name).float()
+            gain = readable(gain, f"the gain of {name}", self.name)
             has_offset = getattr(module, "uses_weight_offset", None) if self.is_bridge else False
             has_offset = kind in OFFSET_NORMS if has_offset is None else has_offset
-            gain = 1 + gain if has_offset else gain
         bias = getattr(original, "bias", None)
         bias = getattr(original, "b", None) if bias is None else bias
-        bias = bias.detach().float() if isinstance(bias, Tensor) else None
-        return Norm(name, gain, centres=not is_rms, bias=bias)
+        bias = bias.detach() if isinstance(bias, Tensor) else None
+        return Norm(name, gain, centres=not is_rms, stored_bias=bias, offset=int(bool(has_offset)))
 
     @property
     def final_norm(self) -> Norm:
