@@ -192,7 +192,7 @@ def wrong_count_of_names(n_names: int, n_vectors: int) -> EmbspaceError:
     return EmbspaceError(f"names has {n_names} entries for {n_vectors} vectors. Give one name per vector.")
 
 
-def repeated_name(name: str) -> EmbspaceError:
+def repeated_name(name: object) -> EmbspaceError:
     """Two directions have the same name."""
     return EmbspaceError(
         f"names holds {name!r} more than once. Rows of the table are identified by their direction's name."
@@ -606,6 +606,35 @@ def singular_directions_given() -> EmbspaceError:
     return EmbspaceError(
         "df holds singular directions, which are vectors and not components of the model. Compute the vectors, give them "
         "names in a column `direction` next to `layer`, and pass vectors={name: vector}."
+    )
+
+
+def rows_without_units(columns: Iterable[object], suffix: str) -> EmbspaceError:
+    """A table's columns name no neurons, heads or sub-heads."""
+    return EmbspaceError(
+        f"rows has the columns {_listed(columns)}. read() needs `layer{suffix}`, and `neuron{suffix}`, `head{suffix}`, or "
+        f"`head{suffix}` and `subhead{suffix}`. For columns such as neuron_a, pass suffix='_a'. Singular directions are read "
+        "by lens.singular(), other vectors by lens.directions()."
+    )
+
+
+def row_without_unit(layer: int) -> EmbspaceError:
+    """A row of a table names no neuron, head or sub-head."""
+    return EmbspaceError(f"A row of rows (layer {layer}) names no neuron, head or sub-head. Remove such rows.")
+
+
+def names_of_mapping() -> EmbspaceError:
+    """Names were given for vectors that have names."""
+    return EmbspaceError(
+        "vectors is a mapping, whose keys are the names. Give names= only with vectors that have none."
+    )
+
+
+def not_picklable(name: str) -> EmbspaceError:
+    """A lens is pickled, for example to send it to another process."""
+    return EmbspaceError(
+        f"The lens of {name} cannot be pickled: a lens refers to its model, and TransformerLens models cannot be pickled. "
+        "Make the lens in each process, with EmbeddingLens.from_pretrained(name, …). copy.copy and copy.deepcopy work."
     )
 
 

@@ -1,7 +1,8 @@
 """EmbeddingLens: the weights of one model as tables of tokens."""
 
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +12,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import errors
 from .demo.catalog import frequent_words
 from .errors import EmbspaceError
 from .loading import load_model
-from .readings.base import AnyWeight, BaseLens, DirectionWeight
+from .readings.base import AnyWeight, BaseLens
 from .readings.components import list_components
 from .readings.directions import read_directions
 from .readings.heads import read_ov, read_qk, read_subheads
 from .readings.neurons import read_neurons
+from .readings.rows import read_rows
 from .readings.singular_directions import read_singular
 from .readings.token_search import search_token
 from .space.embedding_space import EmbeddingSpace, Inverse, Space
 from .space.embeddings import Score, unembedding_rows
 from .space.masks import NAMED_MASKS, VocabularyOption, choose_tokens
+from .space.same_tokens import SameRule
 from .space.vocabulary import Vocabulary
 from .tables.selection import Select
 from .weights.effective import Side, Weights
 from .weights.host import AttentionWeight, MLPWeight
+from .weights.weight_difference import WeightDifference
 
 MASKS = {**NAMED_MASKS, "frequent": frequent_words}
 """The masks that `vocabulary=` accepts by name."""
@@ -42,8 +47,9 @@ class EmbeddingLens(BaseLens):
 
     .. math:: s_\mathrm{read}(w) = w E', \qquad s_\mathrm{write}(w) = w E, \qquad E \in \mathbb{R}^{d_\mathrm{model} \times d_\mathrm{vocab}}
 
-    A lens holds references to the model and copies nothing. Readings never change the model and never run it. A lens is
-    immutable; make another one for other options.
+    A lens holds references to the model and copies nothing: after an edit of the model, it reads the edited weights. Readings
+    never change the model and never run it. A lens is immutable; make another one for other options. A lens can be copied, and
+    cannot be pickled: make it in each process, from the model's name.
 
     Args:
         model: A TransformerBridge or a HookedTransformer, with or without weight processing; or `Weights`.
@@ -58,11 +64,12 @@ class EmbeddingLens(BaseLens):
             models only); several names (`"words & trained"`); a `TokenMask`; a boolean mask `[d_vocab]`; or tokens as ids or
             strings.
         score: `"dot"`, `"centered"` (the mean embedding of the selected tokens is subtracted) or `"cosine"` (with centred
-            embeddings).
+            embeddings; a pair's bilinear form is divided by its largest singular value, so that its score is between −1 and 1).
+        name: The lens's name in tables, figures and messages; the model's name by default.
 
     Attributes:
         model: The TransformerLens model.
-        name: The model's name.
+        name: The lens's name.
         weights: The effective weights, `weights.W_Q(layer)` … `weights.W_OV(layer)`.
         space: The embedding space, for tensors instead of tables.
         vocabulary: The tokens as strings.
@@ -91,8 +98,10 @@ class EmbeddingLens(BaseLens):
         fold_ln: bool = True,
         vocabulary: VocabularyOption = None,
         score: Score = "dot",
+        name: str | None = None,
     ) -> None:
-        weights = model if isinstance(model, Weights) else Weights(model, fold_ln=fold_ln)
+        weights = copy.copy(model) if isinstance(model, Weights) else Weights(model, fold_ln=fold_ln)
+        weights.name = weights.name if name is None else name
         tokens = Vocabulary(tokenizer or getattr(weights.model, "tokenizer", None), weights.d_vocab, weights.name)
         if not isinstance(space, EmbeddingSpace):
             token_ids, mask = choose_tokens(tokens, vocabulary, lambda: (weights.W_E, unembedding_rows(weights)), MASKS)
@@ -138,7 +147,24 @@ class EmbeddingLens(BaseLens):
         reads += " (pinv)" if space.inverse == "pinv" else ""
         score = "" if space.score == "dot" else f"; {space.score}"
         folded = "norms folded" if weights.fold_ln else "as stored"
+        if isinstance(weights, WeightDifference) and (unchanged := weights.unchanged_layers()):
+            folded += f"; {len(unchanged)} of {weights.n_layers} layers unchanged ({', '.join(map(str, unchanged))})"
         return f"EmbeddingLens({self.name}: {', '.join(shape)}; reads {reads}, writes {writes}{score}; {folded})"
+
+    def __copy__(self) -> "EmbeddingLens":
+        return self._rebuild(self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "EmbeddingLens":
+        return self._rebuild(copy.deepcopy(self.__dict__, memo))
+
+    def _rebuild(self, fields: dict[str, Any]) -> "EmbeddingLens":
+        """A lens with these fields."""
+        lens = object.__new__(type(self))
+        lens.__dict__.update(fields)
+        return lens
+
+    def __reduce__(self) -> Any:
+        raise errors.not_picklable(self.name)
 
     def _d_mlp(self) -> int:
         """How many neurons the first MLP has (for a mixture, its last expert); 0 if no MLP can be read."""
@@ -225,16 +251,32 @@ class EmbeddingLens(BaseLens):
         """
         return read_subheads(self, layer, head, weight=weight, k=k, largest=largest)
 
-    def ov(self, layer: Select = None, head: Select = None, *, k: int = 10, largest: bool = True) -> pd.DataFrame:
+    def ov(
+        self,
+        layer: Select = None,
+        head: Select = None,
+        *,
+        exclude_same: SameRule | None = None,
+        k: int = 10,
+        largest: bool = True,
+    ) -> pd.DataFrame:
         r"""Read OV circuits: the best pairs of an attended-from token and the token that it promotes.
 
         .. math:: s(\mathrm{src}, \mathrm{dest}) = E'_\mathrm{src}\, W_V W_O\, E_\mathrm{dest}
 
-        The best pairs are exact, and the `d_vocab × d_vocab` matrix is never built (see `search.top_pairs`).
+        The best pairs are exact, and the `d_vocab × d_vocab` matrix is never built (see `search.top_pairs`). With
+        `score="cosine"`, embeddings are centred and normalised, and the form is divided by its largest singular value σ. The
+        score is then between −1 and 1 and can be compared between heads and layers; `"dot"` and `"centered"` keep the norm of
+        the head:
+
+        .. math:: s_\mathrm{cosine}(\mathrm{src}, \mathrm{dest}) = \hat E'_\mathrm{src}\, W_V W_O\, \hat E_\mathrm{dest} / \sigma
 
         Args:
             layer: Which blocks; all by default.
             head: Which query heads; all by default.
+            exclude_same: Pairs to leave out: `"exact"` for pairs of tokens with equal texts, `"fuzzy"` also for texts that differ
+                only in case, in surrounding space, or in a regular English ending (walk, walks, walking; make, making; story,
+                stories). None keeps all pairs. The best of the remaining pairs are exact, too.
             k: How many pairs to return for each head.
             largest: The highest scores; with False, the lowest.
 
@@ -242,7 +284,8 @@ class EmbeddingLens(BaseLens):
             One row per (layer, head, weight, rank), with `dest_token_*`, `src_token_*` and `score`; `weight` is W_OV.
 
         Raises:
-            EmbspaceError: If the model has no such layer or head, or the block's attention cannot be read.
+            EmbspaceError: If the model has no such layer or head, the block's attention cannot be read, or there are fewer than
+                k pairs.
 
         Example:
             >>> lens.ov(layer=0, head=[0, 1], k=3)["head"].tolist()
@@ -252,7 +295,7 @@ class EmbeddingLens(BaseLens):
             Elhage et al. (2021), A Mathematical Framework for Transformer Circuits, "OV and QK circuits".
             Dar et al. (2023), Analyzing Transformers in Embedding Space, §3.1.
         """
-        return read_ov(self, layer, head, k=k, largest=largest)
+        return read_ov(self, layer, head, exclude_same=exclude_same, k=k, largest=largest)
 
     def qk(
         self,
@@ -260,6 +303,7 @@ class EmbeddingLens(BaseLens):
         head: Select = None,
         *,
         distance: int | None = None,
+        exclude_same: SameRule | None = None,
         k: int = 10,
         largest: bool = True,
     ) -> pd.DataFrame:
@@ -272,11 +316,16 @@ class EmbeddingLens(BaseLens):
 
         .. math:: s_\Delta(\mathrm{dest}, \mathrm{src}) = E'_\mathrm{dest}\, W_Q R(\Delta) W_K^\top\, E'^\top_\mathrm{src}
 
+        With `score="cosine"`, the score is divided by the largest singular value of the form, as in `ov`.
+
         Args:
             layer: Which blocks; all by default.
             head: Which query heads; all by default.
             distance: For models with rotary positions: how many positions the key is before the query; 0 is the query's own
                 position, without rotation. None leaves positions out.
+            exclude_same: Pairs to leave out: `"exact"` for pairs of tokens with equal texts, `"fuzzy"` also for texts that differ
+                only in case, in surrounding space, or in a regular English ending (walk, walks, walking; make, making; story,
+                stories). None keeps all pairs. The best of the remaining pairs are exact, too.
             k: How many pairs to return for each head.
             largest: The highest scores; with False, the lowest.
 
@@ -296,7 +345,7 @@ class EmbeddingLens(BaseLens):
             Dar et al. (2023), Analyzing Transformers in Embedding Space, §3.1 and Appendix A.
             Su et al. (2021), RoFormer: Enhanced Transformer with Rotary Position Embedding, §3.2. https://arxiv.org/abs/2104.09864
         """
-        return read_qk(self, layer, head, distance=distance, k=k, largest=largest)
+        return read_qk(self, layer, head, distance=distance, exclude_same=exclude_same, k=k, largest=largest)
 
     def singular(
         self,
@@ -341,7 +390,7 @@ class EmbeddingLens(BaseLens):
         self,
         vectors: Any,
         *,
-        names: Sequence[str] | None = None,
+        names: Iterable[Any] | None = None,
         side: Side = "write",
         k: int = 10,
         largest: bool = True,
@@ -353,58 +402,106 @@ class EmbeddingLens(BaseLens):
         Args:
             vectors: `[n, d_model]` or `[d_model]`, a tensor or values that can be converted to one; or an object: an SAELens
                 autoencoder or transcoder (any object with `W_dec` and `W_enc`, or with `decoder` and `encoder` layers), or
-                `Factors`.
-            names: A name for each vector; its index by default, with leading zeros so that names sort as numbers.
+                `Factors`; or a mapping from names to vectors.
+            names: A name for each vector; its index by default, as text with leading zeros. If all names are integers, such as
+                the indices of features, the column `direction` holds integers, otherwise text.
             side: `"write"` for vectors that are added to the residual stream (decoders), `"read"` for vectors that are
                 multiplied with it (encoders).
             k: How many tokens to return for each vector.
             largest: The highest scores; with False, the lowest.
 
         Returns:
-            One row per (direction, rank), with `token_index`, `token_string` and `score`, sorted by name.
+            One row per (direction, rank), with `token_index`, `token_string` and `score`, in the order of the vectors.
 
         Raises:
-            EmbspaceError: If the width is not d_model, an entry is NaN or infinite, or the numbers of names and vectors differ.
+            EmbspaceError: If the width is not d_model, an entry is NaN or infinite, the numbers of names and vectors differ, or
+                names are given for a mapping.
 
         Example:
-            >>> lens.directions(lens.weights.W_out(0)[:2], names=["a", "b"], k=1)["direction"].tolist()
-            ['a', 'b']
+            >>> lens.directions(lens.weights.W_out(0)[:2], names=["b", "a"], k=1)["direction"].tolist()
+            ['b', 'a']
+            >>> lens.directions({"difference": lens.weights.W_out(0)[1] - lens.weights.W_out(0)[0]}, k=1)["direction"].tolist()
+            ['difference']
         """
         return read_directions(self, vectors, names=names, side=side, k=k, largest=largest)
 
     def search(
         self,
-        token: str | int,
+        token: Any,
         layer: Select = None,
         *,
-        weight: DirectionWeight | Sequence[DirectionWeight] | None = None,
+        weight: AnyWeight | Sequence[AnyWeight] | None = None,
         k: int = 10,
         largest: bool = True,
     ) -> pd.DataFrame:
-        r"""Find the directions, over all layers, that score one token highest.
+        r"""Find the components, over all layers, that score a token, several tokens or a vector highest.
 
-        .. math:: \operatorname{top}_k \{ w_i \cdot e_\mathrm{token} \}
+        .. math:: \operatorname{top}_k \{ w_i \cdot e \}, \qquad e = \frac{1}{n} \sum_{j=1}^{n} e_{\mathrm{token}_j}
+
+        The score for several tokens is the mean of their scores. A head's W_OV is scored by the best pair in which the token is
+        the promoted one, its W_QK by the best pair in which the token is attended to (the key). Both are computed by a product of
+        the form with e and an exact search over all tokens of the other side:
+
+        .. math:: s_{OV} = \max_\mathrm{src} E'_\mathrm{src}\, W_V W_O\, e, \qquad s_{QK} = \max_\mathrm{dest} E'_\mathrm{dest}\, W_Q W_K^\top e
 
         Args:
-            token: Its exact string, with the leading space, or its id.
+            token: A token: its exact string, with the leading space, or its id. Or a list of tokens, whose (centred, normalised)
+                embeddings are averaged. Or a vector of d_model floats in place of an embedding: its inner product with each
+                direction, or its cosine with `score="cosine"`.
             layer: Which blocks; all by default.
-            weight: `"W_in"`, `"W_gate"`, `"W_out"`, `"W_Q"`, `"W_K"`, `"W_V"`, `"W_O"`, or several; all by default.
-            k: How many directions to return for each weight.
-            largest: The highest scores; with False, the lowest.
+            weight: `"W_in"`, `"W_gate"`, `"W_out"`, `"W_Q"`, `"W_K"`, `"W_V"`, `"W_O"`, `"W_OV"`, `"W_QK"`, or several; all by
+                default.
+            k: How many components to return for each weight.
+            largest: The highest scores; with False, the lowest (for heads, by their lowest pair).
 
         Returns:
             One row per (weight, rank), with `layer`, `head`, `neuron` and `subhead` (−1 for keys that the weight does not have),
-            the token and `score`; in a mixture of experts with `expert`.
+            the token and `score`; in a mixture of experts with `expert`. For several tokens, `token_index` is −1 and
+            `token_string` their texts, joined; for a vector it is "vector". `dest_token_*` and `src_token_*` are the pair of a
+            head; for other components they are −1 and empty.
 
         Raises:
-            EmbspaceError: If the string is not one token, the lens does not read the token, or a string is given without a
-                tokenizer.
+            EmbspaceError: If a string is not one token, the lens does not read a token, a string is given without a tokenizer, or
+                a vector does not have the width d_model.
 
         Example:
             >>> lens.search(5, weight="W_out", k=2)["rank"].tolist()
             [0, 1]
+            >>> lens.search(["w5", "w7"], weight="W_OV", k=1)["token_string"].tolist()
+            ['w5 + w7']
         """
         return search_token(self, token, layer, weight=weight, k=k, largest=largest)
+
+    def read(self, rows: pd.DataFrame, *, suffix: str = "", k: int = 10, largest: bool = True) -> pd.DataFrame:
+        """Read exactly the neurons, heads and sub-heads in the rows of a table, in their order.
+
+        Rows with `neuron` are read as neurons, rows with `head` and `subhead` as sub-heads, and rows with `head` alone as heads
+        (pairs of tokens). −1 or NaN means that a row does not have the key. If the table has a column `weight`, that weight of
+        each row is read, otherwise all weights of the component: W_in, W_gate and W_out; W_Q, W_K, W_V and W_O; W_OV and W_QK.
+
+        Args:
+            rows: A table with `layer` and keys of components: of `search`, of `match_neurons`, of activation patching, or any
+                other.
+            suffix: Read the columns `layer`, `neuron` … with this suffix: `"_a"` or `"_b"` for a side of a comparison.
+            k: How many tokens (or pairs) to return for each weight of each row.
+            largest: The highest scores; with False, the lowest.
+
+        Returns:
+            One row per (row, weight, rank), where `row` is the position of a row in `rows`, with the row's keys and `score`. With
+            `token_*` if the table has `neuron` or `subhead`, with `dest_token_*` and `src_token_*` if rows may be heads; if both
+            may be, the columns that do not apply are −1 and empty. All other columns of `rows` follow; a column whose name the
+            reading uses, such as the `score` of a search, gets the suffix `_given`. Components that occur several times are
+            repeated.
+
+        Raises:
+            EmbspaceError: If `rows` is not a table of components, a row names none, or the model does not have it.
+
+        Example:
+            >>> matches = lens.search("w5", weight="W_out", k=3)
+            >>> lens.read(matches, k=2)["neuron"].tolist() == matches["neuron"].repeat(2).tolist()
+            True
+        """
+        return read_rows(self, rows, suffix=suffix, k=k, largest=largest)
 
     def components(self) -> pd.DataFrame:
         """List the weights: their shapes, their norms, and which norm's gain was folded in.

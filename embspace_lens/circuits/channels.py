@@ -119,7 +119,7 @@ def vocabulary_channels(
     keys = ["layer", *lens.expert_column, "neuron", "weight", "channel"]
     channels: list[dict[str, Any]] = []
     tokens: list[dict[str, Any]] = []
-    directions = [torch.zeros(0, lens.weights.d_model)]
+    directions = [torch.zeros(0, lens.weights.d_model, dtype=torch.float32)]
     mlps = _selected_neurons(lens, layer, neuron, expert)
     n_neurons = sum(len(mlp.neurons) for mlp in mlps)
     with tqdm(total=n_neurons, desc="channels", unit="neuron", disable=None, leave=False) as bar:

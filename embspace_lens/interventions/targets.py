@@ -149,7 +149,8 @@ def _unit_vector(vectors: Any, name: str | int, weights: Weights) -> Float[Tenso
     if vectors is None:
         raise errors.missing_vectors()
     try:
-        vector = vectors[name] if isinstance(vectors, Mapping) else vectors[int(name)]
+        is_name = isinstance(vectors, Mapping) and name in vectors  # integer names are strings in the tables of keys
+        vector = vectors[name if is_name else int(name)]
     except (KeyError, IndexError, ValueError) as reason:
         raise errors.missing_vector(name) from reason
     vector = upcast(as_tensor(vector, f"the vector of {name!r}"))

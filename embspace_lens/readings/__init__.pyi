@@ -4,5 +4,6 @@ from .heads import read_ov as read_ov
 from .heads import read_qk as read_qk
 from .heads import read_subheads as read_subheads
 from .neurons import read_neurons as read_neurons
+from .rows import read_rows as read_rows
 from .singular_directions import read_singular as read_singular
 from .token_search import search_token as search_token

@@ -15,6 +15,7 @@ from ..space.embeddings import unembedding_rows
 from ..tables.frames import tidy
 from ..weights.effective import ATTENTION, MLP, Weights
 from ..weights.experts import NO_EXPERT
+from ..weights.weight_difference import WeightDifference
 from .base import BaseLens, Block
 
 UNREADABLE = {"rows": 0, "columns": 0, "n_heads": 0, "norm": np.nan, "dtype": "", "folded": ""}
@@ -23,7 +24,7 @@ UNREADABLE = {"rows": 0, "columns": 0, "n_heads": 0, "norm": np.nan, "dtype": ""
 def list_components(lens: BaseLens) -> pd.DataFrame:
     """List the weights of a model; see `EmbeddingLens.components`."""
     weights = lens.weights
-    notes = weights.notes()
+    notes, is_difference = weights.notes(), isinstance(weights, WeightDifference)
 
     def row(weight: str, layer: int = -1, expert: int = NO_EXPERT) -> Block:
         keys: dict[str, Any] = {"layer": layer, "expert": expert, "weight": weight}
@@ -39,7 +40,9 @@ def list_components(lens: BaseLens) -> pd.DataFrame:
             "norm": norm,
             "dtype": str(stored.dtype).removeprefix("torch."),
             "folded": weights.folded(weight, layer),
-            "note": notes.get(weight, ""),
+            "note": "; ".join(
+                filter(None, ["unchanged" if is_difference and norm == 0 else "", notes.get(weight, "")])
+            ),
         }
 
     def rows() -> Iterator[Block]:

@@ -1,12 +1,13 @@
 """Any residual vectors as lists of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .. import errors
+from ..space.embeddings import as_tensor
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..weights.effective import Side
@@ -18,30 +19,40 @@ def read_directions(
     lens: BaseLens,
     vectors: Any,
     *,
-    names: Sequence[str] | None = None,
+    names: Iterable[Any] | None = None,
     side: Side = "write",
     k: int = 10,
     largest: bool = True,
 ) -> pd.DataFrame:
     """Read any residual vectors as lists of tokens; see `EmbeddingLens.directions`."""
+    if isinstance(vectors, Mapping):
+        if names is not None:
+            raise errors.names_of_mapping()
+        names, vectors = list(vectors), [as_tensor(vector, "vectors") for vector in vectors.values()]
     x = residual_vectors(vectors, side)
     x = x[None] if x.ndim == 1 else x
     if x.ndim != 2:
         raise errors.not_directions(tuple(x.shape))
     labels = _labels(names, len(x))
     k = check_k(k, lens.space.n_tokens)
-    order = sorted(range(len(labels)), key=labels.__getitem__)  # tables are sorted by their keys
     with token_bar(lens, "directions", 1) as bar:
-        block = token_block(lens, x[order], side, k, largest=largest, bar=bar)
-    block["direction"] = np.array(labels, dtype=object)[order][block.pop("row")]
-    return tidy(["direction", "rank", *TOKEN_COLUMNS], [block], lens.vocabulary.array, kind="tokens")
+        block = token_block(lens, x, side, k, largest=largest, bar=bar)
+    labels = np.array(labels, dtype=object)[block.pop("row")]
+    table = tidy(
+        ["direction", "rank", *TOKEN_COLUMNS], [block | {"direction": labels}], lens.vocabulary.array, kind="tokens"
+    )
+    if len(labels) and all(isinstance(label, int) for label in labels):
+        table["direction"] = labels.astype("int64")
+    return table
 
 
-def _labels(names: Sequence[str] | None, n: int) -> list[str]:
-    """A distinct name for each direction; numbers with leading zeros by default."""
+def _labels(names: Iterable[Any] | None, n: int) -> list[str] | list[int]:
+    """A distinct name for each direction: integers if all names are integers, otherwise strings."""
     if names is None:
         return [str(i).zfill(len(str(max(n - 1, 0)))) for i in range(n)]
-    labels = [names] if isinstance(names, str) else [str(name) for name in names]
+    labels = [names] if isinstance(names, str) else [name.item() if hasattr(name, "item") else name for name in names]
+    if not all(isinstance(label, int) and not isinstance(label, bool) for label in labels):
+        labels = [str(label) for label in labels]
     if len(labels) != n:
         raise errors.wrong_count_of_names(len(labels), n)
     if len(set(labels)) != n:

@@ -69,9 +69,8 @@ def search_target(lens: BaseLens, token: Any) -> Target:
         return Target((lens.vocabulary.index(token.item() if is_array else token),))
     if not len(values):
         raise errors.no_tokens_to_search()
-    is_float = np.dtype(str(values.dtype).removeprefix("torch.").replace("bfloat16", "float32")).kind == "f" if is_array else isinstance(values[0], float)
-    if not is_float:
-        tokens = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
+    if not _holds_floats(values):
+        tokens = values.tolist() if is_array else values
         return Target(tuple(lens.vocabulary.index(each) for each in tokens))
     vector = as_tensor(values, "token")
     if vector.ndim != 1:
@@ -81,6 +80,13 @@ def search_target(lens: BaseLens, token: Any) -> Target:
     if not torch.isfinite(vector).all():
         raise errors.not_finite("the vector given")
     return Target(vector=vector)
+
+
+def _holds_floats(values: Any) -> bool:
+    """Whether a tensor, an array or a sequence holds floats: the entries of a vector, and not the ids of tokens."""
+    if isinstance(values, Tensor):
+        return values.is_floating_point()
+    return values.dtype.kind == "f" if isinstance(values, np.ndarray) else isinstance(values[0], float)
 
 
 def search_token(

@@ -73,7 +73,7 @@ class TokenSimilarity:
         k = tokens.shape[1]
         counts = self.counts[tokens] & (is_first_occurrence(tokens) if distinct else True)
         index = torch.from_numpy(np.searchsorted(self.token_ids, tokens))
-        means = torch.zeros(len(tokens))
+        means = torch.zeros(len(tokens), dtype=torch.float32)
         for chunk in chunks(len(tokens) if k > 1 else 0, 4 * k * self.d_model):
             mask = torch.from_numpy(counts[chunk]).float()[..., None]
             rows = self.sides[side][index[chunk].flatten()].reshape(*mask.shape[:2], -1) * mask

@@ -35,7 +35,7 @@ class CandidatePairs:
     def __init__(self, k: int, capacity: int, rescore: Rescore | None, device: torch.device) -> None:
         self.k, self.capacity, self._rescore = k, capacity, rescore
         self.floor = -math.inf
-        empty = torch.empty(0, device=device)
+        empty = torch.empty(0, dtype=torch.float32, device=device)
         self._parts = [(empty, empty, empty.long())]
         self._n_new = 0
 

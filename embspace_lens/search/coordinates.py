@@ -69,7 +69,7 @@ class SortedCoordinates:
     def __init__(self, rows: Rows, basis: Float[Tensor, "d rank"], error: float, tile: int, *, resident: bool) -> None:
         self.rows, self.basis = rows, basis
         norms, slacks = [], []
-        coordinates = torch.empty(rows.shape[0] if resident else 0, basis.shape[1], device=basis.device)
+        coordinates = torch.empty(rows.shape[0] if resident else 0, basis.shape[1], dtype=torch.float32, device=basis.device)
         error += rounding_factor(len(basis) + 2, basis.dtype, basis.device) * torch.linalg.vector_norm(basis).item()
         for chunk in chunks(rows.shape[0], row_bytes(rows)):
             vectors = take(rows, chunk).to(basis.dtype)
@@ -91,7 +91,7 @@ class SortedCoordinates:
         if self._resident is not None:
             return self._resident[start:stop]
         index = self.order[start:stop]
-        coordinates = torch.empty(len(index), self.basis.shape[1], device=self.basis.device)
+        coordinates = torch.empty(len(index), self.basis.shape[1], dtype=torch.float32, device=self.basis.device)
         for chunk in chunks(len(index), row_bytes(self.rows)):
             coordinates[chunk] = take(self.rows, index[chunk]).to(self.basis.dtype) @ self.basis
         return coordinates

@@ -64,7 +64,7 @@ def top_pairs(
                 score, key = _search_distinct_pairs(A, left, right, B, k, largest=largest)
         else:  # all scores are zero: the first k pairs are the answer
             key = torch.arange(k, device=left.device)
-            score = torch.zeros(k, device=left.device)
+            score = torch.zeros(k, dtype=torch.float32, device=left.device)
         return signed(score, largest), key // m, key % m
 
 

@@ -55,7 +55,7 @@ def top_tokens(
     k = check_k(k, n_rows, "rows")
     with plain_arithmetic(vectors.device):
         x = upcast(vectors) if largest else -upcast(vectors)
-        score = torch.zeros(len(x), k, device=x.device)
+        score = torch.zeros(len(x), k, dtype=torch.float32, device=x.device)
         index = torch.arange(k, device=x.device).repeat(len(x), 1)
         todo = x.any(dim=1).nonzero()[:, 0]  # every row ties for a zero vector: the first k are the answer
         width = k + k // 8 + 4

@@ -131,12 +131,19 @@ class EmbeddingSpace:
         return x @ self.read.inverse_gram.to(x) if self.inverse == "pinv" and side == "read" else x
 
     def _form(
-        self, left: Float[Tensor, "d_model rank"], right: Float[Tensor, "d_model rank"], sides: tuple[Side, Side]
+        self,
+        left: Float[Tensor, "d_model rank"],
+        right: Float[Tensor, "d_model rank"],
+        sides: tuple[Side, Side],
+        rows: tuple[Embedding, Embedding],
     ) -> tuple[Float[Tensor, "d_model rank"], Float[Tensor, "d_model rank"]]:
         """The factors of a bilinear form that is applied to the rows: after the inverse and, for cosines, the normalisation."""
-        a, b = self.rows(sides[0]), self.rows(sides[1])
-        left = self._inverted(left.to(a.device, a.dtype).T, sides[0]).T
-        right = self._inverted(right.to(b.device, b.dtype).T, sides[1]).T
+        factors = []
+        for factor, side, embedding in zip((left, right), sides, rows, strict=True):
+            factor = factor.to(embedding.device, embedding.dtype)
+            is_inverted = self.inverse == "pinv" and side == "read"
+            factors.append((factor.T @ embedding.inverse_gram.to(factor)).T if is_inverted else factor)
+        left, right = factors
         norm = spectral_norm(left, right) if self.score == "cosine" else 1.0
         return (left / norm if norm else left), right
 
@@ -203,7 +210,7 @@ class EmbeddingSpace:
             excluded: Pairs to leave out, as made by `same_tokens`.
         """
         a, b = self.rows(sides[0]), self.rows(sides[1])
-        left, right = self._form(left, right, sides)
+        left, right = self._form(left, right, sides, (a, b))
         n_excluded = 0 if excluded is None else len(excluded)
         n_searched = k
         while True:
@@ -235,9 +242,10 @@ class EmbeddingSpace:
             row: A row of `rows(sides[1])`, or a combination of rows.
             largest: The highest score; with False, the lowest.
         """
-        rows = self.rows(sides[0])
-        x = torch.stack([left @ (right.T @ row.to(right)) for left, right in (self._form(*f, sides) for f in forms)])
-        scores, index = top_tokens(x.to(rows.device), rows, 1, largest=largest)
+        rows = self.rows(sides[0]), self.rows(sides[1])
+        prepared = (self._form(left, right, sides, rows) for left, right in forms)
+        x = torch.stack([left @ (right.T @ row.to(right)) for left, right in prepared])
+        scores, index = top_tokens(x, rows[0], 1, largest=largest)
         scores = scores[:, 0].clamp(-1, 1) if self.score == "cosine" else scores[:, 0]
         return scores.cpu(), self.token_ids[index[:, 0].cpu()]
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -27,6 +28,8 @@ def as_tensor(values: Any, name: str) -> Tensor:
         if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
             values = torch.stack(list(values))
         tensor = torch.as_tensor(values).detach()
+        if not isinstance(values, Tensor | np.ndarray) and tensor.dtype is torch.get_default_dtype():
+            tensor = torch.as_tensor(values, dtype=torch.float32)  # numbers in float32, whatever torch's default is
     except (TypeError, ValueError, RuntimeError) as reason:
         raise errors.not_tensor(name, reason) from reason
     return tensor if tensor.is_floating_point() else tensor.float()

@@ -49,6 +49,7 @@ GLOSSARY: dict[str, Column] = {
     "composition": Column("str", "", "Q, K or V: the input through which a head reads the output of an earlier head."),
     "src_layer": Column("int64", "", "Block of the earlier head, of two heads that compose."),
     "src_head": Column("int64", "", "Index of the earlier head, of two heads that compose."),
+    "row": Column("int64", "", "Position, in the table that was given, of the row whose component is read; from 0."),
     "layer": Column("int64", "", "Block number, as in blocks.{layer}; −1 for the embedding and unembedding."),
     "node": Column(
         "str", "", "Part of the forward pass: embed, attn_out, mlp_out, head, neuron, resid_pre … or remainder."
@@ -90,18 +91,30 @@ GLOSSARY: dict[str, Column] = {
     "effect": Column("str", "", "What a head does to the targets of a relation: promotion or suppression."),
     "src_rank": Column("int64", "", "Rank of a source token by its amplification; 0 is best."),
     "rank": Column("int64", "", "Position in the sorted list; 0 is best."),
-    "token_index": Column("int64", "", "Vocabulary id of the token."),
-    "token_string": Column("str", "", "Exact text of the token, leading space kept."),
+    "token_index": Column(
+        "int64", "", "Vocabulary id of the token; −1 if a search was for several tokens or for a vector."
+    ),
+    "token_string": Column(
+        "str", "", "Exact text of the token, leading space kept; the texts of several tokens, joined by +; or vector."
+    ),
     "example": Column("int64", "", "Index of the text, from 0."),
     "pos": Column("int64", "tokens", "Position within the text's own tokens, from 0."),
     "dest_pos": Column("int64", "tokens", "Position of the attending token (query), from 0."),
     "src_pos": Column(
         "int64", "tokens", "Position of the attended-from token (key), from 0; −1 if the row is about no position."
     ),
-    "dest_token_index": Column("int64", "", "Vocabulary id of the attending (query) or promoted (OV output) token."),
-    "dest_token_string": Column("str", "", "Exact text of the attending or promoted token."),
-    "src_token_index": Column("int64", "", "Vocabulary id of the attended-from (key, OV input) token."),
-    "src_token_string": Column("str", "", "Exact text of the attended-from token."),
+    "dest_token_index": Column(
+        "int64",
+        "",
+        "Vocabulary id of the attending (query) or promoted (OV output) token; −1 if the row is not a pair of tokens.",
+    ),
+    "dest_token_string": Column(
+        "str", "", "Exact text of the attending or promoted token; empty if the row is not a pair."
+    ),
+    "src_token_index": Column(
+        "int64", "", "Vocabulary id of the attended-from (key, OV input) token; −1 if the row is not a pair of tokens."
+    ),
+    "src_token_string": Column("str", "", "Exact text of the attended-from token; empty if the row is not a pair."),
     "value": Column(
         "float32", "as the metric", "The metric, its change, or the part of it that is attributed to the row."
     ),

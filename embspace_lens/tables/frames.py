@@ -68,6 +68,29 @@ def tidy(
     return frame
 
 
+def join_rows(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Add the columns of other rows to a table, whose column `row` is the position of each row among them.
+
+    Args:
+        table: A table made by `tidy`.
+        rows: A table with other columns, also such that are not in the glossary.
+
+    Returns:
+        The table's columns, then the others in their order; a column that both have is added with the suffix `_given`.
+    """
+    others = rows.iloc[table["row"].to_numpy()].reset_index(drop=True)
+    names, taken = [], {*table.columns, *others.columns}
+    for name in others.columns:
+        new = name
+        while new in table.columns or (new != name and new in taken):
+            new = f"{new}_given"
+        taken.add(new)
+        names.append(new)
+    joined = pd.concat([table, others.set_axis(names, axis=1)], axis=1)
+    joined.attrs = dict(table.attrs)
+    return joined
+
+
 def _cells(name: str, values: Any) -> Any:
     """Values of one column in its declared dtype."""
     dtype = GLOSSARY[name].dtype

@@ -36,7 +36,7 @@ def attention_bias(weights: Weights, layer: int, head: int, name: AttentionBias)
     if block.before_attn.bias is not None:
         biases.append((block.before_attn.bias.to(weight) @ weight).float())
     if not biases:
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float32)
     n_heads = max(map(len, biases))
     # Biases of grouped queries have one row per query head or one per key-value head.
     bias = torch.stack([b.repeat_interleave(n_heads // len(b), dim=0).to(weight.device) for b in biases]).sum(dim=0)

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from .architectures import Norm
-from .effective import Weights
+from .effective import ATTENTION, MLP, Weights
 from .experts import NO_EXPERT
 from .host import AttentionWeight, MLPWeight
 
@@ -49,6 +49,33 @@ class WeightDifference(Weights):
     def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
         return _subtract(self.after.W_QK(layer, distance), self.before.W_QK(layer, distance))
 
+    def unchanged_layers(self) -> list[int]:
+        """The blocks whose stored weights, and the norms that are folded into them, are the same in both models."""
+        return [layer for layer in range(self.n_layers) if self._is_unchanged(layer)]
+
+    def _is_unchanged(self, layer: int) -> bool:
+        return all(
+            torch.equal(a, b)
+            for name, expert in self._weights_of(layer)
+            for a, b in zip(
+                self._tensors(self.after, name, layer, expert), self._tensors(self.before, name, layer, expert)
+            )
+        )
+
+    def _weights_of(self, layer: int) -> list[tuple[str, int]]:
+        """The names of a block's weights, each with its expert."""
+        weights = [(name, NO_EXPERT) for name in ATTENTION if layer in self.layers_with("attn")]
+        if layer in self.layers_with("mlp"):
+            names = [name for name in MLP if name != "W_gate" or self.is_gated(layer)]
+            weights += [(name, expert) for name in names for expert in self.experts(layer)]
+        return weights
+
+    @staticmethod
+    def _tensors(weights: Weights, name: str, layer: int, expert: int) -> list[Tensor]:
+        """A stored weight, and the gain that is folded into it."""
+        gain = weights.norm(name, layer).gain if weights.fold_ln else None
+        return [weights.stored(name, layer, expert), *([] if gain is None else [gain])]
+
     def W_out(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_mlp d_model"]:
         return self.after.W_out(layer, expert) - self.before.W_out(layer, expert)
 
@@ -60,5 +87,11 @@ class WeightDifference(Weights):
 
 
 def _subtract(a: FactoredMatrix, b: FactoredMatrix) -> FactoredMatrix:
-    """A − B as one factored matrix: [A_left, B_left] times [A_right; −B_right]."""
-    return FactoredMatrix(torch.cat([a.A, b.A], dim=-1), torch.cat([a.B, -b.B], dim=-2))
+    """A − B of each head as one factored matrix: [A_left − B_left, B_left] times [A_right; A_right − B_right].
+
+    Both factors are zero for heads whose factors are equal, so that their difference is exactly zero.
+    """
+    left, right = a.A - b.A, a.B - b.B
+    is_changed = left.any(dim=(-2, -1)) | right.any(dim=(-2, -1))
+    factors = torch.cat([left, b.A], dim=-1), torch.cat([a.B, right], dim=-2)
+    return FactoredMatrix(*(factor * is_changed[:, None, None] for factor in factors))

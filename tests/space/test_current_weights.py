@@ -40,7 +40,9 @@ def replace_embeddings(model):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("edit", [scale_token, scale_data, permute_dimensions, change_gains, replace_embeddings])
-@pytest.mark.parametrize(("family", "dtype"), [("llama", torch.float32), ("llama", torch.bfloat16), ("gemma2", torch.float32)])
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("llama", torch.float32), ("llama", torch.bfloat16), ("gemma2", torch.float32)]
+)
 def test_a_lens_made_before_an_edit_equals_one_made_after_it(family, dtype, edit, options):
     hf_model = zoo.ZOO[family]().to(dtype)
     model = zoo.boot(hf_model)

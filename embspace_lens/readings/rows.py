@@ -1,0 +1,161 @@
+"""The neurons, heads and sub-heads in the rows of any table, read row by row."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import errors
+from ..search.tiles import chunk_rows
+from ..tables.checks import check_k
+from ..tables.columns import WEIGHTS
+from ..tables.frames import join_rows, tidy
+from ..tables.selection import weight_names
+from ..weights.effective import ATTENTION, CIRCUITS, MLP, side_of
+from .base import TOKEN_COLUMNS, BaseLens, token_block
+from .heads import PAIR_COLUMNS, pair_block
+
+NOT_APPLICABLE = -1
+KEYS = ("layer", "expert", "head", "neuron", "subhead")
+
+
+class Unit(NamedTuple):
+    """One direction, or one circuit of a head; −1 for keys that do not apply."""
+
+    layer: int
+    expert: int
+    head: int
+    neuron: int
+    subhead: int
+    weight: str
+
+
+class Lists(NamedTuple):
+    """The best tokens or pairs of each unit, `[n_units, k]`; −1 for ids that do not apply."""
+
+    token: np.ndarray
+    dest: np.ndarray
+    src: np.ndarray
+    score: np.ndarray
+
+
+def read_rows(
+    lens: BaseLens, rows: pd.DataFrame, *, suffix: str = "", k: int = 10, largest: bool = True
+) -> pd.DataFrame:
+    """Read the components in the rows of a table; see `EmbeddingLens.read`."""
+    if not isinstance(rows, pd.DataFrame):
+        raise errors.not_table("rows", rows, 'lens.search(" film")')
+    k = check_k(k, lens.space.n_tokens)
+    present = [key for key in KEYS if key + suffix in rows.columns]
+    if "layer" not in present or not {"neuron", "head"} & set(present) or "component" in rows.columns:
+        raise errors.rows_without_units(rows.columns, suffix)
+    has_tokens = "neuron" in present or "subhead" in present
+    has_pairs = "head" in present and ("neuron" in present or "subhead" not in present)
+    units_of_rows = [_units(lens, keys, has_pairs) for keys in _row_keys(rows, present, suffix)]
+    units = list(dict.fromkeys(unit for of_row in units_of_rows for unit in of_row))
+    lists = _read_units(lens, units, k, largest)
+
+    number = {unit: i for i, unit in enumerate(units)}
+    read = [(row, unit) for row, of_row in enumerate(units_of_rows) for unit in of_row]
+    order = np.array([number[unit] for _, unit in read], dtype=np.int64)
+    block = {key: np.repeat([getattr(unit, key) for _, unit in read], k) for key in (*KEYS, "weight")}
+    block |= {"row": np.repeat([row for row, _ in read], k), "rank": np.tile(np.arange(k), len(read))}
+    block |= {"score": lists.score[order].ravel()}
+    for end, index in (("", lists.token), ("dest_", lists.dest), ("src_", lists.src)):
+        ids = index[order].ravel()
+        block[f"{end}token_index"] = ids
+        block[f"{end}token_string"] = lens.vocabulary.array.take(ids, allow_fill=True, fill_value="")
+    columns = [*present, *(lens.expert_column if has_tokens else []), "row", "weight", "rank"]
+    columns += [*(TOKEN_COLUMNS if has_tokens else ()), *(PAIR_COLUMNS if has_pairs else ())]
+    table = tidy(columns, [block] if read else [], kind="tokens" if has_tokens else "pairs")
+    used = {key + suffix for key in present} if not suffix else set()
+    return join_rows(table, rows.drop(columns=[*used, *({"weight"} & set(rows.columns))]))
+
+
+def _row_keys(rows: pd.DataFrame, present: list[str], suffix: str) -> Iterable[dict[str, Any]]:
+    """The keys of each row as integers, −1 for missing ones; and its weight, "" if the table has none."""
+    keys: dict[str, Any] = {}
+    for key in KEYS:
+        values = pd.Series(NOT_APPLICABLE, index=rows.index)
+        if key in present:
+            values = pd.to_numeric(rows[key + suffix], errors="coerce").fillna(NOT_APPLICABLE)
+        invalid = (values % 1 != 0).to_numpy().nonzero()[0]
+        if len(invalid):
+            raise errors.not_whole_number(key + suffix, rows[key + suffix].iloc[invalid[0]], rows.index[invalid[0]])
+        keys[key] = values.astype("int64").tolist()
+    weights = rows["weight"].astype(object) if "weight" in rows.columns else pd.Series("", index=rows.index)
+    keys["weight"] = ["" if pd.isna(weight) else str(weight) for weight in weights]
+    return (dict(zip(keys, values)) for values in zip(*keys.values(), strict=True))
+
+
+def _units(lens: BaseLens, keys: dict[str, Any], has_pairs: bool) -> list[Unit]:
+    """The units of one row: of its weight, or of all weights that its component has."""
+    layer, expert, head, neuron, subhead = (keys[key] for key in KEYS)
+    weights = lens.weights
+    if neuron >= 0:
+        options: tuple[str, ...] = tuple(name for name in MLP if name != "W_gate" or weights.is_gated(layer))
+        d_mlp = weights.d_mlp(layer, expert)
+        if neuron >= d_mlp:
+            raise errors.out_of_range("neuron", neuron, lens.name, d_mlp, f"neurons in layer {layer}")
+        unit = Unit(layer, expert, NOT_APPLICABLE, neuron, NOT_APPLICABLE, "")
+    elif head >= 0 and (subhead >= 0 or has_pairs):
+        options = ATTENTION if subhead >= 0 else CIRCUITS
+        weights.select_layers([layer], "attn")
+        weights.select_heads([head])
+        unit = Unit(layer, NOT_APPLICABLE, head, NOT_APPLICABLE, subhead, "")
+    else:
+        raise errors.row_without_unit(layer)
+    names = weight_names(keys["weight"] or None, options)
+    return [unit._replace(weight=name) for name in WEIGHTS if name in names]
+
+
+def _read_units(lens: BaseLens, units: list[Unit], k: int, largest: bool) -> Lists:
+    """The best k tokens or pairs of each unit. Every weight is read once per layer."""
+    index = [np.full((len(units), k), NOT_APPLICABLE) for _ in range(3)]
+    lists = Lists(*index, score=np.zeros((len(units), k), dtype=np.float32))
+    for name in WEIGHTS:
+        # In the order of layers, so that a layer's weight is made once.
+        numbers = sorted((i for i, unit in enumerate(units) if unit.weight == name), key=lambda i: units[i])
+        if name in CIRCUITS:
+            _read_pairs(lens, name, units, numbers, lists, largest)
+            continue
+        step = chunk_rows(4 * lens.weights.d_model, scale=0.5)
+        for batch in (numbers[start : start + step] for start in range(0, len(numbers), step)):
+            x = _directions(lens, [units[i] for i in batch])
+            block = token_block(lens, x, side_of(name), k, largest=largest)
+            lists.token[batch] = block["token_index"].reshape(-1, k)
+            lists.score[batch] = block["score"].reshape(-1, k)
+    return lists
+
+
+def _directions(lens: BaseLens, units: list[Unit]) -> Float[Tensor, "n d_model"]:
+    """The directions of units of one weight, which are sorted by layer."""
+    parts, place, matrix = [], None, None
+    for unit in units:
+        if place != (unit.layer, unit.expert):
+            place = unit.layer, unit.expert
+            matrix = lens.weights.directions(unit.weight, *place)
+        assert matrix is not None
+        if unit.neuron < 0 and unit.subhead >= matrix.shape[1]:
+            raise errors.out_of_range("subhead", unit.subhead, lens.name, matrix.shape[1], "dimensions of a head")
+        parts.append(matrix[unit.neuron] if unit.neuron >= 0 else matrix[unit.head, unit.subhead])
+    return torch.stack([part.to(parts[0].device) for part in parts])
+
+
+def _read_pairs(lens: BaseLens, name: str, units: list[Unit], numbers: list[int], lists: Lists, largest: bool) -> None:
+    """Fill in the best pairs of the heads of one circuit."""
+    layer, form = None, None
+    for i in numbers:
+        unit = units[i]
+        if unit.layer != layer:
+            layer = unit.layer
+            form = lens.weights.W_OV(layer) if name == "W_OV" else lens.weights.W_QK(layer)
+        assert form is not None
+        factors = form.A[unit.head], form.B[unit.head].T
+        block = pair_block(lens, name, factors, lists.score.shape[1], largest=largest)
+        lists.dest[i], lists.src[i] = block["dest_token_index"].numpy(), block["src_token_index"].numpy()
+        lists.score[i] = block["score"].numpy()
