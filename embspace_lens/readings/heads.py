@@ -1,17 +1,19 @@
 """Heads as pairs of tokens, and their single columns and rows as lists of tokens."""
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ..space.normalized_pairs import NormalizedPairs
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
 from ..weights.effective import ATTENTION, Side, side_of
 from ..weights.host import AttentionWeight
+from ..weights.query_key_norms import normalized_circuits
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 
 PAIR_COLUMNS = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score")
@@ -80,14 +82,13 @@ def _read_circuit(
     """The best pairs of tokens of W_OV (source × output), or of W_QK (query × key, at a distance of rotary positions)."""
     k = check_k(k, lens.space.n_tokens**2, "pairs of tokens that this lens reads")
     heads, layers = lens.weights.select_heads(head), lens.weights.select_layers(layer, "attn")
-    sides: tuple[Side, Side] = ("read", "write") if name == "W_OV" else ("read", "read")
 
     def blocks() -> Iterator[Block]:
         with tqdm(total=len(layers) * len(heads), desc=name, unit="head", disable=None, leave=False) as bar:
             for index in layers:
-                form = lens.weights.W_OV(index) if name == "W_OV" else lens.weights.W_QK(index, distance)
+                top = _pair_search(lens, name, index, distance)
                 for h in heads:
-                    scores, first, second = lens.space.top_pairs(form.A[h], form.B[h].T, sides, k, largest=largest)
+                    scores, first, second = top(h, k, largest=largest)
                     # W_OV maps a source to an output. The first token of W_QK is the query, which is the destination.
                     src, dest = (first, second) if name == "W_OV" else (second, first)
                     keys = {"layer": index, "head": h, "weight": name, "rank": np.arange(k)}
@@ -96,3 +97,13 @@ def _read_circuit(
 
     columns = ["layer", "head", "weight", "rank", *PAIR_COLUMNS]
     return tidy(columns, blocks(), lens.vocabulary.array, kind="pairs")
+
+
+def _pair_search(lens: BaseLens, name: Literal["W_OV", "W_QK"], layer: int, distance: int | None) -> Callable[..., Any]:
+    """The search for the best pairs of a head of a block: scores, first tokens, second tokens."""
+    circuits = normalized_circuits(lens.weights, layer, distance) if name == "W_QK" else []
+    if circuits:
+        return NormalizedPairs(lens.space, circuits).top
+    form = lens.weights.W_OV(layer) if name == "W_OV" else lens.weights.W_QK(layer, distance)
+    sides: tuple[Side, Side] = ("read", "write") if name == "W_OV" else ("read", "read")
+    return lambda head, k, largest: lens.space.top_pairs(form.A[head], form.B[head].T, sides, k, largest=largest)

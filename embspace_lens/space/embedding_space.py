@@ -107,10 +107,11 @@ class EmbeddingSpace:
         if not torch.isfinite(x).all():
             raise errors.not_finite("the vectors given")
         x = x.to(device=rows.device, dtype=torch.promote_types(rows.dtype, working_dtype(x.dtype)))
-        x = self._inverted(x, side)
+        x = self.inverted(x, side)
         return normalize(x, dim=-1) if self.score == "cosine" else x
 
-    def _inverted(self, x: Float[Tensor, "*n d_model"], side: Side) -> Float[Tensor, "*n d_model"]:
+    def inverted(self, x: Float[Tensor, "*n d_model"], side: Side) -> Float[Tensor, "*n d_model"]:
+        """Vectors times (EᵀE)⁻¹ if that side is read through the pseudo-inverse; otherwise unchanged."""
         return x @ self.read.inverse_gram.to(x) if self.inverse == "pinv" and side == "read" else x
 
     def project(self, x: Any, side: Side = "write") -> Float[Tensor, "*n d_vocab"]:
@@ -166,8 +167,8 @@ class EmbeddingSpace:
     ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"], Int[Tensor, " k"]]:
         """The best k pairs of tokens of the bilinear form `left rightᵀ`: scores, left token ids, right token ids."""
         a, b = self.rows(sides[0]), self.rows(sides[1])
-        left = self._inverted(left.to(a.device, a.dtype).T, sides[0]).T
-        right = self._inverted(right.to(b.device, b.dtype).T, sides[1]).T
+        left = self.inverted(left.to(a.device, a.dtype).T, sides[0]).T
+        right = self.inverted(right.to(b.device, b.dtype).T, sides[1]).T
         scores, i, j = top_pairs(a, left, right, b, k, largest=largest)
         return scores.cpu(), self.token_ids[i.cpu()], self.token_ids[j.cpu()]
 

@@ -38,6 +38,8 @@ class Host:
         self.cfg = cfg
         self.architecture = str((cfg.architecture if self.is_bridge else None) or type(model).__name__)
         self.hf_config = getattr(model.original_model, "config", None) if self.is_bridge else None
+        # The configuration of the language model in a model for texts and images.
+        self.text_config = getattr(self.hf_config, "text_config", None)
         name = str(getattr(cfg, "model_name", None) or self.architecture)
         self.name = Path(name).name if Path(name).is_absolute() else name
         self.n_heads = int(cfg.n_heads)
@@ -48,7 +50,8 @@ class Host:
 
     def from_config(self, name: str, default: Any = None) -> Any:
         """A field of the Hugging Face configuration or, if it is missing there, of TransformerLens's configuration."""
-        value = getattr(self.hf_config, name, None)
+        value = getattr(self.text_config, name, None)
+        value = getattr(self.hf_config, name, None) if value is None else value
         return getattr(self.cfg, name, default) if value is None else value
 
     @property
@@ -109,9 +112,11 @@ class Host:
 
     def _norm(self, modules: Any, name: str) -> Norm:
         module = modules.get(name)
-        if module is None:
-            return Norm()
-        original = unwrap(module)
+        return Norm() if module is None else self.norm_of(module, name)
+
+    def norm_of(self, module: nn.Module, name: str) -> Norm:
+        """The norm that a module computes; none if the module is an identity."""
+        original: Any = unwrap(module)
         if isinstance(original, nn.Identity) or (self.is_bridge and original is module):
             return Norm()  # this block has no such norm, or the bridge has no module for it
         kind = type(original).__name__
