@@ -43,7 +43,7 @@ ADDS_RESIDUAL = {"BloomForCausalLM", "MptForCausalLM", "MPTForCausalLM"}
 ROTATES_BEFORE_NORM = ("HunYuan", "Llama4", "NanoChat")
 
 # Attention scores are not divided by the square root of d_head.
-UNSCALED_ATTENTION = {"GPTNeoForCausalLM"}
+UNSCALED_ATTENTION = {"GPTNeoForCausalLM", "Gemma4ForCausalLM"}
 
 
 class Norm(NamedTuple):

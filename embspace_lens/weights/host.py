@@ -12,7 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import errors
-from .architectures import FUSED_IN, HEADS_BEFORE_UNEMBED, OFFSET_NORMS, OUTPUT_NORM, POST_NORM, Block, Norm
+from .architectures import (
+    FUSED_IN,
+    HEADS_BEFORE_UNEMBED,
+    OFFSET_NORMS,
+    OUTPUT_NORM,
+    POST_NORM,
+    UNSCALED_ATTENTION,
+    Block,
+    Norm,
+)
 from .configuration import context_length
 from .experts import NO_EXPERT, ExpertWeights
 from .modules import attribute, readable, unwrap
@@ -84,6 +93,18 @@ class Host:
         """The factor of a block's outputs when they are added to the residual stream (Granite)."""
         return float(self.from_config("residual_multiplier") or 1)
 
+    def score_scale(self, layer: int, d_head: int) -> float:
+        """The factor of the products of queries and keys before the softmax, 1/√d_head in most models."""
+        if not self.is_bridge:
+            attn: Any = self.blocks[layer].attn
+            return 1 / float(attn.attn_scale)
+        if self.architecture in UNSCALED_ATTENTION or not self.from_config("scale_attn_weights", True):
+            return 1.0
+        mpt_scale = getattr(self.from_config("attn_config"), "softmax_scale", None)
+        scale = mpt_scale or self.from_config("attention_multiplier")
+        scale = scale or (self.from_config("query_pre_attn_scalar") or d_head) ** -0.5
+        return float(scale) / (layer + 1 if self.from_config("scale_attn_by_inverse_layer_idx", False) else 1)
+
     # -- blocks and norms
 
     def _block(self, layer: int, block: nn.Module) -> Block:
@@ -145,6 +166,14 @@ class Host:
     def head_before_unembed(self) -> str | None:
         """The name of the module between the final norm and W_U; None if there is none."""
         return next((name for name in HEADS_BEFORE_UNEMBED if name in self.model._modules), None)
+
+    def query_key_norms(self, block: Block) -> tuple[nn.Module | None, nn.Module | None]:
+        """The modules that normalise a block's queries and keys before their product; None for none."""
+        if block.attn is None:
+            return None, None
+        modules = block.attn._modules
+        both = unwrap(block.attn)._modules.get("qk_norm")  # Llama 4; the bridge has no name for it
+        return modules.get("q_norm", both), modules.get("k_norm", both)
 
     # -- embeddings
 

@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import errors
 from .architectures import ROTATES_BEFORE_NORM, Block
@@ -173,26 +173,17 @@ def normalized_circuits(weights: Weights, layer: int, distance: int | None = Non
 
 def has_head_norms(host: Host, block: Block) -> bool:
     """Whether a block normalises its queries and keys before their product."""
-    return all(module is not None for module in _norm_modules(block).values())
+    return all(module is not None for module in host.query_key_norms(block))
 
 
 def head_norms(host: Host, block: Block) -> dict[Letter, HeadNorm]:
     """The norms of a block's queries and keys; only for a block that has both."""
-    modules = _norm_modules(block)
     d_head = host.attention(block, "W_O").shape[1]
-    return {letter: _head_norm(host, module, d_head, f"the norm of {letter}") for letter, module in modules.items()}
+    q_norm, k_norm = host.query_key_norms(block)
+    return {"Q": _head_norm(host, q_norm, d_head, "q_norm"), "K": _head_norm(host, k_norm, d_head, "k_norm")}
 
 
-def _norm_modules(block: Block) -> dict[Letter, Any]:
-    """The norms of queries and keys; None for none."""
-    if block.attn is None:
-        return {"Q": None, "K": None}
-    modules = block.attn._modules
-    both = unwrap(block.attn)._modules.get("qk_norm")  # Llama 4; the bridge has no name for it
-    return {"Q": modules.get("q_norm", both), "K": modules.get("k_norm", both)}
-
-
-def _head_norm(host: Host, module: nn.Module, d_head: int, label: str) -> HeadNorm:
+def _head_norm(host: Host, module: Any, d_head: int, label: str) -> HeadNorm:
     original: Any = unwrap(module)
     kind = type(original).__name__
     norm = host.norm_of(module, label)

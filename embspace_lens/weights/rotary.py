@@ -109,18 +109,30 @@ def rotary_of(host: Host, block: Block) -> Rotary:
         raise errors.not_rotary(host.name)
     if not interleaved and architecture not in ROTATE_HALF:
         raise errors.unknown_rotation(host.name, architecture)
-    layer_type = (config("layer_types") or [None] * (block.layer + 1))[block.layer]
-    rotates = (config("no_rope_layers") or [1] * (block.layer + 1))[block.layer]  # 1 for a block that rotates
-    if architecture in SLIDING_WINDOW_ONLY and config("sliding_window") is not None and layer_type is not None:
-        rotates = layer_type == "sliding_attention"
-    if not rotates:
+    if not rotates(host, block):
         return Rotary(torch.zeros(0, dtype=torch.float64), interleaved, 1.0)
     if not modules:  # GPT-J and CodeGen compute their frequencies in the forward pass
         n_rotated = int(config("rotary_dim"))
         exponents = torch.arange(0, n_rotated, 2, dtype=torch.float64) / n_rotated
         return Rotary(10000.0**-exponents, True, 1.0)
-    rotary = _from_module(host.name, modules[0], layer_type, interleaved)
+    rotary = _from_module(host.name, modules[0], _layer_type(host, block), interleaved)
     return rotary._replace(frequencies=-rotary.frequencies) if architecture in REVERSED else rotary
+
+
+def rotates(host: Host, block: Block) -> bool:
+    """Whether a block of a model with rotary positions rotates its queries and keys."""
+    layer_type = _layer_type(host, block)
+    in_windows_only = language_model(host) in SLIDING_WINDOW_ONLY and host.from_config("sliding_window") is not None
+    if in_windows_only and layer_type is not None:
+        return layer_type == "sliding_attention"
+    rotating = host.from_config("no_rope_layers")  # 1 for a block that rotates
+    return bool(rotating[block.layer]) if rotating else True
+
+
+def _layer_type(host: Host, block: Block) -> str | None:
+    """The type of a block's attention, if blocks have several types."""
+    layer_types = host.from_config("layer_types")
+    return layer_types[block.layer] if layer_types else None
 
 
 def language_model(host: Host) -> str:
