@@ -420,6 +420,15 @@ def length_dependent_rotation(model: str, rope_type: str) -> EmbspaceError:
     return unsupported(f"A distance in {model}", f"its rotation ({rope_type}) depends on the length of the text")
 
 
+def gains_after_rotation(model: str) -> EmbspaceError:
+    """The gains of the norms of queries and keys do not commute with the rotation."""
+    return unsupported(
+        f"A distance in {model}",
+        "gains multiply its rotated queries and keys, so that scores depend on both positions and not on the distance alone. "
+        "Omit the distance",
+    )
+
+
 def too_many_rotated(n_rotated: int, d_head: int) -> EmbspaceError:
     """More dimensions are rotated than a head has."""
     return unsupported("The rotation", f"{n_rotated} dimensions are rotated, and a head has {d_head}")

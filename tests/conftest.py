@@ -28,8 +28,9 @@ CORE = {
     "llama",  # RMSNorm, gated MLP, grouped key/value heads
     "gemma2",  # gains of 1 + weight, norms before and after a sublayer, soft caps
     "gemma4_text",  # the size of a head depends on the block
-    "olmo2",  # norms only after the sublayers
+    "olmo2",  # norms only after the sublayers, norms of queries and keys over all heads
     "granite",  # multipliers of embedding, scores, residual stream and logits
+    "qwen3",  # a norm of the queries and keys of each head
     "cohere2",  # rotary positions only in blocks with a sliding window; scaled logits
     "mixtral",  # experts
     "llama4_text",  # experts in every second block, in a different memory layout

@@ -2,10 +2,13 @@
 
 import math
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from embspace_lens.weights.modules import unwrap
 
 
 def _dot(x: list[float], y: list[float]) -> float:
@@ -199,3 +202,42 @@ def brute_positive_share(A: Tensor, left: Tensor, right: Tensor, B: Tensor) -> f
     """Σλ over Σ|λ| over all eigenvalues λ of the n × n matrix A · left · right · Bᵀ."""
     values = np.linalg.eigvals((A.double() @ left.double() @ right.double() @ B.double().T).numpy())
     return float(values.real.sum() / np.abs(values).sum())
+
+
+def brute_normalized_scores(model: Any, layer: int, embeddings: Tensor, score: str) -> Tensor:
+    """Pair scores `[heads, query, key]` from the outputs of the model's own modules, in place of weights.
+
+    The norm before attention, the projections and the norms of queries and keys are called on the embeddings.
+    """
+    block = model.blocks[layer]
+    attn: Any = unwrap(block.attn)
+    n_heads = model.cfg.n_heads
+    x = embeddings if score == "dot" else embeddings - embeddings.mean(dim=0)
+    parts = []
+    with torch.no_grad():
+        if "ln1" in block._modules:
+            x = unwrap(block.ln1)(100 * x[None])[0]
+        elif score == "cosine":
+            x = 100 * x / x.norm(dim=1, keepdim=True)
+        else:
+            x = 100 * x
+        for letter, norm_name in (("q", "q_norm"), ("k", "k_norm")):
+            y = unwrap(block.attn._modules[letter])(x)
+            norm = block.attn._modules.get(norm_name) or attn._modules.get("qk_norm")
+            d_head = attn.head_dim
+            if letter == "q" and y.shape[-1] == 2 * n_heads * d_head:  # for each head its query, then a gate
+                y = y.view(len(x), n_heads, 2, d_head)[:, :, 0].flatten(1)
+            if norm is not None:
+                norm: Any = unwrap(norm)
+                weight = getattr(norm, "weight", None)
+                if weight is not None and weight.ndim == 1 and len(weight) == y.shape[-1]:  # over all heads
+                    y = norm(y[None])[0].view(len(x), -1, d_head)
+                elif hasattr(norm, "norms"):  # heads precede positions
+                    y = norm(y.view(1, len(x), -1, d_head).transpose(1, 2))[0].transpose(0, 1)
+                else:
+                    y = norm(y.view(1, len(x), -1, d_head))[0]
+            y = y.reshape(len(x), -1, d_head).double()
+            if score == "cosine":
+                y = y / y.norm(dim=-1, keepdim=True)
+            parts.append(y.repeat_interleave(n_heads // y.shape[1], dim=1).transpose(0, 1))
+    return parts[0] @ parts[1].transpose(1, 2)

@@ -1,23 +1,20 @@
 """Heads as pairs of tokens, and their single columns and rows as lists of tokens."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
-from torch import Tensor
 from tqdm import tqdm
 
 from ..space.same_tokens import SameRule, same_pairs
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
-from ..weights.effective import ATTENTION, Side, side_of
+from ..weights.effective import ATTENTION, side_of
 from ..weights.host import AttentionWeight
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
+from .pair_search import pair_block, pair_search
 
-CIRCUIT_SIDES: dict[str, tuple[Side, Side]] = {"W_OV": ("read", "write"), "W_QK": ("read", "read")}
 PAIR_COLUMNS = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score")
 
 
@@ -79,26 +76,9 @@ def read_qk(
     return _read_circuit(lens, "W_QK", layer, head, k, largest, exclude_same, distance)
 
 
-def pair_block(
-    lens: BaseLens,
-    name: str,
-    factors: tuple[Float[Tensor, "d_model rank"], Float[Tensor, "d_model rank"]],
-    k: int,
-    *,
-    largest: bool = True,
-    excluded: Int[Tensor, " p"] | None = None,
-) -> Block:
-    """The best k pairs of tokens of one head's circuit W_OV or W_QK, given as two factors, as k rows."""
-    options = {"largest": largest, "excluded": excluded}
-    scores, first, second = lens.space.top_pairs(*factors, CIRCUIT_SIDES[name], k, **options)
-    # W_OV maps a source to an output. The first token of W_QK is the query, which is the destination.
-    src, dest = (first, second) if name == "W_OV" else (second, first)
-    return {"dest_token_index": dest, "src_token_index": src, "score": scores}
-
-
 def _read_circuit(
     lens: BaseLens,
-    name: Literal["W_OV", "W_QK"],
+    name: str,
     layer: Select,
     head: Select,
     k: int,
@@ -117,11 +97,10 @@ def _read_circuit(
     def blocks() -> Iterator[Block]:
         with tqdm(total=len(layers) * len(heads), desc=name, unit="head", disable=None, leave=False) as bar:
             for index in layers:
-                form = lens.weights.W_OV(index) if name == "W_OV" else lens.weights.W_QK(index, distance)
+                search = pair_search(lens, name, index, distance)
                 for h in heads:
-                    factors = form.A[h], form.B[h].T
                     keys = {"layer": index, "head": h, "weight": name, "rank": np.arange(k)}
-                    yield keys | pair_block(lens, name, factors, k, largest=largest, excluded=excluded)
+                    yield keys | pair_block(search, name, h, k, largest=largest, excluded=excluded)
                     bar.update()
 
     columns = ["layer", "head", "weight", "rank", *PAIR_COLUMNS]

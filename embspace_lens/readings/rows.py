@@ -17,7 +17,8 @@ from ..tables.frames import join_rows, tidy
 from ..tables.selection import weight_names
 from ..weights.effective import ATTENTION, CIRCUITS, MLP, side_of
 from .base import TOKEN_COLUMNS, BaseLens, token_block
-from .heads import PAIR_COLUMNS, pair_block
+from .heads import PAIR_COLUMNS
+from .pair_search import pair_block, pair_search
 
 NOT_APPLICABLE = -1
 KEYS = ("layer", "expert", "head", "neuron", "subhead")
@@ -148,14 +149,13 @@ def _directions(lens: BaseLens, units: list[Unit]) -> Float[Tensor, "n d_model"]
 
 def _read_pairs(lens: BaseLens, name: str, units: list[Unit], numbers: list[int], lists: Lists, largest: bool) -> None:
     """Fill in the best pairs of the heads of one circuit."""
-    layer, form = None, None
+    layer, search = None, None
     for i in numbers:
         unit = units[i]
         if unit.layer != layer:
             layer = unit.layer
-            form = lens.weights.W_OV(layer) if name == "W_OV" else lens.weights.W_QK(layer)
-        assert form is not None
-        factors = form.A[unit.head], form.B[unit.head].T
-        block = pair_block(lens, name, factors, lists.score.shape[1], largest=largest)
+            search = pair_search(lens, name, layer)
+        assert search is not None
+        block = pair_block(search, name, unit.head, lists.score.shape[1], largest=largest)
         lists.dest[i], lists.src[i] = block["dest_token_index"].numpy(), block["src_token_index"].numpy()
         lists.score[i] = block["score"].numpy()

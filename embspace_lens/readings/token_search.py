@@ -20,7 +20,8 @@ from ..tables.selection import Select, weight_names
 from ..weights.effective import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of, sublayer_of
 from ..weights.indices import weight_indices
 from .base import TOKEN_COLUMNS, AnyWeight, BaseLens, Block
-from .heads import CIRCUIT_SIDES, PAIR_COLUMNS
+from .heads import PAIR_COLUMNS
+from .pair_search import CIRCUIT_SIDES, pair_search
 
 KEYS = ("layer", "expert", "head", "neuron", "subhead")
 NO_TOKEN = -1
@@ -128,16 +129,13 @@ def _searched_end(name: str) -> str:
 
 def _best_heads(lens: BaseLens, name: str, indices: list[WeightIndex], target: Target, k: int, largest: bool) -> Block:
     """The k heads, over all layers, whose best pair with the target has the highest (or lowest) score."""
-    sides = CIRCUIT_SIDES[name]
-    row = target.row(lens, sides[1])
+    row = target.row(lens, CIRCUIT_SIDES[name][1])
     scores, partners, keys = [], [], []
     for index in indices:
-        form = lens.weights.W_OV(index.layer) if name == "W_OV" else lens.weights.W_QK(index.layer)
-        forms = [(left, right.T) for left, right in zip(form.A, form.B, strict=True)]
-        score, partner = lens.space.top_partners(forms, sides, row, largest=largest)
+        score, partner = pair_search(lens, name, index.layer).top_partners(row, largest=largest)
         scores.append(score)
         partners.append(partner)
-        keys += [(index.layer, index.expert, head, -1, -1) for head in range(len(forms))]
+        keys += [(index.layer, index.expert, head, -1, -1) for head in range(len(score))]
     score = torch.cat(scores)
     order = torch.argsort(score, descending=largest, stable=True)[:k]
     n = len(order)

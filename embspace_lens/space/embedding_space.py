@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from .. import errors
 from ..search.pairs import top_pairs
-from ..search.tiles import float64, working_dtype
+from ..search.tiles import Rows, float64, working_dtype
 from ..search.tokens import top_tokens
 from ..tables.checks import check_choice
 from ..weights.effective import Side, Weights
@@ -124,10 +124,11 @@ class EmbeddingSpace:
         if not torch.isfinite(x).all():
             raise errors.not_finite("the vectors given")
         x = x.to(device=rows.device, dtype=torch.promote_types(rows.dtype, working_dtype(x.dtype)))
-        x = self._inverted(x, side)
+        x = self.inverted(x, side)
         return normalize(x, dim=-1) if self.score == "cosine" else x
 
-    def _inverted(self, x: Float[Tensor, "*n d_model"], side: Side) -> Float[Tensor, "*n d_model"]:
+    def inverted(self, x: Float[Tensor, "*n d_model"], side: Side) -> Float[Tensor, "*n d_model"]:
+        """Vectors times (EᵀE)⁻¹ if that side is read through the pseudo-inverse; otherwise unchanged."""
         return x @ self.read.inverse_gram.to(x) if self.inverse == "pinv" and side == "read" else x
 
     def _form(
@@ -211,12 +212,26 @@ class EmbeddingSpace:
         """
         a, b = self.rows(sides[0]), self.rows(sides[1])
         left, right = self._form(left, right, sides, (a, b))
+        return self.best_pairs(a, left, right, b, k, largest=largest, excluded=excluded)
+
+    def best_pairs(
+        self,
+        A: Rows,
+        left: Float[Tensor, "d_a rank"],
+        right: Float[Tensor, "d_b rank"],
+        B: Rows,
+        k: int,
+        *,
+        largest: bool = True,
+        excluded: Int[Tensor, " p"] | None = None,
+    ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"], Int[Tensor, " k"]]:
+        """As `top_pairs`, for the product A left rightᵀ Bᵀ of any rows, one per token that is read."""
         n_excluded = 0 if excluded is None else len(excluded)
         n_searched = k
         while True:
-            scores, i, j = top_pairs(a, left, right, b, n_searched, largest=largest)
+            scores, i, j = top_pairs(A, left, right, B, n_searched, largest=largest)
             if excluded is not None:
-                is_kept = ~torch.isin(i * len(b) + j, excluded.to(i.device))
+                is_kept = ~torch.isin(i * B.shape[0] + j, excluded.to(i.device))
                 scores, i, j = scores[is_kept], i[is_kept], j[is_kept]
             if len(scores) >= k:
                 break

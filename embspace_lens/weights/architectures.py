@@ -39,8 +39,11 @@ SCALED_BY_WIDTH = ("Gemma", "VaultGemma", "RecurrentGemma")
 # These MLPs add the residual stream themselves.
 ADDS_RESIDUAL = {"BloomForCausalLM", "MptForCausalLM", "MPTForCausalLM"}
 
+# Prefixes of the names of architectures that rotate queries and keys before they normalise them.
+ROTATES_BEFORE_NORM = ("HunYuan", "Llama4", "NanoChat")
+
 # Attention scores are not divided by the square root of d_head.
-UNSCALED_ATTENTION = {"GPTNeoForCausalLM"}
+UNSCALED_ATTENTION = {"GPTNeoForCausalLM", "Gemma4ForCausalLM"}
 
 
 class Norm(NamedTuple):

@@ -1,12 +1,11 @@
 """From W_QK to attention scores: the norm's scale, biases, the factor before the softmax, and the attention mask."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .architectures import UNSCALED_ATTENTION
 from .configuration import is_causal
 from .effective import Weights
 from .modules import attribute
@@ -16,14 +15,7 @@ AttentionBias = Literal["b_Q", "b_K"]
 
 def attention_scale(weights: Weights, layer: int, d_head: int) -> float:
     """The factor of the products of queries and keys before the softmax, 1/√d_head in most models."""
-    host = weights.host
-    if not host.is_bridge:
-        attn: Any = host.blocks[layer].attn
-        return 1 / float(attn.attn_scale)
-    if host.architecture in UNSCALED_ATTENTION or not host.from_config("scale_attn_weights", True):
-        return 1.0
-    scale = host.from_config("attention_multiplier") or (host.from_config("query_pre_attn_scalar") or d_head) ** -0.5
-    return float(scale) / (layer + 1 if host.from_config("scale_attn_by_inverse_layer_idx", False) else 1)
+    return weights.host.score_scale(layer, d_head)
 
 
 def attention_bias(weights: Weights, layer: int, head: int, name: AttentionBias) -> Float[Tensor, "*d_head"]:

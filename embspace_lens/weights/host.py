@@ -12,7 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import errors
-from .architectures import FUSED_IN, HEADS_BEFORE_UNEMBED, OFFSET_NORMS, OUTPUT_NORM, POST_NORM, Block, Norm
+from .architectures import (
+    FUSED_IN,
+    HEADS_BEFORE_UNEMBED,
+    OFFSET_NORMS,
+    OUTPUT_NORM,
+    POST_NORM,
+    UNSCALED_ATTENTION,
+    Block,
+    Norm,
+)
 from .configuration import context_length
 from .experts import NO_EXPERT, ExpertWeights
 from .modules import attribute, readable, unwrap
@@ -38,6 +47,8 @@ class Host:
         self.cfg = cfg
         self.architecture = str((cfg.architecture if self.is_bridge else None) or type(model).__name__)
         self.hf_config = getattr(model.original_model, "config", None) if self.is_bridge else None
+        # The configuration of the language model in a model for texts and images.
+        self.text_config = getattr(self.hf_config, "text_config", None)
         name = str(getattr(cfg, "model_name", None) or self.architecture)
         self.name = Path(name).name if Path(name).is_absolute() else name
         self.n_heads = int(cfg.n_heads)
@@ -48,7 +59,8 @@ class Host:
 
     def from_config(self, name: str, default: Any = None) -> Any:
         """A field of the Hugging Face configuration or, if it is missing there, of TransformerLens's configuration."""
-        value = getattr(self.hf_config, name, None)
+        value = getattr(self.text_config, name, None)
+        value = getattr(self.hf_config, name, None) if value is None else value
         return getattr(self.cfg, name, default) if value is None else value
 
     @property
@@ -81,6 +93,18 @@ class Host:
         """The factor of a block's outputs when they are added to the residual stream (Granite)."""
         return float(self.from_config("residual_multiplier") or 1)
 
+    def score_scale(self, layer: int, d_head: int) -> float:
+        """The factor of the products of queries and keys before the softmax, 1/√d_head in most models."""
+        if not self.is_bridge:
+            attn: Any = self.blocks[layer].attn
+            return 1 / float(attn.attn_scale)
+        if self.architecture in UNSCALED_ATTENTION or not self.from_config("scale_attn_weights", True):
+            return 1.0
+        mpt_scale = getattr(self.from_config("attn_config"), "softmax_scale", None)
+        scale = mpt_scale or self.from_config("attention_multiplier")
+        scale = scale or (self.from_config("query_pre_attn_scalar") or d_head) ** -0.5
+        return float(scale) / (layer + 1 if self.from_config("scale_attn_by_inverse_layer_idx", False) else 1)
+
     # -- blocks and norms
 
     def _block(self, layer: int, block: nn.Module) -> Block:
@@ -109,9 +133,11 @@ class Host:
 
     def _norm(self, modules: Any, name: str) -> Norm:
         module = modules.get(name)
-        if module is None:
-            return Norm()
-        original = unwrap(module)
+        return Norm() if module is None else self.norm_of(module, name)
+
+    def norm_of(self, module: nn.Module, name: str) -> Norm:
+        """The norm that a module computes; none if the module is an identity."""
+        original: Any = unwrap(module)
         if isinstance(original, nn.Identity) or (self.is_bridge and original is module):
             return Norm()  # this block has no such norm, or the bridge has no module for it
         kind = type(original).__name__
@@ -140,6 +166,14 @@ class Host:
     def head_before_unembed(self) -> str | None:
         """The name of the module between the final norm and W_U; None if there is none."""
         return next((name for name in HEADS_BEFORE_UNEMBED if name in self.model._modules), None)
+
+    def query_key_norms(self, block: Block) -> tuple[nn.Module | None, nn.Module | None]:
+        """The modules that normalise a block's queries and keys before their product; None for none."""
+        if block.attn is None:
+            return None, None
+        modules = block.attn._modules
+        both = unwrap(block.attn)._modules.get("qk_norm")  # Llama 4; the bridge has no name for it
+        return modules.get("q_norm", both), modules.get("k_norm", both)
 
     # -- embeddings
 

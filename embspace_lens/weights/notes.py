@@ -1,13 +1,16 @@
 """Notes on weights: the scales, caps and norms of a model that no weight contains."""
 
+import math
+
 from .architectures import SCALED_BY_WIDTH
 from .host import Host
+from .rotary import rotates
 
 
 def collect_notes(host: Host) -> dict[str, str]:
-    """The operations between a weight and its effect, by weight; empty for none. The keys are W_E, W_U, W_Q and W_K."""
-    notes = {"W_E": _embedding_notes(host), "W_U": _unembedding_notes(host)}
-    notes["W_Q"] = notes["W_K"] = _query_key_notes(host)
+    """The operations between a weight and its effect, by weight; empty for none. The keys are W_E, W_U, W_Q, W_K and W_V."""
+    notes = {"W_E": _embedding_notes(host), "W_U": _unembedding_notes(host), "W_V": _clipping_notes(host)}
+    notes["W_Q"] = notes["W_K"] = _query_key_notes(host) + notes["W_V"]
     return {weight: "; ".join(lines) for weight, lines in notes.items()}
 
 
@@ -44,9 +47,43 @@ def _unembedding_notes(host: Host) -> list[str]:
 
 def _query_key_notes(host: Host) -> list[str]:
     notes = _cap(host, "attn_scores_soft_cap", "scores")
-    if any({"q_norm", "k_norm"} & set(block.attn._modules) for block in host.blocks if block.attn is not None):
-        notes.append("queries and keys are normalised before their product")
+    if any(module is not None for block in host.blocks for module in host.query_key_norms(block)):
+        notes.append(
+            "queries and keys are normalised before their product; lens.qk includes it, "
+            "singular directions and statistics of W_QK do not"
+        )
+    return notes + _scale_notes(host) + _position_notes(host)
+
+
+def _scale_notes(host: Host) -> list[str]:
+    """The factor of the scores before the softmax, if it is not 1/√d_head."""
+    first = next((block for block in host.blocks if block.attn is not None), None)
+    d_head = int(getattr(host.cfg, "d_head", 0) or 0)
+    if first is None or not d_head:
+        return []
+    scale = host.score_scale(first.layer, d_head)
+    notes = [] if math.isclose(scale, d_head**-0.5) else [f"scores x {scale:.4g} before the softmax, not 1/√d_head"]
+    if host.from_config("scale_attn_by_inverse_layer_idx", False):
+        notes.append("scores of block l are divided by l + 1")
     return notes
+
+
+def _position_notes(host: Host) -> list[str]:
+    """Blocks without rotary positions in a model that has them, and factors of queries that depend on the position."""
+    without = [block.layer for block in host.blocks if block.attn is not None and not rotates(host, block)]
+    notes = [f"blocks without rotary positions: {', '.join(map(str, without))}"] if without else []
+    factor = "queries are multiplied by a factor that grows with their position"
+    if without and host.from_config("attn_temperature_tuning"):
+        notes.append(f"in these blocks {factor}")
+    parameters = host.from_config("rope_parameters")
+    if isinstance(parameters, dict) and parameters.get("llama_4_scaling_beta"):
+        notes.append(factor)
+    return notes
+
+
+def _clipping_notes(host: Host) -> list[str]:
+    limit = host.from_config("clip_qkv") or getattr(host.from_config("attn_config"), "clip_qkv", None)
+    return [f"queries, keys and values are clipped to ±{limit:g}, which no reading includes"] if limit else []
 
 
 def _cap(host: Host, field: str, quantity: str) -> list[str]:

@@ -4,11 +4,13 @@ No attribute of TransformerLens states which dimensions of a head are rotated to
 were checked against the forward pass one by one; others raise an error.
 """
 
+import re
 from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .. import errors
 from ..search.tiles import float64
@@ -24,21 +26,30 @@ def _causal_models(names: str) -> frozenset[str]:
 
 ROTATE_HALF = _causal_models(
     """
-    Apertus Arcee BitNet Exaone4 Falcon FlexOlmo Gemma Gemma2 Gemma3 Glm4Moe GPTNeoX GptOss Granite GraniteMoe Jais2 Llama
-    MiniMaxM2 Ministral3 Mistral Mixtral Nemotron Olmo Olmo2 Olmo3 Olmoe Phi Phi3 Qwen2 Qwen2Moe Qwen3 Qwen3Moe SeedOss
-    SmolLM3 StableLm Starcoder2 VaultGemma
+    Apertus Arcee BitNet Exaone4 Falcon FlexOlmo Gemma Gemma2 Gemma3 Glm4Moe GPTNeoX GptOss Granite GraniteMoe
+    HunYuanDenseV1 Jais2 Llama MiniMaxM2 Ministral3 Mistral Mixtral NanoChat Nemotron Olmo Olmo2 Olmo3 Olmoe Phi Phi3 Qwen2
+    Qwen2Moe Qwen3 Qwen3Moe SeedOss SmolLM3 StableLm Starcoder2 VaultGemma
     """
-)
-"""Architectures that rotate the pairs of dimensions (i, i + n), for n pairs."""
+) | {"qwen2_5_vl_text", "qwen2_vl_text", "qwen3_vl_text"}
+"""Architectures that rotate the pairs of dimensions (i, i + n), for n pairs; and types of language models without one.
 
-INTERLEAVED = _causal_models("CodeGen Cohere Cohere2 Ernie4_5 Ernie4_5_Moe Glm Glm4 GPTJ")
+Qwen's language models with images have three positions for each token. In text these are equal.
+"""
+
+INTERLEAVED = _causal_models("CodeGen Cohere Cohere2 Ernie4_5 Ernie4_5_Moe Glm Glm4 GPTJ Llama4")
 """Architectures that rotate the pairs of dimensions (2i, 2i + 1)."""
+
+REVERSED = _causal_models("NanoChat")
+"""Architectures that rotate in the opposite direction."""
 
 SLIDING_WINDOW_ONLY = _causal_models("Cohere2 Exaone4")
 """Architectures that rotate only in blocks with a sliding window; their other blocks have no positions."""
 
-LENGTH_DEPENDENT = ("dynamic", "longrope")
-"""Types of rotary positions with frequencies that depend on the length of the text."""
+LENGTH_DEPENDENT = ("longrope",)
+"""Types of rotary positions with frequencies that depend on the length of the text within the context window.
+
+The frequencies of the type "dynamic" depend on it beyond the context window only.
+"""
 
 
 class Rotary(NamedTuple):
@@ -92,31 +103,53 @@ def rotary_of(host: Host, block: Block) -> Rotary:
     native = next((module for module in modules if hasattr(module, "cos_cached")), None)
     if host.is_bridge and native is not None:
         return _from_tables(native.sin_cached, native.cos_cached, True)
-    interleaved = host.architecture in INTERLEAVED
+    architecture = language_model(host)
+    interleaved = architecture in INTERLEAVED
     if not host.is_bridge or config("alibi", False) or (not modules and not interleaved):
         raise errors.not_rotary(host.name)
-    if not interleaved and host.architecture not in ROTATE_HALF:
-        raise errors.unknown_rotation(host.name, host.architecture)
-    layer_type = (config("layer_types") or [None] * (block.layer + 1))[block.layer]
-    rotates = (config("no_rope_layers") or [1] * (block.layer + 1))[block.layer]  # 1 for a block that rotates
-    if host.architecture in SLIDING_WINDOW_ONLY and config("sliding_window") is not None and layer_type is not None:
-        rotates = layer_type == "sliding_attention"
-    if not rotates:
+    if not interleaved and architecture not in ROTATE_HALF:
+        raise errors.unknown_rotation(host.name, architecture)
+    if not rotates(host, block):
         return Rotary(torch.zeros(0, dtype=torch.float64), interleaved, 1.0)
     if not modules:  # GPT-J and CodeGen compute their frequencies in the forward pass
         n_rotated = int(config("rotary_dim"))
         exponents = torch.arange(0, n_rotated, 2, dtype=torch.float64) / n_rotated
         return Rotary(10000.0**-exponents, True, 1.0)
-    return _from_module(host.name, modules[0], layer_type, interleaved)
+    rotary = _from_module(host.name, modules[0], _layer_type(host, block), interleaved)
+    return rotary._replace(frequencies=-rotary.frequencies) if architecture in REVERSED else rotary
+
+
+def rotates(host: Host, block: Block) -> bool:
+    """Whether a block of a model with rotary positions rotates its queries and keys."""
+    layer_type = _layer_type(host, block)
+    in_windows_only = language_model(host) in SLIDING_WINDOW_ONLY and host.from_config("sliding_window") is not None
+    if in_windows_only and layer_type is not None:
+        return layer_type == "sliding_attention"
+    rotating = host.from_config("no_rope_layers")  # 1 for a block that rotates
+    return bool(rotating[block.layer]) if rotating else True
+
+
+def _layer_type(host: Host, block: Block) -> str | None:
+    """The type of a block's attention, if blocks have several types."""
+    layer_types = host.from_config("layer_types")
+    return layer_types[block.layer] if layer_types else None
+
+
+def language_model(host: Host) -> str:
+    """The architecture of the language model: of a model with images, the one that its configuration of texts names."""
+    config = host.text_config
+    if config is None:
+        return host.architecture
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)
 
 
 def _rotary_modules(host: Host) -> list[Any]:
-    """The modules that hold the frequencies, without repeats."""
+    """The modules that hold the frequencies, without repeats and without those for images."""
     if not host.is_bridge:
         return []
     modules = (unwrap(module) for module in cast(nn.Module, host.model.original_model).modules())
-    endings = ("RotaryEmbedding", "NativeRotary")
-    return list({id(module): module for module in modules if type(module).__name__.endswith(endings)}.values())
+    is_rotary = re.compile("^(?!.*(Vision|Pixtral)).*(RotaryEmbedding|NativeRotary)$")
+    return list({id(module): module for module in modules if is_rotary.match(type(module).__name__)}.values())
 
 
 def _from_module(model: str, module: Any, layer_type: str | None, interleaved: bool) -> Rotary:
@@ -126,7 +159,9 @@ def _from_module(model: str, module: Any, layer_type: str | None, interleaved: b
     if rope_type in LENGTH_DEPENDENT:
         raise errors.length_dependent_rotation(model, rope_type)
     prefix = f"{layer_type}_" if has_types else ""
-    frequencies = float64(getattr(module, f"{prefix}inv_freq").detach()).cpu()
+    # A forward pass on a text longer than the context window changes inv_freq of the type "dynamic".
+    name = f"{prefix}original_inv_freq" if rope_type == "dynamic" else f"{prefix}inv_freq"
+    frequencies = float64(getattr(module, name).detach()).cpu()
     scale = float(getattr(module, f"{prefix}attention_scaling", 1.0))  # of queries and of keys
     return Rotary(frequencies, interleaved, scale**2)
 

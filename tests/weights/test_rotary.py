@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from position_models import model_of
+from position_models import WITH_IMAGES, model_of
 from reference import brute_top_pairs
 from unchecked import unchecked_types
 
@@ -17,7 +17,8 @@ from embspace_lens.weights.rotary import INTERLEAVED, ROTATE_HALF
 
 TOKENS = torch.tensor([[5, 9, 11, 40, 7, 3, 88, 60, 5]])
 NOT_ROTARY = ["gpt2", "bloom", "opt", "falcon_rw", "bert"]
-UNKNOWN = ["llama4_text", "nanochat", "hunyuan_dense"]
+UNKNOWN = ["afmoe", "gemma4_text"]
+ROTATED_FIRST = ("llama4_text", "nanochat", "hunyuan_dense")  # norms follow the rotation: see test_query_key_norms.py
 SUPPORTED = ROTATE_HALF | INTERLEAVED
 SPLIT_INCORRECTLY = ("falcon_40b", "stablelm_parallel")  # the host splits the heads of these incorrectly
 
@@ -30,7 +31,7 @@ def class_of(name):
 ROTARY = [
     name
     for name in zoo.ZOO
-    if class_of(name) in SUPPORTED and name not in (*NOT_ROTARY, *SPLIT_INCORRECTLY, *zoo.UNAVAILABLE)
+    if class_of(name) in SUPPORTED and name not in (*NOT_ROTARY, *SPLIT_INCORRECTLY, *ROTATED_FIRST, *zoo.UNAVAILABLE)
 ]
 ROTARY += ["native_rms_gqa", *(["ht_gqa_gated_rms", "ht_adjacent"] if zoo.HT_ZOO else [])]
 
@@ -38,6 +39,7 @@ ROTARY += ["native_rms_gqa", *(["ht_gqa_gated_rms", "ht_adjacent"] if zoo.HT_ZOO
 def scale_of(model, d_head):
     """The factor of the products of queries and keys in the forward pass."""
     config: Any = getattr(getattr(model, "original_model", None), "config", None)
+    config = getattr(config, "text_config", config)
     if getattr(config, "attention_multiplier", None) is not None:
         return config.attention_multiplier
     return (getattr(config, "query_pre_attn_scalar", None) or d_head) ** -0.5
@@ -48,7 +50,10 @@ def test_rotations_give_the_attention_scores_of_the_forward_pass(tiny, name):
     """Scores of the cached queries and keys, rotated by R(Δ), equal the model's at every pair of positions."""
     if name.startswith("cohere") and zoo.HT_ZOO:
         pytest.skip("TransformerLens 3 runs Cohere incorrectly: its logits differ from Hugging Face's")
-    model = model_of(tiny, name)
+    check_rotations(model_of(tiny, name), name)
+
+
+def check_rotations(model: Any, name: str = "") -> None:
     weights = Weights(model)
     with torch.no_grad():
         _, cache = model.run_with_cache(TOKENS)
@@ -160,7 +165,31 @@ def test_invalid_distances_raise(tiny, distance):
 
 
 def test_length_dependent_rotations_raise():
-    scaling = dict(rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0))
-    lens = EmbeddingLens(zoo.boot(zoo._build("llama", "LlamaConfig", "LlamaForCausalLM", zoo.LLAMA | scaling)))
-    with pytest.raises(EmbspaceError, match=r"its rotation \(dynamic\) depends on the length of the text"):
+    scaling = dict(
+        original_max_position_embeddings=8,
+        rope_parameters=dict(
+            rope_type="longrope", short_factor=[1.0] * 4, long_factor=[2.0] * 4, rope_theta=10000.0,
+            original_max_position_embeddings=8,
+        ),
+    )  # fmt: skip
+    lens = EmbeddingLens(zoo.boot(zoo._build("phi3", "Phi3Config", "Phi3ForCausalLM", zoo.LLAMA | scaling)))
+    with pytest.raises(EmbspaceError, match=r"its rotation \(longrope\) depends on the length of the text"):
         lens.qk(layer=0, distance=1)
+
+
+def test_dynamic_rotations_are_those_of_texts_within_the_context_window():
+    scaling = dict(rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0))
+    model: Any = zoo.boot(zoo._build("llama", "LlamaConfig", "LlamaForCausalLM", zoo.LLAMA | scaling))
+    check_rotations(model)
+    rotation = Weights(model).rotation(0, 5)
+    with torch.no_grad():
+        model(torch.arange(3, 3 + 2 * zoo.N_CTX)[None])  # longer than the context window: the frequencies change
+    assert torch.equal(Weights(model).rotation(0, 5), rotation)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ("llava", "qwen2_5_vl") else pytest.mark.full) for name in WITH_IMAGES],
+)
+def test_language_models_with_images_rotate_as_the_language_model_alone(name):
+    check_rotations(zoo.boot(WITH_IMAGES[name]()))

@@ -1,0 +1,68 @@
+"""The search for the best pairs of tokens of a block's heads."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import FactoredMatrix
+
+from ..space.embedding_space import EmbeddingSpace
+from ..space.normalized_pairs import NormalizedPairs
+from ..weights.effective import Side
+from ..weights.query_key_norms import normalized_circuits
+from .base import BaseLens, Block
+
+CIRCUIT_SIDES: dict[str, tuple[Side, Side]] = {"W_OV": ("read", "write"), "W_QK": ("read", "read")}
+
+
+class FormPairs:
+    """The search for a block's heads whose scores are bilinear forms: W_OV, and W_QK without norms of queries and keys.
+
+    Args:
+        space: The embedding space.
+        form: One factored matrix per head.
+        sides: The embeddings to which each factor is applied.
+    """
+
+    def __init__(self, space: EmbeddingSpace, form: FactoredMatrix, sides: tuple[Side, Side]) -> None:
+        self._space, self._form, self._sides = space, form, sides
+
+    def top(
+        self, head: int, k: int, *, largest: bool = True, excluded: Int[Tensor, " p"] | None = None
+    ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"], Int[Tensor, " k"]]:
+        """The best k pairs of a head; see `EmbeddingSpace.top_pairs`."""
+        left, right = self._form.A[head], self._form.B[head].T
+        return self._space.top_pairs(left, right, self._sides, k, largest=largest, excluded=excluded)
+
+    def top_partners(
+        self, row: Float[Tensor, " d_model"], *, largest: bool = True
+    ) -> tuple[Float[Tensor, " n_heads"], Int[Tensor, " n_heads"]]:
+        """For each head, the best first token if the second is a given row; see `EmbeddingSpace.top_partners`."""
+        forms = [(left, right.T) for left, right in zip(self._form.A, self._form.B, strict=True)]
+        return self._space.top_partners(forms, self._sides, row, largest=largest)
+
+
+PairSearch = FormPairs | NormalizedPairs
+
+
+def pair_search(lens: BaseLens, name: str, layer: int, distance: int | None = None) -> PairSearch:
+    """The search for a block's heads: of normalised queries and keys if the block normalises them, else of bilinear forms."""
+    circuits = normalized_circuits(lens.weights, layer, distance) if name == "W_QK" else []
+    if circuits:
+        return NormalizedPairs(lens.space, circuits)
+    form = lens.weights.W_OV(layer) if name == "W_OV" else lens.weights.W_QK(layer, distance)
+    return FormPairs(lens.space, form, CIRCUIT_SIDES[name])
+
+
+def pair_block(
+    search: PairSearch,
+    name: str,
+    head: int,
+    k: int,
+    *,
+    largest: bool = True,
+    excluded: Int[Tensor, " p"] | None = None,
+) -> Block:
+    """The best k pairs of tokens of one head as k rows."""
+    scores, first, second = search.top(head, k, largest=largest, excluded=excluded)
+    # W_OV maps a source to an output. The first token of W_QK is the query, which is the destination.
+    src, dest = (first, second) if name == "W_OV" else (second, first)
+    return {"dest_token_index": dest, "src_token_index": src, "score": scores}
