@@ -63,8 +63,9 @@ def pair(left: str, right: str) -> str:
 
 
 def is_muted(token: str) -> bool:
-    """Whether a token is a byte that does not decode, or holds control characters and no letter or digit."""
-    return bool(_BYTE.fullmatch(token)) or (not token.isprintable() and not any(map(str.isalnum, token)))
+    """Whether a token holds bytes that do not decode, or control characters, and no letter or digit."""
+    rest = _BYTE.sub("", token)
+    return (rest != token or not token.isprintable()) and not any(map(str.isalnum, rest))
 
 
 def has_rtl(text: str) -> bool:
