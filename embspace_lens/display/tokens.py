@@ -4,6 +4,7 @@ import re
 import unicodedata
 from html import escape
 
+WEAK = 0.1  # a tint that is hardly visible
 SPACE, NEWLINE, TAB = "␣", "⏎", "⇥"
 ELLIPSIS = "…"
 
@@ -165,8 +166,8 @@ def text_chip(text: str, title: str, score: float, strength: float) -> str:
 
 
 def token_in_text(token: str, title: str, value: float, strength: float) -> str:
-    """A token within its text as HTML: no space is added around it, and its value is a tint."""
-    negative = " esl-negative" if value < 0 else ""
+    """A token within its text as HTML: no space is added around it, and its value is a tint; a weak one has no underline."""
+    negative = " esl-negative" if value < 0 and strength >= WEAK else ""
     return f'<span class="esl-token{negative}" style="{_style(strength)}" title="{escape(title)}">{escape(visible(token))}</span>'
 
 
