@@ -268,9 +268,12 @@ def bad_mask_shape(shape: tuple[int, ...], model: str, d_vocab: int) -> Embspace
     return EmbspaceError(f"The token mask has shape {shape}, but {model} has {d_vocab:,} tokens. Give [{d_vocab}].")
 
 
-def empty_mask(name: str, model: str) -> EmbspaceError:
-    """A token mask selects nothing."""
-    return EmbspaceError(f"The token mask {name!r} selects no token of {model}. Use a wider mask, or vocabulary=None.")
+def empty_mask(name: str, model: str, wider: tuple[str, int] | None = None) -> EmbspaceError:
+    """A token mask selects nothing; `wider` is a mask that selects tokens, and how many."""
+    remedy = "Use vocabulary=None, which selects all tokens."
+    if wider is not None:
+        remedy = f"Use vocabulary={wider[0]!r}, which selects {wider[1]:,}, or vocabulary=None for all tokens."
+    return EmbspaceError(f"The token mask {name!r} selects no token of {model}. {remedy}")
 
 
 # -- files and loading

@@ -115,7 +115,8 @@ OPTIONS = [
     ),
     (
         dict(vocabulary=np.zeros(97, bool)),
-        "The token mask 'given' selects no token of zoo. Use a wider mask, or vocabulary=None.",
+        "The token mask 'given' selects no token of zoo. "
+        "Use vocabulary='ascii', which selects 97, or vocabulary=None for all tokens.",
     ),
     (dict(vocabulary=np.ones(96, bool)), "The token mask has shape (96,), but zoo has 97 tokens. Give [97]."),
 ]

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from .table_groups import TOKEN_KINDS, check_kind, in_glossary_order, key_columns
+from .table_groups import TOKEN_KINDS, check_kind, group_numbers, in_glossary_order, key_columns
 from .tokens import display, pair
 
 
@@ -17,8 +17,7 @@ def label_groups(df: pd.DataFrame, k: int) -> pd.DataFrame:
     """
     table_kind = check_kind(df, "label()", TOKEN_KINDS)
     names = key_columns(df)
-    group = df.groupby(names, sort=False, observed=True, dropna=False).ngroup().to_numpy() if names else 0
-    df = df.assign(_group=group)
+    df = df.assign(_group=group_numbers(df, names))
     if "rank" in df.columns:
         df = df.sort_values("rank", kind="stable")
     df = df.groupby("_group", sort=True).head(k)

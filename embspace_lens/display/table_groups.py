@@ -49,6 +49,8 @@ _MAKERS = {
 """The functions that make each kind of table, for messages."""
 
 KEYS = ("layer", "expert", "head", "neuron", "subhead", "direction", "factor", "weight", "component", "side")
+_HASHABLE = ("string", "categorical", "boolean", "integer", "floating")
+"""Kinds of columns, as pandas infers them, that may be part of a group's identity."""
 MEASURES = {name for name, column in GLOSSARY.items() if column.dtype == "float32"}
 MEASURES -= {"score", "singular_value", "norm"}  # columns of tokens, directions and weights
 
@@ -125,8 +127,52 @@ def check_columns(df: Any, table_kind: str, caller: str) -> None:
 
 
 def key_columns(df: pd.DataFrame) -> list[str]:
-    """The columns that identify a group."""
-    return [name for name in KEYS if name in df.columns]
+    """The columns that identify a group: its component's keys, then those of `added_keys`."""
+    names = [name for name in KEYS if name in df.columns]
+    return [*names, *added_keys(df, names)]
+
+
+def added_keys(df: pd.DataFrame, names: list[str]) -> list[str]:
+    """Other columns that are part of a group's identity, such as `model` in the tables of two models put together.
+
+    They are the columns of text outside the glossary with one value for each group, and, if a group has several rows of one
+    rank, the columns that tell these rows apart.
+    """
+    content = {*KEYS, "rank", "score", *TOKEN, *PAIR}
+    others = [str(name) for name in df.columns if name not in content and df.columns.is_unique]
+    types = {name: pd.api.types.infer_dtype(df[name], skipna=True) for name in others}
+    others = [name for name in others if types[name] in _HASHABLE]
+    if not others or df.empty:
+        return []
+
+    def count(columns: list[str]) -> int:
+        return len(df[columns].drop_duplicates()) if columns else 1
+
+    n_groups = count(names)
+    is_text = {name: name not in GLOSSARY and types[name] in ("string", "categorical", "boolean") for name in others}
+    added = [name for name in others if is_text[name] and count([*names, name]) == n_groups]
+    is_search = {"neuron", "head"} <= set(names)  # its rank is that of the component among others
+    identity = [name for name in ("rank", TOKEN[0], PAIR[0], PAIR[2]) if name in df.columns and not is_search]
+    n_rows = count([*names, *added, *identity[:1]])
+    for name in sorted(set(others) - set(added), key=lambda name: (types[name] == "floating", others.index(name))):
+        n_more = count([*names, *added, name, *identity[:1]])
+        if n_more > n_rows and n_rows < len(df):
+            added.append(name)
+            n_rows = n_more
+    return added
+
+
+def group_numbers(df: pd.DataFrame, names: list[str]) -> np.ndarray:
+    """For each row the number of its group, in the table's order; a rank that a group has already begins a further group."""
+    if not names and "rank" not in df.columns:
+        return np.zeros(len(df), dtype=int)
+    options: Any = {"sort": False, "observed": True, "dropna": False}
+    numbers = df.groupby(names, **options).ngroup().to_numpy() if names else np.zeros(len(df), dtype=int)
+    if "rank" in df.columns and not {"neuron", "head"} <= set(names):
+        repetition = df.groupby([*names, "rank"], **options).cumcount().to_numpy()
+        if repetition.any():
+            numbers, _ = pd.factorize(numbers * (int(repetition.max()) + 1) + repetition)
+    return numbers
 
 
 def name_of(row: Mapping[Any, Any]) -> str:
@@ -161,34 +207,38 @@ def noun_of(df: pd.DataFrame) -> str:
     return next((noun for column, noun in nouns.items() if column in columns), "layer" if "layer" in columns else "")
 
 
+def title_of(df: pd.DataFrame) -> str:
+    """The title of a column of groups' names: `neuron`, or `neuron, model` if the table has keys that a user added."""
+    names = [name for name in KEYS if name in df.columns]
+    return ", ".join(part for part in (noun_of(df), *added_keys(df, names)) if part)
+
+
 def count_groups(df: pd.DataFrame) -> int:
     """How many groups a table holds."""
-    return len(df[key_columns(df)].drop_duplicates())
+    return int(group_numbers(df, key_columns(df)).max(initial=-1)) + 1
 
 
 def first_groups(df: pd.DataFrame, n: int | None) -> pd.DataFrame:
     """The rows of a table's first n groups (all for None)."""
-    names = key_columns(df)
-    if n is None or not names:
-        return df
-    is_first = df.groupby(names, sort=False, observed=True, dropna=False).ngroup() < n
-    return df.loc[is_first.to_numpy()]
+    return df if n is None else df.loc[group_numbers(df, key_columns(df)) < n]
 
 
 def table_groups(df: pd.DataFrame, n: int | None = None) -> Iterator[TableGroup]:
     """The first n groups of a table (all for None), in the table's order, each with its rows, best first."""
     names = key_columns(df)
-    rows = first_groups(df, n)
-    if not names:
-        if len(rows):
-            yield TableGroup("", "", rows)
-        return
-    if "rank" in rows.columns:
-        order = rows.groupby(names, sort=False, observed=True, dropna=False).ngroup()
-        rows = rows.iloc[np.lexsort((rows["rank"].to_numpy(), order.to_numpy()))]
-    for values, group in rows.groupby(names, sort=False, observed=True, dropna=False):
-        keys = dict(zip(names, values if isinstance(values, tuple) else (values,)))
-        yield TableGroup(name_of(keys), weight_of(keys), group)
+    numbers = group_numbers(df, names)
+    if n is not None:
+        df, numbers = df.loc[numbers < n], numbers[numbers < n]
+    added = [name for name in names if name not in KEYS]
+    order = np.lexsort((df["rank"].to_numpy(), numbers)) if "rank" in df.columns else np.argsort(numbers, kind="stable")
+    rows = df.iloc[order]
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    ends = [*starts[1:], len(rows)] if len(rows) else []
+    keys_of_groups = rows.iloc[starts][names].to_dict("records")
+    for start, end, keys in zip(starts, ends, keys_of_groups, strict=True):
+        group = rows.iloc[start:end]
+        name = ", ".join(part for part in (name_of(keys), *(visible(str(keys[column])) for column in added)) if part)
+        yield TableGroup(name, weight_of(keys), group)
 
 
 def pair_ends(rows: pd.DataFrame) -> tuple[str, str]:

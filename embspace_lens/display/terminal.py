@@ -1,6 +1,6 @@
 """Tables for a terminal: one line per neuron, head or direction, at most a hundred columns wide."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from itertools import chain
 from typing import Any, Literal
@@ -11,14 +11,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from .line_counts import CONTEXT, component_name, context_numbers, count_lines, search_lines, searched_token
 from .measurements import n_numeric_at_end, text_cells
-from .table_groups import count_groups, kind, name_of, noun_of, pair_ends, table_groups
-from .tokens import ELLIPSIS, END_ISOLATE, SPACE, for_terminal, format_score, has_rtl, isolate, visible, width
+from .table_groups import kind, name_of, pair_ends, table_groups, title_of
+from .tokens import ELLIPSIS, SPACE, cut_end, cut_start, for_terminal, format_score, isolate, visible, width
 
 COLUMNS = 100
 LONGEST_NAME = 30  # columns of a terminal for a direction's name
 LEAST_ROOM = 10  # the smallest number of columns of a terminal for a list of tokens
-CONTEXT = ["factor", "layer", "rank"]  # the keys of a context
 
 
 class Tokens:
@@ -68,28 +68,6 @@ def whole_tokens(tokens: Iterable[str], room: int, separator: str = " ") -> tupl
     return tokens, True
 
 
-def cut_end(text: str, room: int) -> str:
-    """A text cut to `room` columns, with … at its end."""
-    if width(text) <= room:
-        return text
-    cut = ""
-    for character in text:
-        if width(cut + character) > room - 1:
-            break
-        cut += character
-    return cut + ELLIPSIS + (END_ISOLATE if has_rtl(cut) else "")
-
-
-def cut_start(text: str, room: int) -> str:
-    """A text cut to `room` columns, with … at its start."""
-    if width(text) <= room:
-        return text
-    text = text[-room:]  # a character takes no column at least
-    while text and width(text) > room - 1:
-        text = text[1:]
-    return ELLIPSIS + text
-
-
 def _columns(*right: bool) -> Table:
     """An empty table without lines, with a column for each argument: aligned to the right for True."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
@@ -110,7 +88,7 @@ def _group_lines(df: pd.DataFrame, n: int | None, table_kind: str) -> Table:
     """One line for each group: its name, its weight, its best score and its tokens or pairs."""
     groups = list(table_groups(df, n))
     has_names, has_weights = any(group.name for group in groups), any(group.weight for group in groups)
-    titles = [noun_of(df)] * has_names + ["weight"] * has_weights + ["best", f"{table_kind}, best first"]
+    titles = [title_of(df)] * has_names + ["weight"] * has_weights + ["best", f"{table_kind}, best first"]
     table = _titled(titles, right=["best"])
     for group in groups:
         name = [Line(cut_end(isolate(group.name), LONGEST_NAME))] * has_names
@@ -129,13 +107,17 @@ def token_texts(rows: pd.DataFrame) -> Iterator[str]:
     return (f"{for_terminal(a)}→{for_terminal(b)}" for a, b in pairs)
 
 
-def _search_lines(df: pd.DataFrame) -> Table:
+def _search_lines(df: pd.DataFrame, n: int | None) -> Table:
     """One line for each weight: the components that score the token highest, each with its score."""
-    table = _titled(["weight", f"components that score {for_terminal(df['token_string'].iloc[0])} highest"])
-    for weight, rows in df.groupby("weight", sort=False, observed=True):
-        best_first = rows.sort_values("rank", kind="stable").to_dict("records")
-        names = [f"{name_of(row)} {format_score(row['score'])}" for row in best_first]
-        table.add_row(Line(str(weight)), Tokens(names, "  "))
+    token = searched_token(df)
+    lines = search_lines(df, n)
+    has_names = any(line.name for line in lines)
+    shown = "their token" if token is None else for_terminal(token[0])
+    table = _titled([*["search"] * has_names, "weight", f"components that score {shown} highest"])
+    for line in lines:
+        components = [f"{isolate(component_name(row))} {format_score(row['score'])}" for row in line.components]
+        name = [Line(for_terminal(line.name))] * has_names
+        table.add_row(*name, Line(line.weight), Tokens(components, "  "))
     return table
 
 
@@ -211,21 +193,13 @@ def lay_out(df: Any, *, n: int | None = None, columns: int = COLUMNS, hint: str 
     table_kind = kind(df)
     if len(df) == 0:
         return Group(Text("The table is empty: nothing was selected."), *_hint_lines(hint))
-    context = df.groupby(CONTEXT, sort=False).ngroup() if table_kind == "saliency" else None
-    counts: dict[str, Callable[[], int]] = {
-        "saliency": lambda: int(context.max()) + 1 if context is not None else 0,
-        "tokens": lambda: count_groups(df),
-        "pairs": lambda: count_groups(df),
-    }
-    total = counts.get(table_kind, lambda: len(df))()
-    n_shown = total if n is None or table_kind == "search" else min(n, total)
+    n_shown, total = count_lines(df, table_kind, n)
     if table_kind in ("tokens", "pairs"):
-        lines = _group_lines(df, n_shown, table_kind)
+        lines = _group_lines(df, n, table_kind)
     elif table_kind == "saliency":
-        assert context is not None
-        lines = _saliency_lines(df[context < n_shown])
+        lines = _saliency_lines(df[context_numbers(df) < n_shown])
     elif table_kind == "search":
-        lines = _search_lines(df)
+        lines = _search_lines(df, n)
     elif table_kind in ("components", "contexts"):
         lines = {"components": _component_lines, "contexts": _context_lines}[table_kind](df.head(n_shown))
     else:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from html import escape
 
+WEAK = 0.1  # a tint that is hardly visible
 SPACE, NEWLINE, TAB = "␣", "⏎", "⇥"
 ELLIPSIS = "…"
 
@@ -63,8 +64,9 @@ def pair(left: str, right: str) -> str:
 
 
 def is_muted(token: str) -> bool:
-    """Whether a token is a byte that does not decode, or holds control characters and no letter or digit."""
-    return bool(_BYTE.fullmatch(token)) or (not token.isprintable() and not any(map(str.isalnum, token)))
+    """Whether a token holds bytes that do not decode, or control characters, and no letter or digit."""
+    rest = _BYTE.sub("", token)
+    return (rest != token or not token.isprintable()) and not any(map(str.isalnum, rest))
 
 
 def has_rtl(text: str) -> bool:
@@ -87,6 +89,28 @@ def width(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text.replace(_ISOLATE, "").replace(END_ISOLATE, ""))
+
+
+def cut_end(text: str, room: int) -> str:
+    """A text cut to `room` columns, with … at its end."""
+    if width(text) <= room:
+        return text
+    cut = ""
+    for character in text:
+        if width(cut + character) > room - 1:
+            break
+        cut += character
+    return cut + ELLIPSIS + (END_ISOLATE if has_rtl(cut) else "")
+
+
+def cut_start(text: str, room: int) -> str:
+    """A text cut to `room` columns, with … at its start."""
+    if width(text) <= room:
+        return text
+    text = text[-room:]  # a character takes no column at least
+    while text and width(text) > room - 1:
+        text = text[1:]
+    return ELLIPSIS + text
 
 
 def format_score(value: float, n: int = 3) -> str:
@@ -112,7 +136,7 @@ def markup(token: str) -> str:
     return f"<bdi>{text}</bdi>"
 
 
-def chip(token: str, token_id: int, score: float | None = None, strength: float = 0.0) -> str:
+def chip(token: str, token_id: int, score: float | None = None, strength: float = 0.0, *, marked: bool = False) -> str:
     """A token as a chip in HTML: strength as tint, id and score as title, a negative score as dashed underline.
 
     Args:
@@ -120,9 +144,10 @@ def chip(token: str, token_id: int, score: float | None = None, strength: float 
         token_id: Its id in the vocabulary.
         score: Its score; None for a token without one.
         strength: How strong the tint is, between 0 and 1.
+        marked: Whether the chip has an outline, as the token that was searched for.
     """
     title = f"{display(token)}, id {token_id}" + ("" if score is None else f", score {format_score(score)}")
-    return _chip(markup(token), title, is_muted(token), score, strength)
+    return _chip(markup(token), title, is_muted(token), score, strength, marked)
 
 
 def pair_chip(
@@ -135,8 +160,22 @@ def pair_chip(
     return _chip(content, title, is_muted(left) and is_muted(right), score, strength)
 
 
-def _chip(content: str, title: str, muted: bool, score: float | None, strength: float) -> str:
-    negative = score is not None and score < 0
-    classes = "esl-chip" + (" esl-muted" if muted else "") + (" esl-negative" if negative else "")
-    tint = f"{min(1.0, max(0.0, strength)):.2f}"
-    return f'<span class="{classes}" style="--s:{tint}" title="{escape(title)}">{content}</span>'
+def text_chip(text: str, title: str, score: float, strength: float) -> str:
+    """A short text, such as the name of a neuron, as a chip in HTML."""
+    return _chip(f"<bdi>{escape(text)}</bdi>", title, False, score, strength)
+
+
+def token_in_text(token: str, title: str, value: float, strength: float) -> str:
+    """A token within its text as HTML: no space is added around it, and its value is a tint; a weak one has no underline."""
+    negative = " esl-negative" if value < 0 and strength >= WEAK else ""
+    return f'<span class="esl-token{negative}" style="{_style(strength)}" title="{escape(title)}">{escape(visible(token))}</span>'
+
+
+def _chip(content: str, title: str, muted: bool, score: float | None, strength: float, marked: bool = False) -> str:
+    flags = {"esl-muted": muted, "esl-marked": marked, "esl-negative": score is not None and score < 0}
+    classes = " ".join(["esl-chip", *(name for name, is_set in flags.items() if is_set)])
+    return f'<span class="{classes}" style="{_style(strength)}" title="{escape(title)}">{content}</span>'
+
+
+def _style(strength: float) -> str:
+    return f"--s:{min(1.0, max(0.0, strength)):.2f}"

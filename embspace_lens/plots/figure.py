@@ -48,7 +48,7 @@ def axis_title(text: str, **options: Any) -> dict[str, Any]:
 
 
 def finish(figure: Any, title: str, width: int, height: int, subtitle: str = "") -> Any:
-    """Add the title and subtitle, fonts and colours; the right margin grows if the title would not fit."""
+    """Add the title and subtitle, fonts and colours, and a picture in notebooks; the right margin grows if the title would not fit."""
     needed = 2 * TITLE_MARGIN + max(label_width(title) * TITLE_PIXELS, label_width(subtitle) * SUBTITLE_PIXELS)
     added = max(0, int(needed) - width)
     right = figure.layout.margin.r
@@ -77,7 +77,9 @@ def finish(figure: Any, title: str, width: int, height: int, subtitle: str = "")
         height=height,
         margin_r=(80 if right is None else right) + added,
     )
-    return figure
+    from .notebook_figure import NotebookFigure
+
+    return NotebookFigure(figure)
 
 
 def label_width(html: str) -> int:

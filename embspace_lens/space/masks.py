@@ -1,5 +1,6 @@
 """Token masks: which tokens a lens reads."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from functools import reduce
 from operator import and_
 
 import numpy as np
+import regex
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -42,17 +44,31 @@ def _by_string(name: str, accept: Callable[[str], bool]) -> TokenMask:
     return TokenMask(name, lambda vocabulary, _: torch.tensor([accept(text) for text in vocabulary.strings]))
 
 
-def _is_word(text: str) -> bool:
-    word = text[1:]
-    return text[:1] == " " and len(word) > 1 and word.isalpha()
+# Scripts that are written without spaces between words; their vowel signs belong to them.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_WORD = regex.compile(r" ?\p{L}[\p{L}\p{M}]+")
+_UNSPACED_WORD = regex.compile(rf" ?(?:\p{{Han}}|(?=\p{{L}}){_UNSPACED}{{2}}){_UNSPACED}*")
+
+
+def _is_word(vocabulary: Vocabulary, _: Embeddings) -> Bool[Tensor, " d_vocab"]:
+    texts = [unicodedata.normalize("NFC", text) for text in vocabulary.strings]
+    tokens = zip(texts, vocabulary.whole, vocabulary.begins_word, strict=True)
+    return torch.tensor(
+        [
+            bool(is_whole and (_UNSPACED_WORD.fullmatch(text) or (begins_word and _WORD.fullmatch(text))))
+            for text, is_whole, begins_word in tokens
+        ]
+    )
 
 
 ascii_tokens = _by_string("ascii", lambda text: text.isascii() and text.isprintable())
 """Tokens of printable ASCII characters."""
 
 
-whole_words = _by_string("words", _is_word)
-"""Whole words: a space, then two or more letters of any script."""
+whole_words = TokenMask("words", _is_word)
+"""Whole words: two or more letters, with the vocabulary's marker of a word: a space before it (byte-level BPE, SentencePiece), no
+`##` (WordPiece), `</w>` behind it, or none. In scripts without spaces between words (Chinese, Japanese, Thai and others) a token
+of letters is a word without the marker, also a single Chinese character."""
 
 
 def seen_in(texts: Iterable[str], at_least: int = 1) -> TokenMask:
@@ -119,8 +135,20 @@ def choose_tokens(
         mask_name, option = option.name, option.choose(vocabulary, embeddings)
     token_ids = _token_ids(vocabulary, option.cpu().numpy() if isinstance(option, Tensor) else np.asarray(option))
     if len(token_ids) == 0:
-        raise errors.empty_mask(mask_name, vocabulary.model)
+        raise errors.empty_mask(mask_name, vocabulary.model, _widest(vocabulary, embeddings, named))
     return token_ids, mask_name
+
+
+def _widest(vocabulary: Vocabulary, embeddings: Embeddings, named: Mapping[str, TokenMask]) -> tuple[str, int] | None:
+    """The named mask that selects most tokens, and how many; None if no mask selects any."""
+    counts = {}
+    for name, mask in named.items():
+        try:
+            counts[name] = int(mask.choose(vocabulary, embeddings).sum())
+        except errors.EmbspaceError:  # a mask of the demo models, for another vocabulary
+            continue
+    best = max(counts, key=counts.__getitem__, default=None)
+    return (best, counts[best]) if best is not None and counts[best] else None
 
 
 def _token_ids(vocabulary: Vocabulary, tokens: np.ndarray) -> Int[Tensor, " n_tokens"]:

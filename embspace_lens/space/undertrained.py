@@ -17,9 +17,7 @@ def never_trained(vocabulary: Vocabulary) -> list[int]:
     tokenizer = vocabulary.tokenizer
     padding = range(min(len(tokenizer), len(vocabulary)), len(vocabulary)) if tokenizer else ()
     unused_bytes = [0xC0, 0xC1, *range(0xF5, 0x100)]
-    # SentencePiece writes <0xC0>; GPT-2's byte-level BPE writes the byte's Latin-1 character.
-    names = {f"<0x{byte:02X}>" for byte in unused_bytes} | {chr(byte) for byte in unused_bytes}
-    # Only tokens that do not decode by themselves: "ö", merged from two bytes, has the same text as a byte and is trained.
+    names = {f"<0x{byte:02X}>" for byte in unused_bytes}
     return [*padding, *(i for i, text in enumerate(vocabulary.strings) if text in names and not vocabulary.whole[i])]
 
 

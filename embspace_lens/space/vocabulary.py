@@ -1,6 +1,6 @@
 """The vocabulary: the strings of token ids, and the ids of strings."""
 
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,32 @@ import pandas as pd
 from .. import errors
 
 SPACE_PIECE = "▁"  # how SentencePiece writes a space
+CONTINUATION, WORD_END = "##", "</w>"  # how WordPiece marks the inside of a word, and some BPE vocabularies its end
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """The byte that each character stands for in the pieces of byte-level BPE."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+def text_of_bytes(piece: str) -> str | None:
+    """The text of a piece of byte-level BPE, with each byte that is not part of a whole character as `<0xE9>`.
+
+    Returns:
+        The text, or None if the piece is not one of byte-level BPE.
+
+    Example:
+        >>> text_of_bytes("é"), text_of_bytes("Ġâĸ"), text_of_bytes("▁é")
+        ('<0xE9>', ' <0xE2><0x96>', None)
+    """
+    byte_of = _byte_of_character()
+    if not all(character in byte_of for character in piece):
+        return None
+    text = bytes(byte_of[character] for character in piece).decode("utf-8", errors="surrogateescape")
+    return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
 
 
 class Vocabulary:
@@ -32,6 +58,13 @@ class Vocabulary:
         return f"Vocabulary({self.model}: {self.d_vocab} tokens)"
 
     @cached_property
+    def pieces(self) -> list[str | None]:
+        """The tokenizer's own string of every token that it has; None for an id that it leaves out."""
+        if self.tokenizer is None:
+            return []
+        return self.tokenizer.convert_ids_to_tokens(list(range(min(self.d_vocab, len(self.tokenizer)))))
+
+    @cached_property
     def _decoded(self) -> tuple[np.ndarray, np.ndarray]:
         """The text of every token, and whether the token decodes by itself."""
         strings = np.array([str(i) for i in range(self.d_vocab)], dtype=object)
@@ -42,21 +75,22 @@ class Vocabulary:
         texts = self.tokenizer.batch_decode(
             [[i] for i in ids], clean_up_tokenization_spaces=False, skip_special_tokens=False
         )
-        for i, piece, text in zip(ids, self.tokenizer.convert_ids_to_tokens(ids), texts):
+        for i, piece, text in zip(ids, self.pieces, texts):
             if piece is None:
                 continue
             if piece.startswith(SPACE_PIECE):  # decoding a single piece strips its space
                 n_spaces = len(piece) - len(piece.lstrip(SPACE_PIECE))
                 text = " " * n_spaces + text.lstrip(" ")
             whole[i] = bool(text) and "\ufffd" not in text
-            strings[i] = text if whole[i] else piece
+            strings[i] = text if whole[i] else (text and text_of_bytes(piece)) or piece
         return strings, whole
 
     @property
     def strings(self) -> np.ndarray:
         """The exact text of every token, leading space kept: object array `[d_vocab]`.
 
-        For a token that does not decode by itself (part of a multi-byte character), the tokenizer's piece.
+        A byte that is only part of a character is written as `<0xE9>`. For other tokens that do not decode by themselves, the
+        tokenizer's piece.
         """
         return self._decoded[0]
 
@@ -102,9 +136,24 @@ class Vocabulary:
         raise errors.not_one_token(token, pieces, caller, guess)
 
     @cached_property
-    def _has_spaces(self) -> bool:
-        """Whether tokens include the space before a word."""
-        return any(len(text) > 1 and text[0] == " " for text in self.strings)
+    def has_spaces(self) -> bool:
+        """Whether tokens include the space before a word: more begin with a space and a letter than with WordPiece's `##`."""
+        n_spaced = sum(text[:1] == " " and text[1:2].isalpha() for text in self.strings)
+        n_continued = sum(text.startswith(CONTINUATION) and text[2:3].isalpha() for text in self.strings)
+        return n_spaced > n_continued
+
+    @cached_property
+    def begins_word(self) -> np.ndarray:
+        """Whether each token decodes by itself and may be a whole word, by the vocabulary's marker: `bool [d_vocab]`.
+
+        The marker is a space before the word (byte-level BPE, SentencePiece), no `##` (WordPiece), or `</w>` behind it. In a
+        vocabulary without a marker every token may be a word.
+        """
+        may_be = self.whole & np.array([(text[:1] == " ") == self.has_spaces for text in self.strings])
+        ends_word = np.array([piece is not None and piece.endswith(WORD_END) for piece in self.pieces])
+        if ends_word.any() and not self.has_spaces:
+            may_be[: len(ends_word)] &= ends_word
+        return may_be
 
     def word(self, word: str | int, caller: str = "word()") -> int | None:
         """The id of a word as it occurs in a text: with a space before it, if the vocabulary's tokens include spaces.
@@ -123,4 +172,4 @@ class Vocabulary:
             return self.index(word, caller)
         if self.tokenizer is None:
             raise errors.no_tokenizer(self.model, caller)
-        return self._ids.get(" " + word if self._has_spaces and word[:1] != " " else word)
+        return self._ids.get(" " + word if self.has_spaces and word[:1] != " " else word)

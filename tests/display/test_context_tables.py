@@ -1,5 +1,7 @@
 """Contexts and saliency as the terminal and a notebook show them."""
 
+import re
+
 import pytest
 import torch
 import zoo
@@ -8,6 +10,7 @@ from embspace_lens.display.html import table
 from embspace_lens.display.terminal import render
 from embspace_lens.display.tokens import width
 from embspace_lens.factors import Factors, saliency, top_contexts
+from embspace_lens.tables.frames import tidy
 
 pytest.importorskip("captum", reason="saliency needs captum")
 
@@ -39,3 +42,41 @@ def test_contexts_and_saliency_are_shown_in_terminal_and_notebook(tiny):
     for df in (contexts, explained):
         assert df.iloc[0]["token_string"].strip() in table(df, n=3)
         assert df.embspace.show(3) is not None
+
+
+def explained_contexts():
+    """The saliency of two contexts, one of them of a negative token."""
+    names = ["factor", "layer", "rank", "offset", "token_index", "token_string", "saliency"]
+    block = {
+        "factor": 3,
+        "layer": 2,
+        "rank": [0, 0, 0, 1, 1],
+        "offset": [-1, 0, 1, -1, 0],
+        "token_index": [1, 2, 3, 4, 2],
+        "token_string": [" a", " <b>film", " ends", " not", " film"],
+        "saliency": [0.5, 1.0, 0.25, -0.5, 0.25],
+    }
+    return tidy(names, [block], kind="saliency")
+
+
+def test_saliency_is_a_concordance_with_tints():
+    page = table(explained_contexts())
+    rows = re.findall(r"<tr>(.*?)</tr>", page)[1:]
+    assert len(rows) == 2, "one line for each context"
+    before, target, after = re.findall(r'<td class="\w+">(.*?)</td>', rows[0])
+    assert "> a</span>" in before and "--s:0.50" in before and "offset -1, saliency 0.500" in before
+    assert "> &lt;b&gt;film</span>" in target and "--s:1.00" in target and "> ends</span>" in after
+    assert "esl-negative" in rows[1] and "--s:1.00" in rows[1], "tints are relative to the context's strongest token"
+    assert "1 more of 2; show(n=2) shows all." in table(explained_contexts(), n=1)
+
+
+def test_contexts_are_a_concordance_with_targets_in_one_column():
+    block = {"factor": 3, "layer": 2, "rank": [0, 1], "token_index": [1, 2], "token_string": [" film", " plot"]}
+    block |= {"code": [2.0, 1.0], "before": ["a very " * 30, "the"], "after": ["was good", ""]}
+    df = tidy(list(block), [block], kind="contexts")
+    page = table(df)
+    rows = re.findall(r"<tr>(.*?)</tr>", page)[1:]
+    code, before, target, after = re.findall(r'<td class="\w+">(.*?)</td>', rows[0])
+    assert code == "2.00" and before.startswith("…") and before.endswith("a very") and after == "was good"
+    assert "<bdi>film</bdi>" in target and "--s:1.00" in target and "--s:0.12" in rows[1]
+    assert "1 more of 2; show(n=2) shows all." in table(df, n=1)

@@ -3,12 +3,14 @@
 import re
 import sys
 
+import pandas as pd
 import pytest
 from handmade import UNSAFE_TOKENS, assert_harmless, neurons_of, pairs_of
 
 from embspace_lens import EmbspaceError
-from embspace_lens.display import html
-from embspace_lens.display.tokens import display
+from embspace_lens.display import html, terminal
+from embspace_lens.display.table_groups import name_of
+from embspace_lens.display.tokens import display, format_score
 
 
 def test_styles_apply_to_our_tables_only(lens):
@@ -40,9 +42,30 @@ def test_names_with_control_characters_are_visible():
     assert "\x1b" not in page and "b\\x1b[31m" in page
 
 
-def test_a_search_names_its_token_once(lens):
-    page = lens.search(5, k=3).embspace.show(4)._repr_html_()
-    assert page.count("w5") == 1 and "score of w5" in page and "reads (W_in)" in page and "14 more of 18" in page
+def test_a_search_has_one_line_per_weight_with_the_token_marked_and_scores(lens):
+    df = lens.search(5, k=3)
+    page = df.embspace.show(2)._repr_html_()
+    assert page.count("w5") == 2 and page.count("esl-marked") == 2, "once in its chip and once in its title; one rule"
+    assert page.count("<tr>") == 7 and "reads (W_in)" in page and "6 more of 18; show(n=3) shows all." in page
+    for row in df[df["rank"] < 2].to_dict("records"):
+        name = name_of(row)
+        assert f'<bdi>{name}</bdi></span><span class="esl-score">{format_score(row["score"])}</span>' in page
+    assert "more of" not in df.embspace.show(3)._repr_html_()
+
+
+def test_searches_for_several_tokens_have_a_line_for_each(lens):
+    df = pd.concat([lens.search(5, weight="W_out", k=2), lens.search(6, weight="W_out", k=2)], ignore_index=True)
+    page = df.embspace.show()._repr_html_()
+    assert page.count("<tr>") == 3 and "w5" in page and "w6" in page
+    lines = terminal.render(df).splitlines()
+    assert lines[0].startswith("search  weight") and lines[1].startswith("w5") and lines[2].startswith("w6")
+
+
+def test_footer_says_what_shows_the_rest(lens):
+    df = lens.neurons(weight="W_out", k=1)
+    assert "86 more of 96; show(n=50) shows more." in df.embspace.show()._repr_html_()
+    assert "76 more of 96; show(n=96) shows all." in df.embspace.show(20)._repr_html_()
+    assert "nothing was selected" in df.head(0).embspace.show()._repr_html_()
 
 
 def test_numbers_are_aligned_to_the_right(lens):

@@ -3,9 +3,11 @@
 import pandas as pd
 import pytest
 import torch
+from handmade import neurons_of
 
 from embspace_lens import EmbspaceError
 from embspace_lens.display.table_groups import count_groups, first_groups, kind, table_groups
+from embspace_lens.display.terminal import render
 
 
 def test_groups_are_named_by_their_component(lens, moe_lens):
@@ -71,3 +73,53 @@ def test_matched_neurons_are_measurements_and_not_an_alignment():
     columns = {"weight": ["W_in"], "layer_a": [0], "layer_b": [0], "correlation": [0.5]}
     assert kind(pd.DataFrame(columns)) == "alignment"
     assert kind(pd.DataFrame(columns | {"neuron_a": [3], "neuron_b": [4]})) == "measurements"
+
+
+# -- the tables of two models put together
+
+
+def tables_of_two_models():
+    """One neuron of two models, with different tokens."""
+    first, second = (neurons_of(tokens, ["W_out"]) for tokens in ([" a", " b"], [" x", " y"]))
+    return first, second
+
+
+def test_models_put_together_are_not_interleaved():
+    first, second = tables_of_two_models()
+    df = pd.concat([first.assign(model="one"), second.assign(model="two")], ignore_index=True)
+    groups = list(table_groups(df))
+    assert [group.rows["token_string"].tolist() for group in groups] == [[" a", " b"], [" x", " y"]]
+    assert [group.name for group in groups] == ["L3N120, one", "L3N120, two"]
+    assert count_groups(df) == 2 and len(first_groups(df, 1)) == 2
+    lines = render(df).splitlines()
+    assert lines[0].startswith("neuron, model ") and lines[1].split()[:2] == ["L3N120,", "one"]
+    page = df.embspace.show()._repr_html_()
+    assert "neuron, model" in page and "L3N120, two" in page
+    labels = df.embspace.label(k=2)
+    assert labels[["model", "label"]].to_numpy().tolist() == [["one", "␣a ␣b"], ["two", "␣x ␣y"]]
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0.1, 0.2), (False, True)])
+def test_an_added_column_of_numbers_is_a_key_if_it_separates_equal_ranks(values):
+    first, second = tables_of_two_models()
+    df = pd.concat([first.assign(seed=values[0]), second.assign(seed=values[1])], ignore_index=True)
+    assert [group.rows["token_string"].tolist() for group in table_groups(df)] == [[" a", " b"], [" x", " y"]]
+    assert first.assign(seed=3).pipe(table_groups).__next__().name == "L3N120"
+
+
+def test_models_put_together_without_a_column_are_not_interleaved():
+    df = pd.concat(tables_of_two_models())
+    assert [group.rows["token_string"].tolist() for group in table_groups(df)] == [[" a", " b"], [" x", " y"]]
+    assert [group.name for group in table_groups(df)] == ["L3N120", "L3N120"]
+
+
+def test_a_column_with_a_value_for_each_token_is_no_key():
+    df = neurons_of([" a", " b", " c"], ["W_out"]).assign(tag=["X", "Y", "X"], frequency=[0.1, 0.2, 0.3])
+    assert count_groups(df) == 1
+    assert count_groups(df.assign(note=[[1], [2], [3]])) == 1
+
+
+def test_components_of_two_models_are_labelled_separately(lens):
+    search = lens.search(5, k=2)
+    df = pd.concat([search.assign(model="one"), search.assign(model="two")], ignore_index=True)
+    assert len(df.embspace.label()) == len(df)

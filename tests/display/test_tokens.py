@@ -65,6 +65,11 @@ def test_chips_are_escaped_and_have_id_and_score_in_their_title(token):
     ) in parsed.attributes
 
 
+def test_tokens_of_bytes_are_muted():
+    assert "esl-muted" in chip("<0xE9>", 1) and "esl-muted" in chip(" <0xE2><0x96>", 1)
+    assert "esl-muted" not in chip("a<0xC3>", 1) and "esl-muted" not in chip("é", 1)
+
+
 def test_visible_keeps_spaces_and_escapes_control_characters():
     assert visible("a film\n\x00\u202e") == "a film⏎\\x00\\u202e"
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 import zoo
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from embspace_lens import EmbeddingLens, EmbspaceError, ascii_tokens, demo, seen_in, whole_words
 from embspace_lens.lens import MASKS
@@ -16,6 +18,88 @@ def test_masks_select_by_string(byte_level):
     assert is_ascii["c"] and is_ascii[" cat"] and not is_ascii["é"] and not is_ascii["\n"]
     mask = whole_words.choose(vocabulary, lambda: ())
     assert [vocabulary.strings[i] for i in torch.nonzero(mask)[:, 0]] == [" ca", " cat"]
+
+
+def chosen_words(model, decoder, **options):
+    """The words of a small vocabulary."""
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoder
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
+    vocabulary = Vocabulary(fast, len(fast))
+    return [vocabulary.strings[i] for i in torch.nonzero(whole_words.choose(vocabulary, lambda: ()))[:, 0]]
+
+
+def test_words_of_wordpiece_have_no_continuation_marker():
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[unused0]",
+        "film",
+        "##film",
+        "##s",
+        "a",
+        "the",
+        "2020",
+        "!",
+        "café",
+        "世",
+        "##世",
+    ]
+    model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+    assert chosen_words(model, decoders.WordPiece(), unk_token="[UNK]") == ["film", "the", "café", "世"]
+
+
+def test_words_of_a_vocabulary_without_markers_are_its_alphabetic_tokens():
+    model = models.WordLevel({piece: i for i, piece in enumerate(["film", "a", "7", "great", "w2", "<unk>"])}, "<unk>")
+    assert chosen_words(model, None, unk_token="<unk>") == ["film", "great"]
+
+
+def test_words_of_bpe_with_a_marker_behind_the_word_have_that_marker():
+    pieces = ["fil", "film</w>", "m</w>", "good", "good</w>"]
+    model = models.BPE({piece: i for i, piece in enumerate(pieces)}, [])
+    assert chosen_words(model, decoders.BPEDecoder()) == ["film", "good"]
+
+
+def test_words_of_scripts_without_spaces_need_no_space():
+    pieces = [
+        "▁film",
+        "film",
+        "▁",
+        "世界",
+        "我",
+        "▁我",
+        "これ",
+        "ー",
+        "の",
+        "ที่",
+        "▁हिन्दी",
+        "हिन्दी",
+        "▁한국",
+        "한국",
+        "▁में",
+        "，",
+        "<0xE4>",
+    ]
+    model = models.Unigram([(piece, -1.0) for piece in ["<unk>", *pieces]], unk_id=0, byte_fallback=True)
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    words = chosen_words(model, decoders.Sequence(parts), unk_token="<unk>")
+    assert words == [" film", "世界", "我", " 我", "これ", "ที่", " हिन्दी", " 한국", " में"]
+
+
+def test_few_spaced_tokens_do_not_change_the_words_of_wordpiece():
+    pieces = ["[UNK]", "film", "##s", "##ing", " added"]
+    model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+    assert chosen_words(model, decoders.WordPiece(), unk_token="[UNK]") == ["film"]
+
+
+def test_error_of_an_empty_mask_names_a_mask_that_selects_tokens(tiny):
+    with pytest.raises(EmbspaceError) as caught:
+        EmbeddingLens(tiny("gpt2"), tokenizer=zoo.tokenizer(), vocabulary="words")
+    assert str(caught.value) == (
+        "The token mask 'words' selects no token of zoo. "
+        "Use vocabulary='ascii', which selects 97, or vocabulary=None for all tokens."
+    )
 
 
 def test_combined_masks_select_their_intersection(byte_level):

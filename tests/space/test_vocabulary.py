@@ -24,11 +24,23 @@ def test_strings_are_exact(byte_level):
     vocabulary = Vocabulary(tokenizer, len(tokenizer) + 3)
     by_piece = {piece: vocabulary.strings[i] for piece, i in tokenizer.get_vocab().items()}
     assert by_piece["Ġcat"] == " cat" and by_piece["cat"] == "cat" and by_piece["Ã©"] == "é"
-    assert by_piece["Ã"] == "Ã", "half of a character has the tokenizer's piece as string"
+    assert by_piece["Ã"] == "<0xC3>", "half of a character is shown as its byte"
     assert vocabulary.strings[-1] == str(len(tokenizer) + 2), (
         "ids beyond the tokenizer's vocabulary are their own strings"
     )
     assert all(isinstance(text, str) and text for text in vocabulary.strings)
+
+
+def test_no_byte_that_is_part_of_a_character_is_shown_as_a_letter():
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "Ã©", "ĠâĸĪ", "Ġâĸ", "aÃ", "ï¿½"]
+    bpe = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
+    bpe.decoder = decoders.ByteLevel()
+    vocabulary = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=bpe), len(pieces))
+    text_of = dict(zip(pieces, vocabulary.strings, strict=True))
+    assert text_of["é"] == "<0xE9>" and text_of["Ã©"] == "é" and list(vocabulary.strings).count("é") == 1
+    assert text_of["ĠâĸĪ"] == " █" and text_of["Ġâĸ"] == " <0xE2><0x96>" and text_of["aÃ"] == "a<0xC3>"
+    assert len(set(vocabulary.strings)) == len(pieces), "no two tokens look the same"
+    assert not any(text.isalpha() and not text.isascii() for text in vocabulary.strings[:256])
 
 
 def test_a_merged_character_is_one_trained_token():
