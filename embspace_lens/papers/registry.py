@@ -4,7 +4,17 @@ from importlib import import_module
 
 from .experiment import Experiment
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = (
+    "related_pairs",
+    "state_recall",
+    "keep_k",
+    "example_heads",
+    "singular_values",
+    "token_plane",
+    "tuning",
+    "layer_alignment",
+    "undertrained",
+)
 """The modules of this folder that define experiments, in the order of the papers; each has a list `EXPERIMENTS`."""
 
 
