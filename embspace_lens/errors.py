@@ -929,7 +929,9 @@ def nothing_to_measure(model: str, names: Sequence[str]) -> EmbspaceError:
 
 def final_norm_is_folded(model: str) -> EmbspaceError:
     """States were to be scored behind the final norm with a lens that already folds its gain."""
-    return EmbspaceError(f"final_norm=True needs raw weights: the lens of {model} folds norms. Give EmbeddingLens(…, fold_ln=False).")
+    return EmbspaceError(
+        f"final_norm=True needs raw weights: the lens of {model} folds norms. Give EmbeddingLens(…, fold_ln=False)."
+    )
 
 
 def no_expert_activations(model: str, layer: int, weight: str) -> EmbspaceError:
@@ -1325,7 +1327,9 @@ def one_experiment_needed() -> EmbspaceError:
 
 def no_experiment_named(paths: Sequence[object]) -> EmbspaceError:
     """A document to check names no experiment."""
-    return EmbspaceError(f"{', '.join(map(str, paths))} names no experiment in backticks. Name experiments: paper NAME --check FILE.")
+    return EmbspaceError(
+        f"{', '.join(map(str, paths))} names no experiment in backticks. Name experiments: paper NAME --check FILE."
+    )
 
 
 def other_model_needed(experiment: str, model: str, what: str) -> EmbspaceError:

@@ -31,7 +31,9 @@ def paper(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="FOLDER", help="The folder of texts and word lists. `data` by default, if it exists."),
+        typer.Option(
+            "--data", metavar="FOLDER", help="The folder of texts and word lists. `data` by default, if it exists."
+        ),
     ] = None,
     scale: Annotated[
         float | None,
@@ -49,7 +51,9 @@ def paper(
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat runs that are finished.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw the figure of one experiment: FILE.html, .png, .svg or .pdf."),
+        typer.Option(
+            "--plot", metavar="FILE", help="Draw the figure of one experiment: FILE.html, .png, .svg or .pdf."
+        ),
     ] = None,
     write: Annotated[
         Path | None, typer.Option("--write", metavar="FILE", help="Write the results as a Markdown page.")
@@ -82,7 +86,9 @@ def paper(
     if data is None and Path("data").is_dir():
         data = Path("data")
     texts = [_read(path) for path in check or []]
-    names = tuple(name or [] if not texts or name or all else sorted({n for text in texts for n in named_experiments(text)}))
+    names = tuple(
+        name or [] if not texts or name or all else sorted({n for text in texts for n in named_experiments(text)})
+    )
     options = RunOptions(names, model, data, scale, seed, folder, fresh)
     if not (names or all):
         if texts:
@@ -140,7 +146,9 @@ def _finish(options: "RunOptions", is_shown: bool) -> "list[Run]":
     with no_chatter():
         for run in run_experiments(options):
             runs.append(run)
-            state = f"not run, the data folder lacks {', '.join(run.missing)}" if run.missing else f"{run.seconds:.0f} s"
+            state = (
+                f"not run, the data folder lacks {', '.join(run.missing)}" if run.missing else f"{run.seconds:.0f} s"
+            )
             state = "finished earlier" if run.findings is not None and not run.seconds else state
             typer.echo(f"{run.experiment.name}, {run.setting.model}: {state} ({len(runs)} of {n})", err=True)
     for _, group in groupby(runs, key=lambda run: run.experiment.name) if is_shown else ():

@@ -18,7 +18,7 @@ DESCRIPTIONS = {
     "sentiment": "a folder sentiment/ with opinion_positive.txt and opinion_negative.txt",
     "brown": "the tagged Brown corpus, brown_tagged.parquet",
 }
-TEST, TRAIN = "split == 'test'", "split == 'train'"
+TEST, TRAIN = "split == 'test'", "split == 'train' and label != 'unsup'"
 
 
 def find_file(data: Path | None, need: str) -> Path | None:

@@ -35,22 +35,14 @@ def run(setting: Setting) -> Findings:
                 "n": len(shares),
             }
         )
-        rows.append(
-            {
-                "measure": f"{name}: share of heads in which most of these pairs are identical words",
-                "value": (shares > 0.5).mean(),
-                "control": float(np.mean(np.array(shuffled) > 0.5)),
-                "n": len(shares),
-            }
-        )
         different = table[~is_same]
         best = different.groupby(KEYS[:2])["score"].max().nlargest(N_HEADS).index
         chosen = different[pd.MultiIndex.from_frame(different[KEYS[:2]]).isin(best)]
         chosen = chosen.groupby(KEYS[:2]).head(K_SHOWN).reset_index(drop=True)
         labels = label_groups(chosen, K_SHOWN)
         block = {column: labels[column].tolist() for column in (*KEYS, "label")}
-        details[f"{name}: the best pairs of the {N_HEADS} heads with the largest scores, identical words left out"] = tidy(
-            [*KEYS, "label"], [block]
+        details[f"{name}: the best pairs of the {N_HEADS} heads with the largest scores, identical words left out"] = (
+            tidy([*KEYS, "label"], [block])
         )
         plots.append(chosen)
     return Findings(figures(NAME, setting, rows), details, lambda: plot_pairs(plots[0]))

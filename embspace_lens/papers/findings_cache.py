@@ -57,9 +57,7 @@ def read_findings(folder: Path) -> Findings:
         EmbspaceError: If the index is damaged.
     """
     index = read_json(folder / INDEX)
-    details = {
-        title: pd.read_parquet(folder / f"details-{i}.parquet") for i, title in enumerate(index["details"])
-    }
+    details = {title: pd.read_parquet(folder / f"details-{i}.parquet") for i, title in enumerate(index["details"])}
     plot = partial(_read_plot, folder / PLOT) if index["plot"] else None
     return Findings(pd.read_parquet(folder / FIGURES), details, plot, tuple(index["notes"]))
 

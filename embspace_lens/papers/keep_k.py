@@ -36,7 +36,11 @@ def run(setting: Setting) -> Findings:
     lens = raw_lens(setting.model)
     vectors = {STATES: _states(lens, setting)}
     largest = lens.space.n_tokens
-    ks = sorted({k for k in (512, 4096) if k <= largest} | {2**i for i in range(2, largest.bit_length()) if 2**i < largest} | {largest})
+    ks = sorted(
+        {k for k in (512, 4096) if k <= largest}
+        | {2**i for i in range(2, largest.bit_length()) if 2**i < largest}
+        | {largest}
+    )
     table = keep_k(lens, vectors, ks=ks, n=setting.size(N_VECTORS, 2), seed=setting.seed)
     rows = []
     for source, part in table.groupby("source", sort=False):

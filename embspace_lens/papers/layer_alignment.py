@@ -5,6 +5,7 @@ import pandas as pd
 from ..compare.alignment import Alignment, align
 from ..compare.neuron_matching import match_neurons
 from ..lens import EmbeddingLens
+from ..plots.alignment_maps import plot_alignment
 from .experiment import Experiment, Findings, Setting, figures
 from .raw_lens import LENS, legible_lens, raw_lens, two_models
 
@@ -29,7 +30,8 @@ def run(setting: Setting) -> Findings:
     by_lens = {"": _both_spaces(*raw), ", norms folded": _both_spaces(*folded)}
     rows, tables = [], {}
     for suffix, (aligned, baseline) in by_lens.items():
-        counts, control = count_layers(aligned), count_layers(baseline)
+        counts = count_layers(aligned)
+        control = counts * float("nan") if baseline is None else count_layers(baseline)
         for how in ("assigned", "nearest"):
             for weight in counts.index:
                 published = [n / PUBLISHED_LAYERS for n in PUBLISHED[weight]] if weight in PUBLISHED else list(NAN)
@@ -38,7 +40,7 @@ def run(setting: Setting) -> Findings:
                     {
                         "measure": f"{weight}{suffix}: layers {how} to their own number",
                         "value": counts.loc[weight, how] / counts.loc[weight, "n_layers"],
-                        "control": control.loc[weight, how] / control.loc[weight, "n_layers"] if weight in control.index else float("nan"),
+                        "control": control.loc[weight, how] / control.loc[weight, "n_layers"],
                         "published": shown[0],
                         "published_control": shown[1],
                         "n": int(counts.loc[weight, "n_layers"]),
@@ -48,17 +50,19 @@ def run(setting: Setting) -> Findings:
                 {
                     "measure": f"all weights{suffix}: layers {how} to their own number, a count",
                     "value": counts[how].sum(),
-                    "control": control[how].sum(),
+                    "control": control[how].sum(skipna=False),
                     "n": int(counts["n_layers"].sum()),
                 }
             )
-        tables[f"Mean absolute correlation of the layers of the same number, and chance{suffix}"] = aligned.on_diagonal()
+        tables[f"Mean absolute correlation of the layers of the same number, and chance{suffix}"] = (
+            aligned.on_diagonal()
+        )
     rows += _neuron_rows(names)
     aligned = by_lens[""][0]
     return Findings(
         figures(NAME, setting, rows),
         tables,
-        aligned.plot,
+        lambda: plot_alignment(aligned),
         (
             "The published shares are those of two MultiBERTs of 12 layers, with the one-to-one assignment.",
             "A one-to-one assignment uses all layers, so it can be the diagonal although the nearest layer is often another one.",
@@ -66,10 +70,10 @@ def run(setting: Setting) -> Findings:
     )
 
 
-def _both_spaces(a: EmbeddingLens, b: EmbeddingLens) -> tuple[Alignment, Alignment]:
-    """The alignment in embedding space and in residual space; models of different widths are not comparable in the second."""
-    aligned = align(a, b)
-    return aligned, align(a, b, space="residual") if a.weights.d_model == b.weights.d_model else aligned
+def _both_spaces(a: EmbeddingLens, b: EmbeddingLens) -> tuple[Alignment, Alignment | None]:
+    """The alignment in embedding space and in residual space; models of different widths have no common residual space."""
+    is_comparable = a.weights.d_model == b.weights.d_model
+    return align(a, b), align(a, b, space="residual") if is_comparable else None
 
 
 def count_layers(alignment: Alignment) -> pd.DataFrame:

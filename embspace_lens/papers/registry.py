@@ -13,6 +13,7 @@ MODULES: tuple[str, ...] = (
     "token_plane",
     "tuning",
     "layer_alignment",
+    "stitching",
     "undertrained",
 )
 """The modules of this folder that define experiments, in the order of the papers; each has a list `EXPERIMENTS`."""

@@ -35,7 +35,9 @@ def run(setting: Setting) -> Findings:
         figures(NAME, setting, rows),
         {"The pairs with the largest overlap": strongest_pairs(lens, k)},
         lambda: plot_related_pairs(tables[""]),
-        ("The published figures are means over the 24 layers of GPT-2 medium, with a control that shuffles head 0 only.",),
+        (
+            "The published figures are means over the 24 layers of GPT-2 medium, with a control that shuffles head 0 only.",
+        ),
     )
 
 

@@ -26,9 +26,7 @@ MAX_ROWS = 60
 
 def write_page(runs: Iterable[Run], options: RunOptions) -> str:
     """The page of all runs."""
-    sections = [
-        write_section(list(group), options) for _, group in groupby(runs, key=lambda run: run.experiment.name)
-    ]
+    sections = [write_section(list(group), options) for _, group in groupby(runs, key=lambda run: run.experiment.name)]
     return "\n".join([INTRODUCTION, *sections])
 
 

@@ -48,9 +48,7 @@ class RunOptions:
     def settings(self, experiment: Experiment) -> list[Setting]:
         """One setting for each model on which the experiment runs."""
         models = experiment.models if self.model is None else (self.model,)
-        return [
-            Setting(model, self.data, self._scale(experiment, model), self.seed, self.folder) for model in models
-        ]
+        return [Setting(model, self.data, self._scale(experiment, model), self.seed, self.folder) for model in models]
 
     def _scale(self, experiment: Experiment, model: str) -> float:
         if self.scale is not None:

@@ -14,6 +14,7 @@ from ..evidence.token_lists import cyclic_permutation, jaccard, strongest_tokens
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.intervals import bootstrap_interval
+from ..weights.effective import Side
 from .experiment import Experiment, Findings, Setting, figures
 from .raw_lens import legible_lens
 
@@ -26,7 +27,10 @@ def run(setting: Setting) -> Findings:
     """Compare the two sides of each singular direction, and the coherence of its tokens with that of Gaussian directions."""
     lens = legible_lens(setting.model)
     rows = [*_shared_tokens(lens, setting.seed), *_coherence(lens, setting.seed)]
-    shown = {f"{weight}: the first direction of the heads with the largest singular values": _examples(lens, weight) for weight in ("W_OV", "W_QK")}
+    shown = {
+        f"{weight}: the first direction of the heads with the largest singular values": _examples(lens, weight)
+        for weight in ("W_OV", "W_QK")
+    }
     notes = ("Neither paper reports these two measures: they show lists of tokens.",)
     return Findings(figures(NAME, setting, rows), shown, notes=notes)
 
@@ -65,8 +69,9 @@ def _coherence(lens: EmbeddingLens, seed: int) -> Iterator[dict[str, Any]]:
     """The mean cosine between the top tokens of a singular direction; control: Gaussian directions."""
     generator = torch.Generator().manual_seed(seed)
     gaussian = mean_cosine(lens, torch.randn(200, lens.weights.d_model, generator=generator))
-    for weight in ("W_OV", "W_QK"):
-        values = torch.cat([mean_cosine(lens, right) for _, right in _sides(lens, weight)])
+    sides: dict[str, Side] = {"W_OV": "write", "W_QK": "read"}
+    for weight, side in sides.items():
+        values = torch.cat([mean_cosine(lens, right, side=side) for _, right in _sides(lens, weight)])
         low, high = bootstrap_interval(values)
         yield {
             "measure": f"{weight}: mean cosine between the {K_SHOWN} top tokens of a direction",
@@ -78,11 +83,13 @@ def _coherence(lens: EmbeddingLens, seed: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def mean_cosine(lens: EmbeddingLens, x: Float[Tensor, "n d_model"], k: int = K_SHOWN) -> Float[Tensor, " n"]:
+def mean_cosine(
+    lens: EmbeddingLens, x: Float[Tensor, "n d_model"], k: int = K_SHOWN, side: Side = "write"
+) -> Float[Tensor, " n"]:
     """The mean cosine between the embeddings of the k top tokens of each vector, over pairs of different tokens."""
-    _, ids = lens.space.top(x, "write", k)
+    _, ids = lens.space.top(x, side, k)
     positions = torch.searchsorted(lens.space.token_ids, ids)
-    rows = lens.space.rows("write")
+    rows = lens.space.rows(side)
     unit = torch.nn.functional.normalize(torch.stack([rows[p.to(rows.device)] for p in positions]).float(), dim=-1)
     total = (unit @ unit.transpose(1, 2)).sum(dim=(1, 2))
     return (total - k) / (k * (k - 1))

@@ -44,7 +44,9 @@ def run(setting: Setting) -> Findings:
     return Findings(
         figures(NAME, setting, rows),
         plot=lambda: plot_recall(table),
-        notes=(f"Measured on {len(texts)} test reviews; the published figures are means over the 24 layers of GPT-2 medium.",),
+        notes=(
+            f"Measured on {len(texts)} test reviews; the published figures are means over the 24 layers of GPT-2 medium.",
+        ),
     )
 
 

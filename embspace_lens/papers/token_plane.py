@@ -36,7 +36,9 @@ def run(setting: Setting) -> Findings:
                 "n": len(values),
             }
         )
-        best += [(value, layer, int(neuron)) for value, neuron in zip(*(part.tolist() for part in values.topk(N_SHOWN)))]
+        best += [
+            (value, layer, int(neuron)) for value, neuron in zip(*(part.tolist() for part in values.topk(N_SHOWN)))
+        ]
     neurons = sorted(best, reverse=True)[:N_SHOWN]
     return Findings(
         figures(NAME, setting, rows),

@@ -49,7 +49,9 @@ def run(setting: Setting) -> Findings:
     rows += _head_shares(setting.model, before, words)
     details = {
         "Tokens of the classification head's rows": token_lists(head_rows, "direction"),
-        f"Largest changes of W_V in layer {layers[-1]}: the tokens of both ends": _largest_changes(after, before, layers[-1]),
+        f"Largest changes of W_V in layer {layers[-1]}: the tokens of both ends": _largest_changes(
+            after, before, layers[-1]
+        ),
     }
     notes = ("The paper shows lists of tokens, no shares: the share is the package's own measure.",)
     return Findings(figures(NAME, setting, rows), details, lambda: plot_displacement(table), notes)

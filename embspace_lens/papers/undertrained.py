@@ -11,7 +11,9 @@ NAME = "Magikarp:undertrained-tokens"
 def run(setting: Setting) -> Findings:
     """Measure the share of never seen, and of often seen, tokens that the mask leaves out."""
     if setting.model not in catalog.names():
-        raise errors.other_model_needed(NAME, setting.model, "a demo model, because it reads the counts of its training texts")
+        raise errors.other_model_needed(
+            NAME, setting.model, "a demo model, because it reads the counts of its training texts"
+        )
     trained = _ids(EmbeddingLens.from_pretrained(setting.model, vocabulary="trained"))
     every = _ids(EmbeddingLens.from_pretrained(setting.model))
     seen, frequent = (_ids(EmbeddingLens.from_pretrained(setting.model, vocabulary=catalog.seen(n))) for n in (1, 10))
