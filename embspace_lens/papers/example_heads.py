@@ -1,5 +1,7 @@
 """Paper A, example heads: the best pairs of tokens of single heads, without identical ones."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -20,7 +22,7 @@ def run(setting: Setting) -> Findings:
     rng = np.random.default_rng(setting.seed)
     rows, details, plots = [], {}, []
     for name, read in {"W_OV": lens.ov, "W_QK": lens.qk}.items():
-        table = read(k=K)
+        table: Any = read(k=K)
         is_same = same_word(table["src_token_string"], table["dest_token_string"])
         shares = is_same.groupby([table[key] for key in KEYS[:2]]).mean()
         shuffled = [
@@ -48,7 +50,7 @@ def run(setting: Setting) -> Findings:
     return Findings(figures(NAME, setting, rows), details, lambda: plot_pairs(plots[0]))
 
 
-def same_word(left: "pd.Series", right: "pd.Series") -> "pd.Series":
+def same_word(left: Any, right: Any) -> Any:
     """Whether two tokens are the same word but for case and spaces, row by row."""
     a, b = (column.str.strip().str.lower().to_numpy() for column in (left, right))
     return pd.Series(a == b, index=left.index)

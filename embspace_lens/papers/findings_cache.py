@@ -1,5 +1,6 @@
 """Findings on disk, one folder for each run of an experiment, so that finished runs are not repeated."""
 
+import ast
 import re
 from functools import partial
 from hashlib import sha256
@@ -24,7 +25,7 @@ def findings_folder(experiment: Experiment, setting: Setting) -> Path:
     """
     source = getsourcefile(unwrap(experiment.run))
     files = [(path.name, path.stat().st_size) for need in experiment.needs if (path := find_file(setting.data, need))]
-    code = Path(source).read_text("utf-8") if source else ""
+    code = ast.dump(ast.parse(Path(source).read_text("utf-8"))) if source else ""
     arguments = [experiment.name, experiment.protocol, code, setting.model, setting.scale, setting.seed, files]
     key = sha256(repr(arguments).encode()).hexdigest()[:10]
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"{experiment.name} {setting.model}").strip("-")

@@ -1,6 +1,6 @@
 """Paper A, alignment: layers and neurons of two models of one vocabulary, compared in embedding space."""
 
-import pandas as pd
+from typing import Any
 
 from ..compare.alignment import Alignment, align
 from ..compare.neuron_matching import match_neurons
@@ -76,7 +76,7 @@ def _both_spaces(a: EmbeddingLens, b: EmbeddingLens) -> tuple[Alignment, Alignme
     return align(a, b), align(a, b, space="residual") if is_comparable else None
 
 
-def count_layers(alignment: Alignment) -> pd.DataFrame:
+def count_layers(alignment: Alignment) -> Any:
     """For each weight, how many layers of the first model are nearest, and assigned, to the layer of the same number."""
     table = alignment.correlation.dropna(subset=["correlation"])
     nearest = table.loc[table.groupby(["weight", "layer_a"], observed=True)["correlation"].idxmax()]

@@ -5,9 +5,9 @@ from importlib import import_module
 from .experiment import Experiment
 
 MODULES: tuple[str, ...] = (
-    "related_pairs",
+    "pair_overlaps",
     "state_recall",
-    "keep_k",
+    "truncated_products",
     "example_heads",
     "singular_values",
     "token_plane",

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,7 +80,7 @@ def _aligned(name: str, table: pd.DataFrame, columns: Mapping[str, list[str]]) -
     return [cell.rjust(width) if is_number else cell.ljust(width) for cell in cells]
 
 
-def _cells(name: str, values: "pd.Series") -> list[str]:
+def _cells(name: str, values: Any) -> list[str]:
     if pd.api.types.is_float_dtype(values.dtype):
         return [format_number(value) for value in values]
     shown = display if name.endswith("token_string") else visible

@@ -98,9 +98,9 @@ def mean_cosine(
 def _examples(lens: EmbeddingLens, weight: str) -> pd.DataFrame:
     """The tokens of the first singular direction of some heads."""
     options: Any = {"weight": weight, "n_directions": 1, "k": K_SHOWN}
-    table = lens.singular(**options)
+    table: Any = lens.singular(**options)
     best = table.groupby(["layer", "head"])["singular_value"].max().nlargest(N_HEADS).index
-    chosen = table[pd.MultiIndex.from_frame(table[["layer", "head"]]).isin(best)].reset_index(drop=True)
+    chosen: Any = table[pd.MultiIndex.from_frame(table[["layer", "head"]]).isin(best)].reset_index(drop=True)
     labels = label_groups(chosen, K_SHOWN)
     columns = ["layer", "head", "weight", "component", "side", "label"]
     return tidy(columns, [{column: labels[column].tolist() for column in columns}])

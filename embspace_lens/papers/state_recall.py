@@ -1,5 +1,7 @@
 """Paper A, hidden states: their top tokens are among those of the most active parameters."""
 
+from typing import Any
+
 from ..evidence.recall import hidden_state_recall
 from ..forward.texts import read_texts
 from ..plots.evidence_curves import plot_recall
@@ -26,7 +28,7 @@ def run(setting: Setting) -> Findings:
     """Measure the recall on test reviews."""
     lens = raw_lens(setting.model)
     texts = read_texts(data_file(setting, "reviews"), where=TEST)[: setting.size(N_TEXTS, 2)]
-    table = hidden_state_recall(lens, texts, final_norm=True, k=min(50, lens.space.n_tokens))
+    table: Any = hidden_state_recall(lens, texts, final_norm=True, k=min(50, lens.space.n_tokens))
     rows = []
     for (target, weight), part in table.groupby(["target", "weight"], observed=True):
         means = part.groupby("sample")["recall"].mean()

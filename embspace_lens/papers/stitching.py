@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -70,9 +69,9 @@ def run(setting: Setting) -> Findings:
     options: dict[str, Any] = {"graft": N_BLOCKS, "max_tokens": MAX_TOKENS, "seed": setting.seed}
     kernels: dict[str, Kernel] = {name: name for name in ("pinv", "states", "untranslated", "random")}
     kernels[NOTEBOOK] = notebook_translation
-    table = stitch_sweep(recipient, donors, texts, labels, kernels=kernels, **options)
+    table: Any = stitch_sweep(recipient, donors, texts, labels, kernels=kernels, **options)
     bases = dict.fromkeys(donors, base)
-    only = stitch_sweep(recipient, donors, texts, labels, kernels={SUBTRACT: "pinv"}, subtract=bases, **options)
+    only: Any = stitch_sweep(recipient, donors, texts, labels, kernels={SUBTRACT: "pinv"}, subtract=bases, **options)
     table = pd.concat([table, only[only["keep"] >= 0]], ignore_index=True)
     notes = (
         f"Donors: the last {N_BLOCKS} blocks of {base_name} and a head, tuned on {setting.size(3000, 8)} reviews; {len(texts)} test reviews.",
@@ -85,7 +84,7 @@ def run(setting: Setting) -> Findings:
     return Findings(figures(NAME, setting, summarise(table)), details, lambda: plot_stitch(table), notes)
 
 
-def summarise(table: pd.DataFrame) -> list[dict[str, Any]]:
+def summarise(table: Any) -> list[dict[str, Any]]:
     """The accuracy of each map with the best number of kept blocks: the mean over seeds, each seed, and the seeds above 70 %."""
     n = int(table["n"].iloc[0])
     chance = table.loc[table["kernel"] == "chance", "accuracy"].iloc[0]
@@ -110,7 +109,7 @@ def _row(measure: str, value: float, control: float, n: int, published: float = 
     return {"measure": measure, "value": value, "control": control, "n": n, "published": published}
 
 
-def _by_keep(table: pd.DataFrame) -> pd.DataFrame:
+def _by_keep(table: Any) -> pd.DataFrame:
     """Mean accuracies with one column for each number of kept blocks."""
     means = table[table["keep"] >= 0].groupby(["kernel", "keep"])["accuracy"].mean().unstack().reset_index()
     names: Mapping[Any, str] = {column: f"keep {column}" for column in means.columns if column != "kernel"}

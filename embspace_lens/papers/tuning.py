@@ -1,6 +1,7 @@
 """Paper A, differences: what fine-tuning changed, as tokens, and the tokens of the classifier's own rows."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -30,7 +31,7 @@ def run(setting: Setting) -> Findings:
     after, before = legible_lens(setting.model, vocabulary="frequent"), legible_lens(base)
     words = {sign: read_sentiment(setting, sign) for sign in ("positive", "negative")}
     layers = range(before.weights.n_layers - card["config"]["n_blocks"], before.weights.n_layers)
-    table = displacement(after, before, words["positive"], words["negative"], layer=layers, k=K, seed=setting.seed)
+    table: Any = displacement(after, before, words["positive"], words["negative"], layer=layers, k=K, seed=setting.seed)
     rows = []
     for (layer, weight), part in table.groupby(["layer", "weight"], observed=True):
         by_sample = part.set_index("sample")

@@ -1,5 +1,7 @@
 """The final norm of a model, applied to residual vectors: one module is called, and no forward pass is run."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +27,7 @@ def apply_final_norm(weights: Weights, x: Float[Tensor, "*n d_model"]) -> Float[
     name = host.final_norm.name
     if not name:
         return x
-    norm = host.model._modules[name]
+    norm: Any = host.model._modules[name]
     parameter = next(norm.parameters(), x)
     state = x.reshape(1, -1, x.shape[-1]).to(parameter.device, parameter.dtype)
     return upcast(norm(state).reshape(x.shape))
