@@ -978,6 +978,13 @@ def nothing_to_measure(model: str, names: Sequence[str]) -> EmbspaceError:
     return EmbspaceError(f"No selected block of {model} has {' or '.join(names)}. Select other layers.")
 
 
+def final_norm_is_folded(model: str) -> EmbspaceError:
+    """States were to be scored behind the final norm with a lens that already folds its gain."""
+    return EmbspaceError(
+        f"final_norm=True needs raw weights: the lens of {model} folds norms. Give EmbeddingLens(…, fold_ln=False)."
+    )
+
+
 def no_expert_activations(model: str, layer: int, weight: str) -> EmbspaceError:
     """The activations of a mixture's experts have no hook point."""
     return EmbspaceError(
@@ -1348,3 +1355,34 @@ def demo_has_factors() -> EmbspaceError:
     return EmbspaceError(
         "--demo uses the demo model's dictionary. Leave --factors out, or give --texts instead of --demo."
     )
+
+
+# -- the papers' experiments
+
+
+def missing_data(need: str, description: str, folder: object) -> EmbspaceError:
+    """An experiment needs a file that the data folder lacks."""
+    where = "There is no data folder" if folder is None else f"{folder} has no file for {need!r}"
+    return EmbspaceError(f"{where}. The experiment needs {description}. Name the folder that holds it: --data FOLDER.")
+
+
+def no_figure(experiment: str) -> EmbspaceError:
+    """A plot was requested of an experiment without a figure."""
+    return EmbspaceError(f"{experiment} has no figure. Leave --plot out.")
+
+
+def one_experiment_needed() -> EmbspaceError:
+    """A plot was requested of several experiments."""
+    return EmbspaceError("--plot draws the figure of one experiment. Name one experiment.")
+
+
+def no_experiment_named(paths: Sequence[object]) -> EmbspaceError:
+    """A document to check names no experiment."""
+    return EmbspaceError(
+        f"{', '.join(map(str, paths))} names no experiment in backticks. Name experiments: paper NAME --check FILE."
+    )
+
+
+def other_model_needed(experiment: str, model: str, what: str) -> EmbspaceError:
+    """An experiment cannot run on this model."""
+    return EmbspaceError(f"{experiment} cannot run on {model}: it needs {what}. Give it with --model.")

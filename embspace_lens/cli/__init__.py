@@ -2,7 +2,7 @@
 
 import typer
 
-from . import circuits, compare, demo_models, evidence, factors, readings, stitching
+from . import circuits, compare, demo_models, evidence, factors, papers, readings, stitching
 from .refusals import RefusingGroup
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ for command in (
     compare.difference,
     circuits.relations,
     circuits.operations,
+    papers.paper,
 ):
     app.command()(command)
 app.add_typer(evidence.app, name="evidence")

@@ -18,6 +18,7 @@ from ..forward.batches import TokenBatch, token_batches
 from ..forward.pooling import PooledHead
 from ..forward.runs import collect_activations, resume
 from ..lens import EmbeddingLens
+from ..tables.checks import check_choice
 from ..tables.frames import tidy
 from ..tables.intervals import proportion_interval
 from ..weights.configuration import device_of
@@ -51,6 +52,7 @@ def stitch_sweep(
     max_tokens: int | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
+    subtract: Mapping[str, EmbeddingLens] | None = None,
 ) -> pd.DataFrame:
     """Measure the accuracy of classifiers that are stitched to another model, for every number of kept blocks.
 
@@ -73,13 +75,16 @@ def stitch_sweep(
         max_tokens: The longest text in tokens; the rest is cut off.
         seed: Seed of the random map and of the sampled text.
         checkpoint: A JSON file with the counts so far. The same call resumes from it.
+        subtract: From a donor's name to the lens of its base model. The head of this donor then classifies only what tuning
+            changed: the output of the tuned blocks minus that of the same blocks of the base, on the same translated states.
 
     Returns:
         One row per (recipient, donor, kernel, keep), with `accuracy`, its 95 % bootstrap interval `low`, `high`, and `n`, the
         number of texts; `keep` is −1 for donor and chance.
 
     Raises:
-        EmbspaceError: If there are no texts, all have one class, a label is not a class of a head, or the models do not fit.
+        EmbspaceError: If there are no texts, all have one class, a label is not a class of a head, the models do not fit, or
+            `subtract` names an unknown donor.
 
     Example:
         >>> head = PooledHead(tuned.weights.d_model, ["negative", "positive"])
@@ -96,11 +101,13 @@ def stitch_sweep(
     keeps = [check_depth("keep", value, recipient) for value in keeps]
     majority = _majority_share(texts, labels)
     donors = _check_donors(donors, graft, labels)
+    bases = {check_choice("subtract", name, donors): check_lens(base) for name, base in (subtract or {}).items()}
     named = dict(kernels) if isinstance(kernels, Mapping) else {name: name for name in kernels}
     for name in CONTROLS:
         if name in named:
             raise errors.reserved_kernel(name)
     arguments = [recipient.name, sorted(donors), graft, keeps, list(named), max_tokens, seed, texts, labels]
+    arguments += [sorted(bases)] if bases else []
     counts = _Counts(checkpoint, arguments)
     translations = {
         (donor, name, n_kept): translation
@@ -123,7 +130,10 @@ def stitch_sweep(
             for cell, translation in translations.items():
                 donor, _, n_kept = cell
                 lens, head = donors[donor]
-                state = _run_grafted(lens, batch, translation.state(states[n_kept]), graft)
+                translated = translation.state(states[n_kept])
+                state = _run_grafted(lens, batch, translated, graft)
+                if donor in bases:
+                    state = state - _run_grafted(bases[donor], batch, translated, graft)
                 n_right[cell] = _count_right(head, state, batch, batch_labels)
             counts.add(n_right, len(batch))
     if not counts.n_texts:

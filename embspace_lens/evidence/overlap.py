@@ -74,7 +74,7 @@ def related_pairs(
         Dar et al. (2023), Analyzing Transformers in Embedding Space. https://arxiv.org/abs/2209.02535
     """
     k, seeds = check_k(k, lens.space.n_tokens), check_integer("seeds", seeds, minimum=2)
-    pairs_of_layer = _select_pairs(lens, layer, pairs)
+    pairs_of_layer = select_pairs(lens, layer, pairs)
 
     def blocks() -> Iterator[dict[str, Any]]:
         weights_of = {
@@ -85,7 +85,7 @@ def related_pairs(
             for index, names in pairs_of_layer.items():
                 lists = {}
                 for weight in weights_of[index]:
-                    lists[weight] = _token_lists(lens, weight, index, k)
+                    lists[weight] = token_lists_of(lens, weight, index, k)
                     bar.update()
                 for name in names:
                     a, b = (lists[weight] for weight in PAIRS[name])
@@ -95,7 +95,7 @@ def related_pairs(
     return tidy(columns, blocks(), kind="related_pairs")
 
 
-def _select_pairs(lens: EmbeddingLens, layer: Select, pairs: Pair | Sequence[Pair] | None) -> dict[int, list[Pair]]:
+def select_pairs(lens: EmbeddingLens, layer: Select, pairs: Pair | Sequence[Pair] | None) -> dict[int, list[Pair]]:
     """The pairs to measure, by layer. Pairs that the model lacks are left out, or raise an error if they were named."""
     given = [pairs] if isinstance(pairs, str) else list(PAIRS if pairs is None else pairs)
     named: list[Pair] = [check_choice("pairs", name, PAIRS) for name in given]
@@ -109,7 +109,7 @@ def _select_pairs(lens: EmbeddingLens, layer: Select, pairs: Pair | Sequence[Pai
     return dict(sorted(selected.items()))
 
 
-def _token_lists(lens: EmbeddingLens, weight: str, layer: int, k: int) -> Int[Tensor, "n k"]:
+def token_lists_of(lens: EmbeddingLens, weight: str, layer: int, k: int) -> Int[Tensor, "n k"]:
     """The top tokens of each direction of a weight in one layer."""
     side = side_of(weight)
     directions = directions_of(lens.weights, weight, layer)

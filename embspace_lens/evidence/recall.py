@@ -23,6 +23,7 @@ from ..tables.selection import Select, weight_names
 from ..weights.configuration import device_of
 from ..weights.effective import MLP, side_of
 from ..weights.experts import NO_EXPERT
+from ..weights.final_norm import apply_final_norm
 from ..weights.hook_points import head_hook, neuron_hook, state_hook
 from .layer_directions import directions_of, layers_of
 from .token_lists import cyclic_permutation
@@ -55,6 +56,7 @@ def hidden_state_recall(
     k: int = 50,
     n_active: int = 5,
     seeds: int = 20,
+    final_norm: bool = False,
     batch_tokens: int = 8192,
     max_tokens: int | None = None,
 ) -> pd.DataFrame:
@@ -81,6 +83,8 @@ def hidden_state_recall(
         k: How many tokens of each weight's direction, and of the state.
         n_active: How many neurons or sub-heads represent a block.
         seeds: The number of permutations in the shuffled control.
+        final_norm: Score hidden states behind the final norm with its bias, as the authors do, whose parameters are raw. This
+            needs a lens with `fold_ln=False`, in which the norm's gain is not part of E.
         batch_tokens: About how many tokens run at once.
         max_tokens: The longest text in tokens; the model's context window by default.
 
@@ -90,7 +94,8 @@ def hidden_state_recall(
         middle 95 % of the permutations.
 
     Raises:
-        EmbspaceError: If there are no texts or no tokenizer, the model lacks the weight, or fewer than k tokens are read.
+        EmbspaceError: If there are no texts or no tokenizer, the model lacks the weight, fewer than k tokens are read, or
+            `final_norm` is set for a lens that folds norms.
 
     Example:
         >>> df = hidden_state_recall(lens, ["w2 w3 w4", "w5 w6"], layer=0, weight="W_out", k=5)
@@ -103,6 +108,8 @@ def hidden_state_recall(
     k, seeds = check_k(k, lens.space.n_tokens), check_integer("seeds", seeds, minimum=2)
     names = TARGETS if target is None else [target] if isinstance(target, str) else list(target)
     targets = sorted({check_choice("target", name, TARGETS) for name in names})
+    if final_norm and lens.weights.fold_ln:
+        raise errors.final_norm_is_folded(lens.name)
     hooks = _select_hooks(lens, layer, weight, n_active)
     last = lens.weights.n_layers - 1
     layers = {index for index, _ in hooks}
@@ -110,7 +117,7 @@ def hidden_state_recall(
     states = {state_of[index] for index in layers} if "layer" in targets else set()
     states |= {state_of[last]} if "final" in targets else set()
     end = state_of[last if "final" in targets else max(layers)]  # the forward pass stops there
-    tops = _run(lens, texts, set(hooks.values()), states, end, k, n_active, batch_tokens, max_tokens)
+    tops = _run(lens, texts, set(hooks.values()), states, end, k, n_active, final_norm, batch_tokens, max_tokens)
 
     example = torch.cat(tops.example)
     orders = [torch.arange(len(example)), *(cyclic_permutation(len(example), seed) for seed in range(seeds))]
@@ -166,6 +173,7 @@ def _run(
     end: str,
     k: int,
     n_active: int,
+    final_norm: bool,
     batch_tokens: int,
     max_tokens: int | None,
 ) -> _TopIndices:
@@ -177,6 +185,7 @@ def _run(
         def hook(value: Tensor, hook: Any) -> None:
             x = value[mask.to(value.device)]
             if name in state_hooks:
+                x = apply_final_norm(lens.weights, x) if final_norm else x
                 top = lens.space.top(x, "write", k)[1]
             else:
                 top = x.flatten(1).topk(n_active, dim=1).indices

@@ -4,7 +4,18 @@ from importlib import import_module
 
 from .experiment import Experiment
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = (
+    "pair_overlaps",
+    "state_recall",
+    "truncated_products",
+    "example_heads",
+    "singular_values",
+    "token_plane",
+    "tuning",
+    "layer_alignment",
+    "stitching",
+    "undertrained",
+)
 """The modules of this folder that define experiments, in the order of the papers; each has a list `EXPERIMENTS`."""
 
 

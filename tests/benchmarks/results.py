@@ -1,11 +1,10 @@
-"""Measure the results of tutorials/results.md, section by section, and write that file.
+"""Measure those results on the demo models that `embspace-lens paper` does not measure yet, section by section.
 
 Each section runs with the settings that its heading names and prints its tables as they are. Sections that read texts take them from
 a data folder: reviews.jsonl (the Large Movie Review Dataset: `split`, `label`, `text`; may be compressed), relations/*.json (MAPS),
 sentiment/opinion_positive.txt and opinion_negative.txt (Hu & Liu's lexicon), brown_tagged.parquet (`file`, `sentence`, `word`, `tag`).
 
-    python -m tests.benchmarks.results related-pairs alignment
-    python -m tests.benchmarks.results --data DATA --write tutorials/results.md
+    python -m tests.benchmarks.results factors relations
 
 Finished sections are cached in the folder `runs/results`, so that an interrupted run resumes.
 """
@@ -18,15 +17,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from embspace_lens import EmbeddingLens, align, demo, displacement, match_neurons, stitch_sweep
+from embspace_lens import EmbeddingLens, demo
 from embspace_lens.circuits import read_relations, relation_scores
-from embspace_lens.evidence import hidden_state_recall, keep_k, related_pairs
 from embspace_lens.factors import activity, demo_factors, level, senses
-from embspace_lens.forward import read_labelled, read_texts
+from embspace_lens.forward import read_texts
 
 MODELS = ("reviews-small-0", "reviews-small-1", "reviews-medium-0")
-WORDS = {"vocabulary": "words", "score": "cosine"}
-FREQUENT = {"vocabulary": "frequent", "score": "cosine"}
 Section = Callable[[Path], Iterator[str]]
 SECTIONS: dict[str, Section] = {}
 INTERVENTIONS: dict[str, Section] = {}  # forward passes with every head ablated: not in the file by default
@@ -46,164 +42,6 @@ def as_text_block(table: pd.DataFrame, digits: int = 3) -> str:
 def reviews_file(data: Path) -> Path:
     """The file of reviews in the data folder."""
     return next(path for stem in ("reviews", "imdb") for path in sorted(data.glob(f"{stem}.*")))
-
-
-@section
-def related_pairs_(data: Path) -> Iterator[str]:
-    yield (
-        "## Keys and values share tokens\n\n"
-        "Mean Jaccard overlap of the 100 tokens with the largest absolute scores (`evidence.related_pairs`), averaged over layers. Control: pairs "
-        "shuffled within the layer. Whole words by centred cosine, then all tokens by inner product.\n"
-    )
-    rows = []
-    for options in (WORDS, {}):
-        for name in MODELS:
-            table = related_pairs(EmbeddingLens.from_pretrained(name, **options))
-            for pair, part in table.groupby("pair"):
-                by_layer = part.pivot(index="layer", columns="sample", values="jaccard")
-                ratio = by_layer["paired"] / by_layer["shuffled"]
-                rows.append(
-                    {
-                        "tokens": "words, cosine" if options else "all, dot",
-                        "model": name,
-                        "pair": pair,
-                        "paired": by_layer["paired"].mean(),
-                        "shuffled": by_layer["shuffled"].mean(),
-                        "ratio by layer": " ".join(f"{value:.2f}" for value in ratio),
-                    }
-                )
-    yield as_text_block(pd.DataFrame(rows), 4)
-    yield "With inner products over all tokens, the common direction of the embeddings determines most of each list, and the ratios scatter around 1.\n"
-
-
-@section
-def undertrained_tokens(data: Path) -> Iterator[str]:
-    yield (
-        "## Under-trained tokens\n\n"
-        'Tokens that `vocabulary="trained"` leaves out, computed from the embeddings alone, compared with how often each token occurs in the training texts.\n'
-    )
-    rows = []
-    for name in MODELS:
-        model = demo.load(name)
-        trained = set(EmbeddingLens(model, vocabulary="trained").space.token_ids.tolist())
-        seen_ids, frequent_ids = (
-            set(EmbeddingLens(model, vocabulary=demo.seen(n)).space.token_ids.tolist()) for n in (1, 10)
-        )
-        unseen_ids = set(range(model.cfg.d_vocab)) - seen_ids
-        rows.append(
-            {
-                "model": name,
-                "never seen": len(unseen_ids),
-                "of these left out": len(unseen_ids - trained),
-                "seen 10 times or more": len(frequent_ids),
-                "of those left out": len(frequent_ids - trained),
-            }
-        )
-    yield as_text_block(pd.DataFrame(rows))
-
-
-def nearest_count(table: pd.DataFrame) -> pd.Series:
-    """For each weight, the number of layers of the first model whose most similar layer has the same number."""
-    nearest = table.loc[table.groupby(["weight", "layer_a"], observed=True)["correlation"].idxmax()]
-    is_same_number = nearest["layer_a"] == nearest["layer_b"]
-    return is_same_number.groupby(nearest["weight"], observed=True).sum()
-
-
-@section
-def alignment(data: Path) -> Iterator[str]:
-    yield (
-        "## Layers and neurons of two seeds\n\n"
-        "`align(reviews-small-0, reviews-small-1)`, all tokens. *nearest*: layers for which the most similar layer of the other model has the same number; *assigned*: "
-        "layers matched with their own number by the one-to-one assignment; *chance*: the mean of a random assignment. The baseline compares the same vectors coordinate by "
-        "coordinate in the residual stream.\n"
-    )
-    a, b = (EmbeddingLens.from_pretrained(name) for name in MODELS[:2])
-    rows = []
-    for space in ("embedding", "residual"):
-        result = align(a, b, space=space)
-        counts = result.on_diagonal().set_index("weight").assign(nearest=nearest_count(result.correlation))
-        rows.append(counts.reset_index().assign(space=space).rename(columns={"n_matched": "assigned"}))
-    table = pd.concat(rows)[["space", "weight", "n_layers", "chance", "nearest", "assigned", "correlation"]]
-    yield as_text_block(table)
-    totals = table.groupby("space")[["n_layers", "nearest", "assigned"]].sum().reset_index()
-    yield "All weights together:\n\n" + as_text_block(totals)
-    a, b = (EmbeddingLens.from_pretrained(name, **FREQUENT) for name in MODELS[:2])
-    rows = []
-    for label, layer_b, space in (
-        ("layer 3 with layer 3", 3, "embedding"),
-        ("layer 3 with layer 0 (control)", 0, "embedding"),
-        ("layer 3 with layer 3, residual (control)", 3, "residual"),
-    ):
-        matches = match_neurons(a, b, 3, layer_b, space=space).query("match == 'nearest'")["correlation"]
-        rows.append({"neurons": label, "mean": matches.mean(), "median": matches.median()})
-    yield "Correlation of each neuron of layer 3 with its nearest partner (`match_neurons`, W_out, frequent words, cosine):\n\n"
-    yield as_text_block(pd.DataFrame(rows))
-
-
-@section
-def stitching(data: Path) -> Iterator[str]:
-    yield (
-        "## A classifier on another model\n\n"
-        "`stitch_sweep`: the tuned blocks and the head of `reviews-small-0-sentiment` on the hidden states of models that were never tuned; accuracy on the first 200 test "
-        "reviews, by the number of recipient blocks kept. `pinv` is the paper's map; `states` is `translate_states`. Controls: `random`, `transpose`, `untranslated`; `keep = −1` holds the donor's own accuracy and "
-        'the share of the commonest class. One tuning seed; lenses with `space="embed"`, all tokens.\n'
-    )
-    texts, labels = (part[:200] for part in read_labelled(reviews_file(data), where="split == 'test'"))
-    donor = EmbeddingLens.from_pretrained("reviews-small-0-sentiment", space="embed")
-    donors = {"sentiment": (donor, demo.head("reviews-small-0-sentiment"))}
-    kernels = ["pinv", "least_squares", "procrustes", "states", "random", "transpose", "untranslated"]
-    for name in MODELS[1:]:
-        recipient = EmbeddingLens.from_pretrained(name, space="embed")
-        table = stitch_sweep(recipient, donors, texts, labels, graft=2, kernels=kernels, max_tokens=128)
-        yield f"\nOnto `{name}`:\n\n"
-        yield as_text_block(table.pivot(index="kernel", columns="keep", values="accuracy").reset_index(), 2)
-
-
-@section
-def tuning(data: Path) -> Iterator[str]:
-    yield (
-        "## What tuning changed\n\n"
-        "`displacement(reviews-small-0-sentiment, reviews-small-0)`: the share of the 10 tokens at either end of a direction of the weight difference that are words of one sign (Hu & Liu's opinion lexicon; frequent words, cosine), with 95 % "
-        "bootstrap intervals. Controls: the same for Gaussian directions (random) and for the weights before tuning (base).\n"
-    )
-    after, before = (
-        EmbeddingLens.from_pretrained(name, **FREQUENT) for name in ("reviews-small-0-sentiment", MODELS[0])
-    )
-    positive, negative = (
-        (data / "sentiment" / f"opinion_{sign}.txt").read_text(encoding="latin-1").split()
-        for sign in ("positive", "negative")
-    )
-    table = displacement(after, before, positive, negative, layer=[2, 3])
-    yield as_text_block(table)
-
-
-@section
-def recall(data: Path) -> Iterator[str]:
-    yield (
-        "## Hidden states recall their parameters\n\n"
-        "`evidence.hidden_state_recall` on 50 test reviews: the share of a hidden state's top 50 tokens that are among the top tokens of its most active parameters, all tokens, mean over "
-        "layers. Control: permuted tokens.\n"
-    )
-    texts = read_texts(reviews_file(data), where="split == 'test'")[:50]
-    table = hidden_state_recall(EmbeddingLens.from_pretrained(MODELS[0]), texts)
-    means = table.groupby(["target", "weight", "sample"], observed=True)["recall"].mean().unstack().reset_index()
-    yield as_text_block(means)
-
-
-@section
-def keep_k_(data: Path) -> Iterator[str]:
-    yield (
-        "## Keeping k tokens\n\n"
-        "`evidence.keep_k`: the cosine of inner products before and after all but the k largest entries of each projection are set to zero, with the transpose and with the pseudo-inverse; all tokens. The "
-        "paper's curves cross on GPT-2 near k = 7,000 (Gaussian vectors); here they cross at much smaller k.\n"
-    )
-    rows = []
-    for name in MODELS:
-        table = keep_k(EmbeddingLens.from_pretrained(name), ks=[16, 64, 256, 1024, 4096])
-        rows.append(
-            table.pivot(index=["source", "k"], columns="inverse", values="similarity").reset_index().assign(model=name)
-        )
-    yield as_text_block(pd.concat(rows)[["model", "source", "k", "transpose", "pinv"]], 2)
 
 
 @section
@@ -301,16 +139,6 @@ script(
     "## Which score of a head predicts its effect?\n\nRank correlation, over all heads, of a score read from weights with the rise of the loss when the head is set to zero.\n",
 )
 
-TITLE = """# Results on the demo models
-
-Every block below is the output of one command: `python -m tests.benchmarks.results --data DATA SECTION` prints one section, and
-`python -m tests.benchmarks.results --data DATA --write tutorials/results.md` writes this file. DATA is a folder with the Large Movie Review Dataset (Maas et al. 2011), the
-relations of MAPS, Hu & Liu's opinion lexicon and the tagged Brown corpus; `tests/benchmarks/results.py` states the file names. Three more sections
-(`relations-by-ablation`, `channels-by-ablation`, `heads-by-ablation`) test readings of weights by interventions; they take several minutes for each model, and
-are printed by the same command when they are named.
-
-"""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -318,7 +146,6 @@ def main() -> None:
         "sections", nargs="*", help=f"out of {', '.join([*SECTIONS, *INTERVENTIONS])}; those of the file by default"
     )
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--write", type=Path, help="write all sections to this file, resuming from runs/results")
     options = parser.parse_args()
     names = {name.rstrip("-"): function for name, function in SECTIONS.items()}
     every = names | INTERVENTIONS
@@ -332,8 +159,6 @@ def main() -> None:
             text = "\n".join(every[name](options.data))
             path.write_text(f"{text}\nCommand: `python -m tests.benchmarks.results --data DATA {name}`\n")
         print(path.read_text(), flush=True)
-    if options.write:
-        options.write.write_text(TITLE + "\n".join((cache / f"{name}.md").read_text() for name in names))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import torch
 from classifiers import LABELS, TEXTS, classify, pooled_head
+from model_pairs import lens_of
 from tables import check_tidy
 
 from embspace_lens import EmbspaceError, PooledHead, stitch, stitch_sweep, translate
+from embspace_lens.compare.stitching import POOLED
 from embspace_lens.forward.batches import token_batches
 from embspace_lens.tables.intervals import proportion_interval
 
@@ -75,6 +77,36 @@ def test_interrupted_sweep_resumes_to_the_same_table(recipient_and_donor, tmp_pa
     )
     with pytest.raises(EmbspaceError, match="is the checkpoint of a sweep with other arguments"):
         stitch_sweep(recipient, donors, TEXTS, LABELS, checkpoint=path, **options | {"graft": 2})
+
+
+def test_subtracted_base_leaves_what_tuning_changed(recipient_and_donor):
+    recipient, after = recipient_and_donor
+    before = lens_of("gpt2", 1)
+    head = pooled_head(seed=3)
+    df = stitch_sweep(
+        recipient, {"a": (after, head)}, TEXTS, LABELS, graft=1, keep=[1], kernels=["pinv"], subtract={"a": before}
+    )
+    translation = translate(recipient, after)
+    (batch,) = token_batches(recipient.model, TEXTS)
+    with torch.no_grad():
+        pooled = [
+            stitch(recipient, lens, keep=1, graft=1, translation=translation, head=head).run_with_cache(batch)[1][
+                POOLED
+            ]
+            for lens in (after, before)
+        ]
+        best = head.linear(pooled[0] - pooled[1]).argmax(1)
+    labels = [LABELS[i] for i in batch.example.tolist()]
+    accuracy = np.mean([head.labels[i] == label for i, label in zip(best.tolist(), labels, strict=True)])
+    assert df.loc[df["kernel"] == "pinv", "accuracy"].item() == pytest.approx(accuracy)
+
+
+def test_subtracted_donor_itself_leaves_the_bias_of_the_head(recipient_and_donor):
+    recipient, donor = recipient_and_donor
+    head = pooled_head(seed=3)
+    df = stitch_sweep(recipient, {"a": (donor, head)}, TEXTS, LABELS, graft=2, kernels=["pinv"], subtract={"a": donor})
+    constant = head.labels[int(head.linear.bias.argmax())]
+    assert df.loc[df["kernel"] == "pinv", "accuracy"].tolist() == pytest.approx([LABELS.count(constant) / 5] * 3)
 
 
 def test_kernel_can_be_a_function(recipient_and_donor):

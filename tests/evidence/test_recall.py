@@ -55,6 +55,28 @@ def test_recall_equals_slow_loops(tiny, name, options):
     assert (aligned["low"] <= aligned["recall"]).all() and (aligned["recall"] <= aligned["high"]).all()
 
 
+def test_states_behind_the_final_norm_are_scored_with_its_bias(tiny):
+    lens = EmbeddingLens(tiny("gpt2"), fold_ln=False, space="unembed")
+    options = {"weight": "W_out", "k": 6, "n_active": 3}
+    frame = evidence.hidden_state_recall(lens, TEXTS, final_norm=True, **options)
+    norm = lens.weights.norm("W_U")
+    caches = [run_alone(lens, text) for text in TEXTS]
+    for layer in (0, 1):
+        state = torch.cat([cache[f"blocks.{layer}.hook_resid_post"] for cache in caches])
+        state = torch.nn.functional.layer_norm(state, (lens.weights.d_model,), norm.gain, norm.bias)
+        active = torch.cat([cache[f"blocks.{layer}.mlp.hook_post"].flatten(1) for cache in caches])
+        slow = brute_recall(lens.project(state), active, scores_of(lens, "W_out", layer), 6, 3)
+        row = frame[(frame["target"] == "layer") & (frame["layer"] == layer) & (frame["sample"] == "aligned")]
+        assert row["recall"].item() == pytest.approx(np.mean(slow), rel=1e-5)
+
+
+def test_final_norm_is_refused_by_a_lens_that_folds_it(lens):
+    message = "final_norm=True needs raw weights: the lens of gpt2 folds norms. Give EmbeddingLens(…, fold_ln=False)."
+    with pytest.raises(EmbspaceError) as refusal:
+        evidence.hidden_state_recall(lens, TEXTS, k=5, final_norm=True)
+    assert str(refusal.value).replace(lens.name, "gpt2") == message
+
+
 def one_neuron_per_token():
     """A model of one block whose neuron i is active at token i only, and writes a large vector that differs between neurons."""
     hf = zoo._build("gpt2", "GPT2Config", "GPT2LMHeadModel", zoo.GPT | dict(n_inner=zoo.D_MLP, n_layer=1))

@@ -8,6 +8,7 @@ import torch
 from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.papers.experiment import COLUMNS as FIGURE_COLUMNS
 from embspace_lens.tables.columns import GLOSSARY
 from embspace_lens.tables.frames import tidy
 
@@ -142,6 +143,7 @@ def test_every_column_has_a_meaning_and_is_used():
     used |= {"ov_effective_rank", "qk_effective_rank"}
     used |= {"relation", "effect", "relation_score", "control", "p_value", "n_left_out"}  # relation_scores
     used |= {"src_rank", "amplification"}  # salient_operations
+    used |= set(FIGURE_COLUMNS)  # papers
     unused = set(GLOSSARY) - used - {"similarity", "label"}  # made by match_neurons and by the accessor
     assert not unused
 

@@ -1,0 +1,73 @@
+"""The command paper."""
+
+import pytest
+from command_line import check_refusal
+from papers_stub import NAME, counted
+
+from embspace_lens.papers import number_check, runs
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    settings = []
+    registry = {NAME: counted(settings)}
+    for module in (runs, number_check):
+        monkeypatch.setattr(module, "experiments", lambda: registry)
+    return settings
+
+
+def test_without_a_name_experiments_are_listed_and_nothing_runs(run, calls):
+    result = run("paper")
+    assert result.exit_code == 0 and "T:counted  Counted (Nobody (2020))" in result.stdout and not calls
+
+
+def test_one_experiment_prints_its_section(run, calls):
+    result = run("paper", NAME, "--seed", 5, "--scale", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "overlap  reviews-small-0  0.123     0.05     0.0083  50" in result.stdout
+    assert (calls[0].seed, calls[0].scale) == (5, 0.5)
+
+
+def test_page_is_written_and_passes_its_own_check(run, calls, tmp_path):
+    assert run("paper", "--all", "--write", "results.md").exit_code == 0
+    result = run("paper", "--check", "results.md")
+    assert result.exit_code == 0, result.output
+    assert len(calls) == 1
+
+
+def test_check_of_a_changed_page_fails(run, calls, tmp_path):
+    run("paper", "--all", "--write", "results.md")
+    page = tmp_path / "results.md"
+    page.write_text(page.read_text("utf-8").replace("0.123", "0.321"), "utf-8")
+    result = run("paper", "--check", "results.md")
+    assert result.exit_code == 1 and "results.md: T:counted: the file has" in result.stdout
+
+
+def test_figures_are_written_as_a_table(run, calls, tmp_path):
+    assert run("paper", NAME, "--out", "figures.csv").exit_code == 0
+    header = (tmp_path / "figures.csv").read_text("utf-8").splitlines()[0]
+    assert header.replace('"', "").split(",") == [
+        *("experiment", "measure", "model", "value", "control", "published", "published_control", "low", "high", "n")
+    ]
+
+
+def test_figure_is_drawn_as_a_page(run, calls, tmp_path):
+    assert run("paper", NAME, "--plot", "figure.html").exit_code == 0
+    assert "plotly" in (tmp_path / "figure.html").read_text("utf-8")
+
+
+def test_what_is_missing_is_an_error(run, monkeypatch):
+    monkeypatch.setattr(runs, "experiments", lambda: {NAME: counted([], needs=("brown",))})
+    result = run("paper", NAME)
+    assert result.exit_code == 2
+    assert "The experiment needs the tagged Brown corpus, brown_tagged.parquet." in result.stderr
+
+
+def test_file_that_names_no_experiment_is_refused(run, calls, tmp_path):
+    (tmp_path / "other.md").write_text("Nothing.")
+    result = run("paper", "--check", "other.md")
+    check_refusal(result, "other.md names no experiment in backticks. Name experiments: paper NAME --check FILE\\.")
+
+
+def test_unknown_ending_of_a_figure_is_refused(run, calls):
+    assert run("paper", NAME, "--plot", "figure.txt").exit_code == 2
