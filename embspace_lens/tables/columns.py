@@ -93,10 +93,18 @@ GLOSSARY: dict[str, Column] = {
     "token_index": Column("int64", "", "Vocabulary id of the token."),
     "token_string": Column("str", "", "Exact text of the token, leading space kept."),
     "example": Column("int64", "", "Index of the text, from 0."),
-    "pos": Column("int64", "tokens", "Position within the text's own tokens, from 0."),
-    "dest_pos": Column("int64", "tokens", "Position of the attending token (query), from 0."),
+    "pos": Column(
+        "int64",
+        "tokens",
+        "Position in the run, from 0, special tokens such as BOS included; −1 if the row is about no position.",
+    ),
+    "dest_pos": Column(
+        "int64", "tokens", "Position of the attending token (query) in the run, from 0, special tokens included."
+    ),
     "src_pos": Column(
-        "int64", "tokens", "Position of the attended-from token (key), from 0; −1 if the row is about no position."
+        "int64",
+        "tokens",
+        "Position of the attended-from token (key) in the run, from 0, special tokens included; −1 if the row is about no position.",
     ),
     "dest_token_index": Column("int64", "", "Vocabulary id of the attending (query) or promoted (OV output) token."),
     "dest_token_string": Column("str", "", "Exact text of the attending or promoted token."),
