@@ -698,6 +698,14 @@ def channels_not_written(weight: str) -> EmbspaceError:
     )
 
 
+def channels_not_read(weight: str) -> EmbspaceError:
+    """Channels of a writing weight were given, which a neuron does not read."""
+    return EmbspaceError(
+        f"These are channels of {weight}. Only channels of W_in or W_gate can be removed from a neuron's input; "
+        "channel_effects removes those of W_out."
+    )
+
+
 def too_few_texts() -> EmbspaceError:
     """An interval over texts needs two of them."""
     return EmbspaceError("Fewer than two texts have a token. Give more texts.")

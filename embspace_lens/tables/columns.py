@@ -123,6 +123,9 @@ GLOSSARY: dict[str, Column] = {
         "as at the hook point",
         "Activation at a token: the factor on a neuron's output row, the coordinate of a sub-head or direction, or the norm of a head's output.",
     ),
+    "activation_change": Column(
+        "float32", "as at the hook point", "Absolute change of a neuron's activation under an intervention; a mean."
+    ),
     "offset": Column("int64", "tokens", "Position of a token relative to the target; negative before it."),
     "saliency": Column(
         "float32", "as the hidden states", "How much a factor's code decreases when the token is replaced."
