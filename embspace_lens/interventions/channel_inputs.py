@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .. import errors
 from ..circuits.channels import VocabularyChannels
 from ..forward.batches import TokenBatch, token_batches
-from ..forward.runs import collect_activations
+from ..forward.runs import Hook, collect_activations
 from ..lens import EmbeddingLens
 from ..tables.checks import check_integer
 from ..tables.frames import tidy
@@ -137,29 +137,33 @@ def _activation_changes(
     r = normalize(channels.directions[torch.from_numpy(rows)], dim=1)
     w = lens.weights.directions(weight, layer)[neurons.to(lens.weights.W_U.device)].to(r)
     removed = r * (r * w).sum(1, keepdim=True)  # (w · r̂) r̂
-    hook_in, normalised = mlp_input_hook(lens.weights, layer, weight)
+    hook_in, mlp_input = mlp_input_hook(lens.weights, layer, weight)
     hook_pre = preactivation_hook(lens.weights, layer, weight)
     hook_post = neuron_hook(lens.weights, layer)
+
+    def hooks_without(chosen: Int[Tensor, " n_chosen"]) -> list[Hook]:
+        """Hooks that remove the chosen channels, at most one of each neuron."""
+        x: list[Tensor] = []
+
+        def store(value: Tensor, hook: Any) -> None:
+            x[:] = [mlp_input(value)]
+
+        def remove(value: Tensor, hook: Any) -> Tensor:
+            edited = value.clone()
+            edited[..., neurons[chosen]] -= (x[0] @ removed[chosen].to(x[0]).T).to(value)
+            return edited
+
+        return [(hook_in, store), (hook_pre, remove)]
+
     ranks = table["channel"].to_numpy()
+    groups = [torch.from_numpy(np.flatnonzero(ranks == rank)) for rank in sorted(set(ranks))]
     changes = torch.zeros(len(rows), sum(int(batch.mask.sum()) for batch in batches))
     start = 0
     for batch in tqdm(batches, desc="channel inputs", unit="batch", disable=None, leave=False):
         end = start + int(batch.mask.sum())
         original = collect_activations(lens.model, batch, [hook_post])[hook_post]
-        for rank in sorted(set(ranks)):
-            chosen = torch.from_numpy(np.flatnonzero(ranks == rank))
-            x: list[Tensor] = []
-
-            def store(value: Tensor, hook: Any) -> None:
-                x[:] = [normalised(value)]
-
-            def remove(value: Tensor, hook: Any) -> Tensor:
-                edited = value.clone()
-                edited[..., neurons[chosen]] -= (x[0] @ removed[chosen].to(x[0]).T).to(value)
-                return edited
-
-            hooks = [(hook_in, store), (hook_pre, remove)]
-            ablated = collect_activations(lens.model, batch, [hook_post], hooks=hooks)[hook_post]
+        for chosen in groups:
+            ablated = collect_activations(lens.model, batch, [hook_post], hooks=hooks_without(chosen))[hook_post]
             change = (ablated - original)[..., neurons[chosen]].abs().float().cpu()
             changes[chosen, start:end] = change[batch.mask].T
         start = end

@@ -70,7 +70,10 @@ def test_effects_equal_those_of_an_edited_weight(tiny, family, weight, fold_ln):
 
 def test_channels_of_the_first_block_change_the_activation_at_their_own_tokens_most():
     lens = EmbeddingLens(demo.load("reviews-small-0"), vocabulary=demo.frequent_words)
-    texts = ["A wonderful film with a great cast, and a wonderful story.", "The worst movie that she has ever seen."] * 20
+    texts = [
+        "A wonderful film with a great cast, and a wonderful story.",
+        "The worst movie that she has ever seen.",
+    ] * 20
     result = vocabulary_channels(lens, 0, range(30), weight="W_in", n_channels=2)
     effects = channel_input_effects(lens, result, texts)
     table = effects.pivot_table("activation_change", ["neuron", "channel"], "sample").dropna()
