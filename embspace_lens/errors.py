@@ -1307,3 +1307,12 @@ def demo_has_factors() -> EmbspaceError:
     return EmbspaceError(
         "--demo uses the demo model's dictionary. Leave --factors out, or give --texts instead of --demo."
     )
+
+
+# -- the papers' experiments
+
+
+def missing_data(need: str, description: str, folder: object) -> EmbspaceError:
+    """An experiment needs a file that the data folder lacks."""
+    where = "There is no data folder" if folder is None else f"{folder} has no file for {need!r}"
+    return EmbspaceError(f"{where}. The experiment needs {description}. Name the folder that holds it: --data FOLDER.")

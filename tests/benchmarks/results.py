@@ -11,8 +11,6 @@ Finished sections are cached in the folder `runs/results`, so that an interrupte
 """
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +27,6 @@ WORDS = {"vocabulary": "words", "score": "cosine"}
 FREQUENT = {"vocabulary": "frequent", "score": "cosine"}
 Section = Callable[[Path], Iterator[str]]
 SECTIONS: dict[str, Section] = {}
-INTERVENTIONS: dict[str, Section] = {}  # forward passes with every head ablated: not in the file by default
 
 
 def section(function: Section) -> Section:
@@ -271,65 +268,30 @@ def relations(data: Path) -> Iterator[str]:
     yield as_text_block(table[["relation", "model", "layer", "head", "relation_score", "control", "p_value", "n"]])
 
 
-def script(name: str, heading: str, *extra: str) -> None:
-    """Register a section that runs another script of this folder on every demo model."""
-
-    def run(data: Path) -> Iterator[str]:
-        yield heading
-        for model in MODELS:
-            arguments = [str(data / part) if part == "relations" else part for part in extra]
-            command = [sys.executable, "-m", f"tests.benchmarks.{name}", model, *arguments, str(reviews_file(data))]
-            lines = subprocess.run(
-                [*command, "--where", "split == 'test'"], check=True, capture_output=True, text=True
-            ).stdout
-            yield f"`{model}`:\n\n```text\n{lines.rstrip()}\n```\n"
-
-    INTERVENTIONS[name.replace("_", "-")] = run
-
-
-script(
-    "relations_by_ablation",
-    "## Relations, tested by ablation\n\nThe cost of mean-ablating the best head of each relation, where the source word stands before the target, against the other heads of its layer (bootstrap intervals over pairs).\n",
-    "relations",
-)
-script(
-    "channels_by_ablation",
-    "## Vocabulary channels, tested by ablation (ROTATE)\n\nMean change of logits when one channel is removed from its neuron: of its own tokens, of the tokens of other channels, of random tokens.\n",
-)
-script(
-    "heads_by_ablation",
-    "## Which score of a head predicts its effect?\n\nRank correlation, over all heads, of a score read from weights with the rise of the loss when the head is set to zero.\n",
-)
-
 TITLE = """# Results on the demo models
 
 Every block below is the output of one command: `python -m tests.benchmarks.results --data DATA SECTION` prints one section, and
 `python -m tests.benchmarks.results --data DATA --write tutorials/results.md` writes this file. DATA is a folder with the Large Movie Review Dataset (Maas et al. 2011), the
-relations of MAPS, Hu & Liu's opinion lexicon and the tagged Brown corpus; `tests/benchmarks/results.py` states the file names. Three more sections
-(`relations-by-ablation`, `channels-by-ablation`, `heads-by-ablation`) test readings of weights by interventions; they take several minutes for each model, and
-are printed by the same command when they are named.
+relations of MAPS, Hu & Liu's opinion lexicon and the tagged Brown corpus; `tests/benchmarks/results.py` states the file names.
 
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "sections", nargs="*", help=f"out of {', '.join([*SECTIONS, *INTERVENTIONS])}; those of the file by default"
-    )
+    parser.add_argument("sections", nargs="*", help=f"out of {', '.join(SECTIONS)}; those of the file by default")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--write", type=Path, help="write all sections to this file, resuming from runs/results")
     options = parser.parse_args()
     names = {name.rstrip("-"): function for name, function in SECTIONS.items()}
-    every = names | INTERVENTIONS
-    if unknown := sorted(set(options.sections) - set(every)):
-        parser.error(f"{unknown[0]!r} is not one of {', '.join(every)}")
+    if unknown := sorted(set(options.sections) - set(names)):
+        parser.error(f"{unknown[0]!r} is not one of {', '.join(names)}")
     cache = Path("runs/results")
     cache.mkdir(parents=True, exist_ok=True)
     for name in options.sections or names:
         path = cache / f"{name}.md"
         if options.sections or not path.exists():
-            text = "\n".join(every[name](options.data))
+            text = "\n".join(names[name](options.data))
             path.write_text(f"{text}\nCommand: `python -m tests.benchmarks.results --data DATA {name}`\n")
         print(path.read_text(), flush=True)
     if options.write:
