@@ -74,7 +74,7 @@ def channel_input_effects(
     if channels.weight == "W_out":
         raise errors.channels_not_read(channels.weight)
     n_positions = check_integer("n_positions", n_positions, minimum=1)
-    table = channels.channels
+    table: Any = channels.channels
     if "expert" in table and (table["expert"] != NO_EXPERT).any():
         raise errors.unsupported("The effect of channels of experts", "the router reads the same input")
     batches = list(token_batches(lens.model, texts, batch_tokens=batch_tokens, max_tokens=max_tokens))

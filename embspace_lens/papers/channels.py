@@ -142,12 +142,8 @@ def run_ablation(setting: Setting) -> Findings:
 def random_directions(lens: EmbeddingLens, channels: VocabularyChannels, seed: int) -> VocabularyChannels:
     """The same channels with directions at random that have the same length and the same cosine to the neuron's weight."""
     r = channels.directions
-    w = torch.stack(
-        [
-            lens.weights.directions(channels.weight, row["layer"])[row["neuron"]].to(r)
-            for row in channels.channels[["layer", "neuron"]].to_dict("records")
-        ]
-    )
+    keys = zip(channels.channels["layer"].tolist(), channels.channels["neuron"].tolist())
+    w = torch.stack([lens.weights.directions(channels.weight, layer)[neuron].to(r) for layer, neuron in keys])
     w = normalize(w, dim=1)
     noise = torch.randn(r.shape, generator=torch.Generator().manual_seed(seed)).to(r)
     across = normalize(noise - (noise * w).sum(1, keepdim=True) * w, dim=1)

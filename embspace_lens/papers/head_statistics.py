@@ -24,7 +24,7 @@ def run(setting: Setting) -> Findings:
     texts = read_texts(data_file(setting, "reviews"), where=TEST)[: setting.size(N_TEXTS, 2)]
     batches = list(token_batches(lens.model, texts, max_tokens=MAX_TOKENS))
     statistics, intact = head_statistics(lens), mean_loss(lens.model, batches)
-    heads = statistics[["layer", "head"]].to_dict("list")
+    heads = {name: statistics[name].tolist() for name in ("layer", "head")}
     increases = []
     for layer, head in tqdm(list(zip(heads["layer"], heads["head"])), unit="head", disable=None, leave=False):
         hooks = ablation_hooks(tidy(["layer", "head"], [{"layer": [layer], "head": [head]}]), model=lens.model)
@@ -32,7 +32,7 @@ def run(setting: Setting) -> Findings:
     effects = tidy(["layer", "head", "value"], [{**heads, "value": increases}])
     rows = []
     for column in HEAD_COLUMNS:
-        if statistics[column].nunique() < 2 or np.ptp(increases) == 0:
+        if len(set(statistics[column].tolist())) < 2 or np.ptp(increases) == 0:
             continue
         paired, permuted = agreement(statistics, effects, scores=(column, "value"), seed=setting.seed).to_dict(
             "records"

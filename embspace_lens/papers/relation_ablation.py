@@ -36,7 +36,7 @@ def run(setting: Setting) -> Findings:
     """Ablate the best head of each relation whose score passes the permutation test."""
     lens = raw_weights(setting)
     relations = relations_of(setting)
-    scores = scores_of(lens, relations, setting)
+    scores: Any = scores_of(lens, relations, setting)
     best = best_heads(scores[scores["p_value"] < 0.05], "promotion")
     texts = read_texts(data_file(setting, "reviews"), where=TEST)[: setting.size(N_TEXTS, 2)]
     sequences = token_sequences(lens, texts)

@@ -1,6 +1,7 @@
 """MAPS: the options of the authors, and the values of their GPT-2 xl, by relation."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -73,7 +74,7 @@ def scores_of(lens: EmbeddingLens, relations: Mapping[str, Pairs], setting: Sett
     Returns:
         The rows of `relation_scores`.
     """
-    options = {"n_shuffles": setting.size(1000, 100), "seed": setting.seed}
+    options: Any = {"n_shuffles": setting.size(1000, 100), "seed": setting.seed}
     tables = []
     for k in (COPYING_K, K):
         group = {name: pairs for name, pairs in relations.items() if top_k(name) == k and enough(lens, pairs)}
@@ -101,5 +102,6 @@ def best_heads(scores: pd.DataFrame, effect: Effect) -> pd.DataFrame:
     Returns:
         One row per (relation), with the columns of `relation_scores`.
     """
-    rows = scores[scores["effect"] == effect].sort_values("relation_score", ascending=False, kind="stable")
+    of_effect: Any = scores[scores["effect"] == effect]
+    rows = of_effect.sort_values("relation_score", ascending=False, kind="stable")
     return rows.groupby("relation", sort=True).head(1).sort_values("relation", ignore_index=True)

@@ -1,5 +1,7 @@
 """MAPS, static part: relation scores, suppression, salient operations."""
 
+from typing import Any
+
 import torch
 
 from ..circuits.operations import salient_operations
@@ -45,15 +47,17 @@ def _best(setting: Setting, name: str, effect: Effect) -> Findings:
 def run_operations(setting: Setting) -> Findings:
     """How often heads map their most amplified tokens to themselves, and how much they amplify them."""
     lens = raw_weights(setting)
-    table = salient_operations(lens, n=N_SALIENT, k=K)
+    table: Any = salient_operations(lens, n=N_SALIENT, k=K)
     is_copied = table["src_token_index"] == table["dest_token_index"]
     by_head = is_copied.groupby([table["layer"], table["head"]]).sum() / N_SALIENT
     generator = torch.Generator().manual_seed(setting.seed)
     random_tokens = lens.space.token_ids[torch.randperm(lens.space.n_tokens, generator=generator)[:N_RANDOM]]
     copying = {"copying": [(token, token) for token in random_tokens.tolist()]}
-    random_copies = relation_scores(lens, copying, k=K, n_shuffles=1).query("effect == 'promotion'")["relation_score"]
+    random_copies: Any = relation_scores(lens, copying, k=K, n_shuffles=1).query("effect == 'promotion'")[
+        "relation_score"
+    ]
     on_random = EmbeddingLens.from_pretrained(setting.model, fold_ln=False, vocabulary=random_tokens.tolist())
-    random_amplification = salient_operations(on_random, n=on_random.space.n_tokens, k=1)["amplification"]
+    random_amplification: Any = salient_operations(on_random, n=on_random.space.n_tokens, k=1)["amplification"]
     n_heads = len(by_head)
     rows = [
         {
