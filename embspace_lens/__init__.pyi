@@ -45,6 +45,7 @@ from .interventions import activations as activations
 from .interventions import agreement as agreement
 from .interventions import attribution_frame as attribution_frame
 from .interventions import channel_effects as channel_effects
+from .interventions import channel_input_effects as channel_input_effects
 from .interventions import composition_frame as composition_frame
 from .interventions import logit_lens_frame as logit_lens_frame
 from .interventions import patching_frame as patching_frame

@@ -749,6 +749,14 @@ def channels_not_written(weight: str) -> EmbspaceError:
     )
 
 
+def channels_not_read(weight: str) -> EmbspaceError:
+    """Channels of a writing weight were given, which a neuron does not read."""
+    return EmbspaceError(
+        f"These are channels of {weight}. Only channels of W_in or W_gate can be removed from a neuron's input; "
+        "channel_effects removes those of W_out."
+    )
+
+
 def too_few_texts() -> EmbspaceError:
     """An interval over texts needs two of them."""
     return EmbspaceError("Fewer than two texts have a token. Give more texts.")
@@ -1138,18 +1146,20 @@ def example_not_in_texts(example: int, n_texts: int) -> EmbspaceError:
     )
 
 
-def pos_not_in_text(example: int, pos: int, n_tokens: int) -> EmbspaceError:
-    """A context refers to a token beyond the end of its text."""
+def pos_not_in_text(example: int, pos: int, positions: list[int]) -> EmbspaceError:
+    """A context refers to a position that has no token of its text."""
+    allowed = (
+        f"whose tokens have the positions {positions[0]} to {positions[-1]}" if positions else "which has no tokens"
+    )
     return EmbspaceError(
-        f"contexts refers to token {pos} of text {example}, which has {n_tokens} tokens. "
-        "Pass the texts from which contexts was made."
+        f"contexts refers to position {pos} of text {example}, {allowed}. Pass the texts from which contexts was made."
     )
 
 
 def other_target_token(example: int, pos: int) -> EmbspaceError:
     """The target of a context is another token in the text that was passed."""
     return EmbspaceError(
-        f"Token {pos} of text {example} is not the target token in contexts. Pass the texts from which contexts was made."
+        f"The token at position {pos} of text {example} is not the target token in contexts. Pass the texts from which contexts was made."
     )
 
 

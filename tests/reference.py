@@ -170,11 +170,10 @@ def channel_objective(
 def adamw_channel(
     w: Tensor, rows: Tensor, mask: Tensor, steps: int, lr: float = 0.03, kurtosis_weight: float = 0.3
 ) -> Tensor:
-    """A neuron's channel by the original optimiser: AdamW with autograd, starting at w, with a fixed number of steps.
+    """A neuron's channel by AdamW with autograd on r itself, starting at w, with a fixed number of steps.
 
-    The original learns a rotation of w. The rotations of w are the points of the sphere |r| = |w|; here AdamW optimises
-    such a point directly, which needs less computation per step. The loss is independent of the norm of r. The step size
-    is proportional to the mean size of the entries of w.
+    This is not the original's loop, which is `householder_channel`: it has a larger learning rate and needs fewer steps, so
+    that a test can compare objectives in short time. The step size is proportional to the mean size of the entries of w.
     """
     r = w.clone().requires_grad_()
     optimiser = torch.optim.AdamW([r], lr=lr * float(w.norm()) / math.sqrt(len(w)))
@@ -188,6 +187,27 @@ def adamw_channel(
         optimiser.step()
     r = r.detach()
     return r * (w.norm() / r.norm())
+
+
+def householder_channel(w: Tensor, rows: Tensor, mask: Tensor, u: Tensor, steps: int) -> list[Tensor]:
+    """Every hundredth r = H(u) w of the original's loop, for one neuron, from a given start u."""
+    u = u.clone().requires_grad_()
+    optimiser = torch.optim.AdamW([u], lr=8e-4, weight_decay=0.01)
+    candidates = []
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 8e-4 * min(1.0, step / 100)
+        r = w - 2 * u * (u @ w) / (u @ u)
+        if step % 100 == 0:
+            candidates.append(r.detach().clone())
+        scores = (rows @ r) * mask
+        scores = scores - scores.mean()
+        kurtosis = scores.pow(4).mean() / scores.square().mean() ** 2 - 3
+        loss = 1 - torch.cosine_similarity(r, w, dim=0) - 0.3 * kurtosis.sign() * kurtosis.abs().log1p()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return candidates
 
 
 def brute_moments(scores: list[float]) -> tuple[float, float, float, float]:

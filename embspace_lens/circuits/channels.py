@@ -1,4 +1,4 @@
-"""Vocabulary channels (ROTATE): sparse directions near a neuron's weight, each with its own tokens."""
+"""Vocabulary channels (ROTATE): sparse directions near a neuron's weight, computed one after another."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from ..tables.checks import check_choice, check_integer, check_k, check_number
 from ..tables.frames import tidy
 from ..tables.selection import Select, select
 from ..weights.effective import MLP, Side, side_of
-from .kurtosis import centred, excess_kurtosis, long_rows, maximize_kurtosis, objective, outliers
+from .kurtosis import CANDIDATES, Candidate, centred, excess_kurtosis, long_rows, maximize_kurtosis, objective, outliers
 
 LONG_QUANTILE, LONG_MASK = 0.99, 1e-4  # mask of the tokens with the longest embeddings
 EARLIER_MASK = 0.01  # mask of the tokens of a neuron's earlier channels
@@ -33,8 +33,8 @@ class VocabularyChannels:
         name: The model's name.
         weight: The weight of the neurons that was read.
         channels: One row per (layer, neuron, weight, channel), in a mixture of experts with `expert`, with `similarity` (cosine
-            with the neuron), `kurtosis` and `skew` of its masked scores, `explained` (share of the neuron's squared length in
-            the span of its channels up to this one), `objective` and `n_tokens` (the number of outlier tokens).
+            with the neuron), `kurtosis` and `skew` of its scores without the mask, `explained` (share of the neuron's squared
+            length in the span of its channels up to this one), `objective` and `n_tokens` (the number of outlier tokens).
         tokens: One row per (layer, neuron, weight, channel, rank), with `token_index`, `token_string` and the lens's `score`.
             Tokens come from the side of the heavier tail; if a channel suppresses tokens, their scores are negative.
         directions: One residual vector per row of `channels`, with the neuron's norm.
@@ -62,6 +62,7 @@ def vocabulary_channels(
     k: int = 10,
     kurtosis_weight: float = 0.3,
     threshold: float = 4.0,
+    candidate: Candidate = "kurtosis",
 ) -> VocabularyChannels:
     r"""Decompose neurons into directions that each promote or suppress a few tokens strongly.
 
@@ -71,12 +72,18 @@ def vocabulary_channels(
               \qquad \operatorname{slog}(x) = \operatorname{sign}(x) \log(1 + |x|)
 
     where κ is the excess kurtosis over the lens's tokens. The mask m is 1e-4 for the tokens with the longest 1 % of
-    embeddings, 0.01 for the outlier tokens of the neuron's earlier channels, and 1 for all others. So each channel has new
-    tokens. Outliers lie more than `threshold` standard deviations from the mean; where |skew| > 10, only the longer tail
-    counts. A channel without outliers is the neuron's last.
+    embeddings, 0.01 for the outlier tokens of the neuron's earlier channels, and 1 for all others. Outliers are tokens whose
+    score without the mask lies more than `threshold` standard deviations from the mean; where |skew| > 10, only the longer
+    tail counts. A channel without outliers masks nothing, so the next channel is equal to it.
 
-    Objective and masks are those of the paper. The optimiser differs: conjugate gradients instead of AdamW on a learned
-    rotation (`circuits.kurtosis`).
+    Objective, masks and the choice among candidates are those of the authors' code. Four things differ:
+
+    - The optimiser: conjugate gradients from two starting points (`circuits.kurtosis`) instead of AdamW on a learned Householder
+      reflection of w. The candidates are the two local maxima; the original's are every hundredth step of AdamW.
+    - The space is that of the lens. The original projects all three weights through W_U (through W_E in the first blocks of
+      Llama): use a lens with `space="unembed"`.
+    - Norms are folded as in the lens. The original reads the weights as stored: use a lens with `fold_ln=False`.
+    - The tokens are those of the lens. The original leaves out a list of under-trained tokens of Gemma, and reads all others.
 
     Under-trained tokens are outliers of most directions, so they fill the first channels. Use a lens with a vocabulary of
     words.
@@ -87,10 +94,12 @@ def vocabulary_channels(
         neuron: Which neurons of each block; all by default.
         expert: Which experts of a mixture; −1 for dense and shared MLPs.
         weight: `"W_out"`, `"W_in"` or `"W_gate"`.
-        n_channels: The largest number of channels of a neuron; the paper uses up to 50.
+        n_channels: The number of channels of each neuron; the paper uses 50.
         k: The number of tokens listed for each channel.
         kurtosis_weight: λ.
-        threshold: The number of standard deviations from which a token is an outlier; the paper uses 4 or 6.
+        threshold: The number of standard deviations from which a token is an outlier; the paper uses 4 for Gemma, 6 for Llama.
+        candidate: Which of the optimiser's two results is the channel: the one with the larger absolute `"kurtosis"` of its
+            scores without the mask, as in the original; or the one with the larger `"objective"`.
 
     Returns:
         A `VocabularyChannels`, with the tables `channels` and `tokens`, and the `directions`.
@@ -105,6 +114,7 @@ def vocabulary_channels(
 
     References:
         Avrahamy, Gur-Arieh & Geva (2026), Disentangling MLP Neuron Weights in Vocabulary Space. https://arxiv.org/abs/2604.06005
+        Their code: https://github.com/AsafAvr/rotating-neurons, `docs/method.md` and `rotate/pursuit.py`.
     """
     weight = check_choice("weight", weight, MLP)
     k = check_k(k, lens.space.n_tokens)
@@ -115,6 +125,7 @@ def vocabulary_channels(
         k,
         check_number("kurtosis_weight", kurtosis_weight, above=0),
         check_number("threshold", threshold, above=0),
+        check_choice("candidate", candidate, CANDIDATES),
     )
     keys = ["layer", *lens.expert_column, "neuron", "weight", "channel"]
     channels: list[dict[str, Any]] = []
@@ -129,9 +140,8 @@ def vocabulary_channels(
             for chunk in chunks(len(mlp.neurons), 4 * lens.space.n_tokens, scale=2.0):
                 neurons = mlp.neurons[chunk]
                 batch = search(vectors[torch.as_tensor(neurons, device=vectors.device)])
-                exists = batch.pop("exists")
-                row, channel = (index.numpy() for index in exists.nonzero(as_tuple=True))
-                values = {name: column[exists] for name, column in batch.items()}
+                row, channel = (index.ravel() for index in np.indices((len(neurons), n_channels)))
+                values = {name: column.flatten(0, 1) for name, column in batch.items()}
                 keys_of_mlp = {"layer": mlp.layer, "expert": mlp.expert, "weight": weight}
                 channels.append(keys_of_mlp | {"neuron": neurons[row], "channel": channel} | values)
                 tokens.append(
@@ -185,6 +195,7 @@ class _ChannelSearch:
         k: int,
         kurtosis_weight: float,
         threshold: float,
+        candidate: Candidate,
     ) -> None:
         self.space = lens.space
         self.side: Side = side
@@ -192,7 +203,7 @@ class _ChannelSearch:
         pinv = self.space.inverse == "pinv" and side == "read"
         self.inverse = self.rows.inverse_gram if pinv else None  # symmetric, so it is its own transpose
         self.n_channels, self.k = n_channels, k
-        self.kurtosis_weight, self.threshold = kurtosis_weight, threshold
+        self.kurtosis_weight, self.threshold, self.candidate = kurtosis_weight, threshold, candidate
         lengths = torch.cat([tile.norm(dim=1) for tile in self.rows.tiles()])
         # Scores are divided by the mean length, so that their fourth powers stay in range.
         self.scale = lengths.mean().clamp(min=torch.finfo(lengths.dtype).tiny)
@@ -217,35 +228,32 @@ class _ChannelSearch:
 
     @torch.no_grad()
     def __call__(self, vectors: Float[Tensor, "n d_model"]) -> dict[str, Tensor]:
-        """The values of each neuron's channels, `[n, n_channels, …]`; `exists` is False after a neuron's last channel."""
+        """The values of each neuron's channels, `[n, n_channels, …]`."""
         w = vectors.to(device=self.rows.device, dtype=torch.promote_types(self.rows.dtype, vectors.dtype))
         mask = self.mask.to(w).repeat(len(w), 1)
-        lengths, exists = w.norm(dim=1), torch.ones(len(w), dtype=torch.bool, device=w.device)
+        lengths = w.norm(dim=1)
         channels: list[dict[str, Tensor]] = []
         for _ in range(self.n_channels):
-            u = maximize_kurtosis(w, mask, self._project, self._combine, kurtosis_weight=self.kurtosis_weight)
-            c = centred(self._project(u) * mask)
+            options: Any = {"kurtosis_weight": self.kurtosis_weight, "candidate": self.candidate}
+            u = maximize_kurtosis(w, mask, self._project, self._combine, **options)
+            scores = self._project(u)
+            c = centred(scores)  # without the mask, as in the original
             is_outlier, skew = outliers(c, self.threshold)
-            is_outlier &= mask == 1
             similarity = (u * normalize(w, dim=1)).sum(1)
-            kurtosis = excess_kurtosis(c)
+            masked_kurtosis = excess_kurtosis(centred(scores * mask))
             top = (c * torch.where(skew < 0, -1, 1)[:, None]).topk(self.k, dim=1).indices
             channels.append(
                 {
-                    "exists": exists.clone(),
                     "direction": u * lengths[:, None],
                     "similarity": similarity,
-                    "kurtosis": kurtosis,
+                    "kurtosis": excess_kurtosis(c),
                     "skew": skew,
-                    "objective": objective(kurtosis, similarity, self.kurtosis_weight),
+                    "objective": objective(masked_kurtosis, similarity, self.kurtosis_weight),
                     "n_tokens": is_outlier.sum(1),
                     "token_index": self.space.token_ids.to(top.device)[top],
                     "score": self._scores(u * lengths[:, None], top),
                 }
             )
-            exists &= is_outlier.any(dim=1)
-            if not exists.any():
-                break
             mask[is_outlier] = EARLIER_MASK
         batch = {name: torch.stack([values[name] for values in channels], dim=1).cpu() for name in channels[0]}
         batch["explained"] = _explained(batch["direction"], w.cpu())

@@ -8,6 +8,7 @@ step costs two products with the embedding matrix.
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,9 @@ from torch.nn.functional import normalize
 # Projection of residual vectors to scores over tokens, and its transpose.
 Project = Callable[[Tensor], Tensor]
 Combine = Callable[[Tensor], Tensor]
+
+Candidate = Literal["kurtosis", "objective"]
+CANDIDATES: tuple[Candidate, ...] = ("kurtosis", "objective")
 
 # Grid points of a line search: one grid over the whole circle, then two finer grids around the best point. The last step is 2π / 128 / 16², 2e-4 rad.
 GRID_SIZES = (129, 33, 33)
@@ -57,13 +61,14 @@ def maximize_kurtosis(
     kurtosis_weight: float = 0.3,
     tolerance: float = 1e-5,
     max_steps: int = 100,
+    candidate: Candidate = "objective",
 ) -> Float[Tensor, "n d_model"]:
     r"""Find a direction r near each vector w whose scores have heavy tails.
 
     .. math:: \max_r \lambda \operatorname{slog} \kappa\big((rE) \circ m\big) - \big(1 - \cos(w, r)\big)
 
     The objective has many local maxima, so each vector is optimised from two starting points: from w itself, and from the
-    result of ten steps with λ/3, which stays closer to w. The better of the two results is returned.
+    result of ten steps with λ/3, which stays closer to w. One of the two results is returned.
 
     Args:
         vectors: The vectors w, one per row.
@@ -73,6 +78,8 @@ def maximize_kurtosis(
         kurtosis_weight: λ.
         tolerance: A vector has converged when a step increases its objective by no more than this.
         max_steps: The largest number of steps of a vector.
+        candidate: Which of the two results is returned: the one with the larger `"objective"`, or the one whose scores without
+            the mask have the larger absolute `"kurtosis"`.
 
     Returns:
         One unit direction per vector; zeros for a zero vector.
@@ -81,6 +88,8 @@ def maximize_kurtosis(
     start, _ = _conjugate_gradients(w, w, mask, project, combine, kurtosis_weight / 3, tolerance, START_STEPS)
     first, first_value = _conjugate_gradients(w, w, mask, project, combine, kurtosis_weight, tolerance, max_steps)
     second, second_value = _conjugate_gradients(w, start, mask, project, combine, kurtosis_weight, tolerance, max_steps)
+    if candidate == "kurtosis":
+        first_value, second_value = (excess_kurtosis(centred(project(u))).abs() for u in (first, second))
     return torch.where((first_value >= second_value)[:, None], first, second)
 
 

@@ -35,7 +35,8 @@ def salient_operations(
     .. math:: \sigma_s = \frac{\lVert x_s W_{OV} \rVert}{\lVert x_s \rVert}, \qquad
               s \mapsto \operatorname{top}_k (x_s W_{OV} W_U)
 
-    with x_s as in `relation_scores`. This finds what a head does without a list of relations to test.
+    with x_s as in `relation_scores`. This finds what a head does without a list of relations to test. Norms are folded as in the
+    lens; the original reads the weights as stored (`fold_ln=False`), and applies the first MLP in block 0 too.
 
     Args:
         lens: The model's lens; source and target tokens are among the tokens that it reads.

@@ -51,6 +51,9 @@ def relation_scores(
     For suppression, the scores are $-x_s W_{OV} W_U$. A word denotes the token with a leading space, if the vocabulary
     marks spaces. Frequent targets are promoted for any source, so each score is reported with the score of shuffled targets.
 
+    Norms are folded as in the lens: the gain of the norm before attention into W_V, that of the final norm into W_U. The original
+    reads the weights as stored: use a lens with `fold_ln=False`. In both cases the norm before the first MLP is applied as it is.
+
     Args:
         lens: The model's lens; targets are ranked by its score, among the tokens that it reads.
         relations: By name, pairs of source and target; `read_relations` reads them from files.

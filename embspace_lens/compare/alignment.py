@@ -146,7 +146,7 @@ def align(
         True
 
     References:
-        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5.1. https://arxiv.org/abs/2209.02535
+        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5. https://arxiv.org/abs/2209.02535
     """
     common = shared_space(a, b, space)
     indices = _comparable_indices(a, b, weights)

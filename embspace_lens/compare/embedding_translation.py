@@ -45,7 +45,7 @@ def translate(
         0.0
 
     References:
-        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5.2. https://arxiv.org/abs/2209.02535
+        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5. https://arxiv.org/abs/2209.02535
     """
     check_choice("inverse", inverse, INVERSES)
     source, target = check_lens(source), check_lens(target)

@@ -65,7 +65,7 @@ def match_neurons(
         True
 
     References:
-        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5.1. https://arxiv.org/abs/2209.02535
+        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5. https://arxiv.org/abs/2209.02535
     """
     names = [] if weight is None else weight_names(weight, MLP)
     name = _single("weight", weight, names, "weight of an MLP")

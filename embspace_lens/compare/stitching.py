@@ -236,7 +236,7 @@ def stitch(
         torch.Size([0, 2])
 
     References:
-        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5.2. https://arxiv.org/abs/2209.02535
+        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5. https://arxiv.org/abs/2209.02535
     """
     recipient, donor = check_lens(recipient), check_lens(donor)
     keep, graft = check_depth("keep", keep, recipient), check_depth("graft", graft, donor)

@@ -94,7 +94,7 @@ def stitch_sweep(
         ['chance', 'donor', 'pinv']
 
     References:
-        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5.2. https://arxiv.org/abs/2209.02535
+        Dar et al. (2023), Analyzing Transformers in Embedding Space, §5. https://arxiv.org/abs/2209.02535
     """
     recipient = check_lens(recipient)
     keeps = list(range(recipient.weights.n_layers + 1)) if keep is None else sorted(set(keep))

@@ -34,7 +34,7 @@ class Activity:
         importance: One row per (factor, layer), with `importance`: the mean of its largest codes there.
         measures: One row per (layer), with `n_vectors`, `objective`, `explained_variance` and `n_active`, the mean number of
             codes above zero.
-        contexts: One row per (factor, layer, rank): `code`, `example` (which text, from 0), `pos` (which token of it), the
+        contexts: One row per (factor, layer, rank): `code`, `example` (which text, from 0), `pos` (its position in the run), the
             target as `token_index` and `token_string`, and the text `before` and `after` it. Codes of 0 have no row.
     """
 

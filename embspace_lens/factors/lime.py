@@ -218,9 +218,9 @@ def _context(model: Any, texts: Sequence[str], row: dict[str, Any], max_tokens: 
         raise errors.example_not_in_texts(example, len(texts))
     batch = next(token_batches(model, [texts[example]]), None)  # a text without tokens has no batch
     own = batch.mask[0].nonzero()[:, 0] if batch is not None else torch.zeros(0, dtype=torch.int64)
-    if batch is None or not 0 <= pos < len(own):
-        raise errors.pos_not_in_text(example, pos, len(own))
-    tokens, target = batch.tokens[0], int(own[pos])
+    if batch is None or pos not in own:
+        raise errors.pos_not_in_text(example, pos, own.tolist())
+    tokens, target = batch.tokens[0], pos
     if int(tokens[target]) != row.get("token_index", int(tokens[target])):
         raise errors.other_target_token(example, pos)
     causal = is_causal(model)

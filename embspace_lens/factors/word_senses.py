@@ -208,7 +208,7 @@ def _states(
     with tqdm(total=len(texts), desc="sentences", unit="text", disable=None, leave=False) as bar:
         for batch in token_batches(model, texts):
             hidden = states_of(model, batch, layers)
-            keys = list(zip(hidden.example.tolist(), hidden.pos.tolist()))
+            keys = list(zip(hidden.example.tolist(), batch.own_pos[batch.mask].tolist()))
             rows = [row for row, key in enumerate(keys) if key in word_and_tag]
             labels += [word_and_tag[keys[row]] for row in rows]
             for layer, states in hidden.states.items():

@@ -45,8 +45,13 @@ class TokenBatch:
         return TokenBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
     @property
+    def pos(self) -> Int[Tensor, "batch pos"]:
+        """The position of each token in the run, special tokens included; a split text counts on through its rows."""
+        return self.start[:, None] + torch.arange(self.tokens.shape[1], device=self.start.device)
+
+    @property
     def own_pos(self) -> Int[Tensor, "batch pos"]:
-        """The position of each token in its text, in tokens of the text."""
+        """The position of each token among the text's own tokens, as a tokenizer counts them without special tokens."""
         return self.start[:, None] + self.mask.cumsum(dim=1) - 1
 
 

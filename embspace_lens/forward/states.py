@@ -25,7 +25,7 @@ class HiddenStates:
 
     Attributes:
         example: The index of the token's text.
-        pos: The token's position in the text.
+        pos: The token's position in the run, special tokens included.
         token_index: The token's id.
         states: The hidden states by layer.
     """
@@ -97,11 +97,9 @@ def kept_states(
     def get(index: int, batch: TokenBatch) -> HiddenStates:
         tensors = cache.get(index, batch.tokens)
         if tensors is not None:
-            example, pos, token_index = (tensors.pop(name) for name in ("example", "pos", "token_index"))
-            return HiddenStates(example, pos, token_index, {int(layer): states for layer, states in tensors.items()})
+            return HiddenStates(**_token_columns(batch), states={layer: tensors[str(layer)] for layer in chosen})
         hidden = states_of(model, batch, chosen)
-        tensors = {"example": hidden.example, "pos": hidden.pos, "token_index": hidden.token_index}
-        cache.put(index, batch.tokens, tensors | {str(layer): states for layer, states in hidden.states.items()})
+        cache.put(index, batch.tokens, {str(layer): states for layer, states in hidden.states.items()})
         return hidden
 
     return get
@@ -114,8 +112,14 @@ def states_of(model: Any, batch: TokenBatch, layers: int | Iterable[int] | None 
     activations = collect_activations(model, batch, list(hooks.values()))
     mask = batch.mask.to(device_of(model))
     return HiddenStates(
-        example=batch.example[batch.mask.nonzero()[:, 0]],
-        pos=batch.own_pos[batch.mask],
-        token_index=batch.tokens[batch.mask],
-        states={layer: activations[hook][mask] for layer, hook in hooks.items()},
+        **_token_columns(batch), states={layer: activations[hook][mask] for layer, hook in hooks.items()}
     )
+
+
+def _token_columns(batch: TokenBatch) -> dict[str, Any]:
+    """The text, position and id of each token of the texts, in the order of the states."""
+    return {
+        "example": batch.example[batch.mask.nonzero()[:, 0]],
+        "pos": batch.pos[batch.mask],
+        "token_index": batch.tokens[batch.mask],
+    }

@@ -3,6 +3,7 @@ from .attribution_results import attribution_frame as attribution_frame
 from .attribution_results import composition_frame as composition_frame
 from .attribution_results import logit_lens_frame as logit_lens_frame
 from .channel_ablation import channel_effects as channel_effects
+from .channel_inputs import channel_input_effects as channel_input_effects
 from .hooks import ablation_hooks as ablation_hooks
 from .hooks import scaling_hooks as scaling_hooks
 from .hooks import steering_hooks as steering_hooks

@@ -42,7 +42,8 @@ def activations(
 
     Returns:
         One row per (the table's keys, example, pos), with `activation`. The keys are the columns `layer`, `expert`, `head`,
-        `neuron`, `subhead`, `weight`, `direction` and `factor` that the table has, so the two tables merge on them.
+        `neuron`, `subhead`, `weight`, `direction` and `factor` that the table has, so the two tables merge on them. `pos` is the
+        position in the run: with texts, special tokens before the text are counted, but have no row.
 
     Raises:
         EmbspaceError: As `ablation_hooks`; or if `tokens` are neither ids nor texts.
@@ -91,7 +92,7 @@ def _measure(
                 block[target.component_indices] = x.T.cpu()
             values.append(block)
             example = batch.example[:, None].expand_as(batch.tokens)
-            positions.append(torch.stack([example, batch.own_pos])[:, batch.mask])
+            positions.append(torch.stack([example, batch.pos])[:, batch.mask])
             bar.update(block.shape[1])
     return torch.cat(values, dim=1), torch.cat(positions, dim=1)
 

@@ -32,7 +32,7 @@ SAMPLES = ("other", "own", "random")
 @torch.no_grad()
 def channel_effects(
     lens: EmbeddingLens,
-    found: VocabularyChannels,
+    channels: VocabularyChannels,
     texts: Iterable[str],
     *,
     n_active: int = 20,
@@ -52,8 +52,8 @@ def channel_effects(
     the largest absolute activations.
 
     Args:
-        lens: The lens that found the channels; its model runs.
-        found: Channels of W_out.
+        lens: The lens with which the channels were computed; its model runs.
+        channels: Channels of W_out.
         texts: Any texts.
         n_active: The number of texts for each neuron.
         seed: Seed of the random tokens and of the bootstrap.
@@ -77,11 +77,11 @@ def channel_effects(
     References:
         Avrahamy, Gur-Arieh & Geva (2026), Disentangling MLP Neuron Weights in Vocabulary Space. https://arxiv.org/abs/2604.06005
     """
-    if found.weight != "W_out":
-        raise errors.channels_not_written(found.weight)
+    if channels.weight != "W_out":
+        raise errors.channels_not_written(channels.weight)
     n_active = check_integer("n_active", n_active, minimum=2)
-    keys = [name for name in ("layer", "expert", "neuron") if name in found.channels]
-    distinct: Any = found.channels[keys].drop_duplicates()
+    keys = [name for name in ("layer", "expert", "neuron") if name in channels.channels]
+    distinct: Any = channels.channels[keys].drop_duplicates()
     neurons = [_parse_neuron(row) for row in distinct.to_dict("records")]
     for layer in {neuron.layer for neuron in neurons}:
         if norm := lens.weights.norm("W_out", layer).name:
@@ -95,12 +95,12 @@ def channel_effects(
     def blocks() -> Iterator[dict[str, Any]]:
         bar = tqdm(neurons, desc="channel effects", unit="neuron", disable=None, leave=False)
         for neuron, texts_of_neuron in zip(bar, prefixes, strict=True):
-            rows = _rows_of(found.channels, neuron)
-            channels = found.channels["channel"].to_numpy()[rows]
-            tokens = found.tokens["token_index"].to_numpy()[_rows_of(found.tokens, neuron)]
-            own_tokens = tokens.reshape(len(channels), -1)
-            changes = _logit_changes(lens, neuron, texts_of_neuron, found.directions[torch.tensor(rows)])
-            for i, channel in enumerate(channels):
+            rows = _rows_of(channels.channels, neuron)
+            channel_indices = channels.channels["channel"].to_numpy()[rows]
+            tokens = channels.tokens["token_index"].to_numpy()[_rows_of(channels.tokens, neuron)]
+            own_tokens = tokens.reshape(len(channel_indices), -1)
+            changes = _logit_changes(lens, neuron, texts_of_neuron, channels.directions[torch.tensor(rows)])
+            for i, channel in enumerate(channel_indices):
                 own = own_tokens[i]
                 other = np.setdiff1d(np.delete(own_tokens, i, axis=0), own)
                 for sample, chosen in zip(SAMPLES, (other, own, _random_tokens(lens, own, generator)), strict=True):

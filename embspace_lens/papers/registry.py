@@ -15,6 +15,11 @@ MODULES: tuple[str, ...] = (
     "layer_alignment",
     "stitching",
     "undertrained",
+    "relations",
+    "relation_prompts",
+    "relation_ablation",
+    "head_statistics",
+    "channels",
 )
 """The modules of this folder that define experiments, in the order of the papers; each has a list `EXPERIMENTS`."""
 

@@ -98,10 +98,18 @@ GLOSSARY: dict[str, Column] = {
         "str", "", "Exact text of the token, leading space kept; the texts of several tokens, joined by +; or vector."
     ),
     "example": Column("int64", "", "Index of the text, from 0."),
-    "pos": Column("int64", "tokens", "Position within the text's own tokens, from 0."),
-    "dest_pos": Column("int64", "tokens", "Position of the attending token (query), from 0."),
+    "pos": Column(
+        "int64",
+        "tokens",
+        "Position in the run, from 0, special tokens such as BOS included; −1 if the row is about no position.",
+    ),
+    "dest_pos": Column(
+        "int64", "tokens", "Position of the attending token (query) in the run, from 0, special tokens included."
+    ),
     "src_pos": Column(
-        "int64", "tokens", "Position of the attended-from token (key), from 0; −1 if the row is about no position."
+        "int64",
+        "tokens",
+        "Position of the attended-from token (key) in the run, from 0, special tokens included; −1 if the row is about no position.",
     ),
     "dest_token_index": Column(
         "int64",
@@ -127,6 +135,9 @@ GLOSSARY: dict[str, Column] = {
         "float32",
         "as at the hook point",
         "Activation at a token: the factor on a neuron's output row, the coordinate of a sub-head or direction, or the norm of a head's output.",
+    ),
+    "activation_change": Column(
+        "float32", "as at the hook point", "Absolute change of a neuron's activation under an intervention; a mean."
     ),
     "offset": Column("int64", "tokens", "Position of a token relative to the target; negative before it."),
     "saliency": Column(

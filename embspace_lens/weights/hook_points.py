@@ -3,7 +3,10 @@
 Some hook points of TransformerLens never fire, or an edit of them has no effect. They are listed here.
 """
 
+from collections.abc import Callable
 from typing import Any
+
+from torch import Tensor
 
 from .. import errors
 from .configuration import n_layers
@@ -53,6 +56,34 @@ def neuron_hook(weights: Weights, layer: int, expert: int = NO_EXPERT) -> str:
     if not has_hook(weights.model, hook):
         raise errors.no_neuron_hook(weights.name, layer)
     return hook
+
+
+def preactivation_hook(weights: Weights, layer: int, weight: str) -> str:
+    """The hook point of what a block's neurons read through W_in or W_gate, before the activation function.
+
+    Raises:
+        EmbspaceError: If the model has no such block or hook point.
+    """
+    linear = weight == "W_in" and weights.is_gated(layer)
+    return _existing(weights, f"blocks.{layer}.mlp.hook_pre{'_linear' if linear else ''}")
+
+
+def mlp_input_hook(weights: Weights, layer: int, weight: str) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """A hook point before the MLP, and the function of its value that the block's effective W_in or W_gate reads.
+
+    Raises:
+        EmbspaceError: If the model has no such block or hook point.
+    """
+    norm = weights.norm(weight, layer)
+    if not norm.name:
+        return _existing(weights, f"blocks.{layer}.mlp.hook_in"), lambda value: value
+    hook = _existing(weights, f"blocks.{layer}.{norm.name}.hook_normalized")  # before gain and bias
+
+    def stored_input(value: Tensor) -> Tensor:
+        value = value if norm.gain is None else value * norm.gain
+        return value if norm.bias is None else value + norm.bias
+
+    return hook, (lambda value: value) if weights.fold_ln else stored_input
 
 
 def stream_hook(weights: Weights, layer: int, hook: str = "hook_resid_post") -> str:

@@ -67,11 +67,11 @@ def test_masks_and_values_equal_slow_loops(tiny, result):
             r = result.directions[i].double()
             value = channel_objective(r.tolist(), w.tolist(), rows.tolist(), mask)
             assert row["objective"] == pytest.approx(value, abs=1e-4)
-            scores = np.array([float(r @ e) * m for e, m in zip(rows, mask)])
+            scores = np.array([float(r @ e) for e in rows])  # without the mask, as in the authors' code
             z = (scores - scores.mean()) / scores.std()
             assert row["skew"] == pytest.approx((z**3).mean(), abs=1e-3)
             assert row["kurtosis"] == pytest.approx((z**4).mean() - 3, abs=1e-3)
-            outliers = [t for t, x in enumerate(z) if abs(x) > 2 and mask[t] == 1]
+            outliers = [t for t, x in enumerate(z) if abs(x) > 2]
             assert row["n_tokens"] == len(outliers)
             order = sorted(range(len(z)), key=lambda t: -z[t] * (1 if (z**3).mean() >= 0 else -1))
             tokens = result.tokens.loc[(result.tokens["layer"] == 1) & (result.tokens["neuron"] == neuron)]
@@ -82,6 +82,24 @@ def test_masks_and_values_equal_slow_loops(tiny, result):
             assert row["explained"] == pytest.approx(float(fitted @ fitted / (w @ w)), abs=1e-3)
             for t in outliers:
                 mask[t] = 0.01
+
+
+def test_channels_without_outliers_do_not_end_the_search(tiny):
+    lens = EmbeddingLens(tiny("gpt2"))
+    unmasked = vocabulary_channels(lens, 0, [1, 2], n_channels=3, k=2, threshold=50)
+    assert unmasked.channels["channel"].tolist() == [0, 1, 2] * 2 and set(unmasked.channels["n_tokens"]) == {0}
+    torch.testing.assert_close(unmasked.directions[0], unmasked.directions[2])
+
+
+def test_candidates_differ_in_kurtosis_and_objective(frequent_lens):
+    options = {"n_channels": 1, "k": 2}
+    kurtosis, best = (
+        vocabulary_channels(frequent_lens, 2, range(40), candidate=candidate, **options).channels
+        for candidate in ("kurtosis", "objective")
+    )
+    assert (kurtosis["kurtosis"].abs() >= best["kurtosis"].abs() - 1e-3).all()
+    assert (kurtosis["objective"] <= best["objective"] + 1e-4).all()
+    assert (kurtosis["kurtosis"].abs() > best["kurtosis"].abs() + 1e-3).any()
 
 
 def planted(strength):

@@ -41,6 +41,7 @@ OPTIONS = [
     ("llama", dict(score="centered"), dict(k=1)),  # grouped key and value heads
     ("gemma2", dict(space="unembed"), dict(k=4)),
     ("mixtral", dict(fold_ln=False), dict(k=4)),
+    ("gpt2", dict(fold_ln=False), dict(k=4)),
 ]
 
 

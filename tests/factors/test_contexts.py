@@ -7,6 +7,7 @@ from tables import check_tidy
 
 from embspace_lens import EmbspaceError
 from embspace_lens.factors import Activity, Factors, activity, importance, top_contexts
+from embspace_lens.forward.batches import token_batches
 from embspace_lens.forward.states import hidden_states
 from embspace_lens.tables.columns import GLOSSARY
 
@@ -57,9 +58,10 @@ def test_activity_equals_counting_every_code(factors, model, batch_tokens):
         assert rows["code"].tolist() == pytest.approx([code for code, *_ in top], abs=2e-3)
         assert rows["rank"].tolist() == list(range(len(top)))
         for row in rows.to_dict("records"):
-            words = TEXTS[row["example"]].split()
+            n_special = int(next(token_batches(model, [TEXTS[row["example"]]])).mask[0].int().argmax())
+            words = [""] * n_special + TEXTS[row["example"]].split()
             assert words[row["pos"]] == row["token_string"].strip() == f"w{row['token_index']}"
-            assert row["before"].split() == words[max(0, row["pos"] - 2) : row["pos"]]
+            assert row["before"].split() == words[max(n_special, row["pos"] - 2) : row["pos"]]
             assert row["after"].split() == words[row["pos"] + 1 : row["pos"] + 3]
     assert len(result.contexts) == sum(min(3, len(codes)) for codes in expected.values())
 

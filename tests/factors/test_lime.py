@@ -10,6 +10,7 @@ from tables import check_tidy
 from embspace_lens import EmbspaceError
 from embspace_lens.factors import Factors, saliency, top_contexts
 from embspace_lens.factors.lime import _Code, _context, _lime
+from embspace_lens.forward.batches import token_batches
 from embspace_lens.forward.states import hidden_states
 
 pytest.importorskip("captum", reason="saliency needs captum")
@@ -73,9 +74,8 @@ def test_fit_equals_weighted_least_squares():
 
 def test_code_of_a_variant_equals_the_code_of_its_text(tiny, factors):
     model = tiny("gpt2")
-    row = {"example": 2, "pos": 5}
-    context = _context(model, TEXTS, row, 3)
-    n_prepended = len(context.tokens) - 6
+    n_prepended = int(next(token_batches(model, ["w9"])).mask[0].int().argmax())
+    context = _context(model, TEXTS, {"example": 2, "pos": n_prepended + 5}, 3)
     assert context[1:] == (n_prepended + 5, n_prepended + 3, n_prepended + 6), (
         "three tokens up to the target may be replaced"
     )
@@ -105,7 +105,8 @@ def test_only_the_target_is_salient_at_the_embedding(tiny, factors, family):
     assert (target["token_index_x"] == target["token_index_y"]).all()
     for row in contexts.head(3).to_dict("records"):
         rows = frame[(frame[["factor", "layer", "rank"]] == [row["factor"], row["layer"], row["rank"]]).all(axis=1)]
-        words = TEXTS[row["example"]].split()
+        n_special = int(next(token_batches(model, ["w9"])).mask[0].int().argmax())
+        words = [""] * n_special + TEXTS[row["example"]].split()
         assert [s.strip() for s in rows["token_string"]] == [words[row["pos"] + i] for i in rows["offset"]]
 
 
@@ -133,17 +134,17 @@ def test_invalid_contexts_and_texts_are_refused(tiny, factors):
                 explain(factors, model, contexts, **{name: value})
     with pytest.raises(EmbspaceError, match="contexts refers to text 9, but there are 4 texts"):
         explain(factors, model, contexts.assign(example=9))
-    with pytest.raises(EmbspaceError, match="token 5 of text 3, which has 2 tokens"):
-        explain(factors, model, contexts.assign(example=3, pos=5))
-    with pytest.raises(EmbspaceError, match="text 1, which has 0 tokens"):
+    with pytest.raises(EmbspaceError, match="position 9 of text 3, whose tokens have the positions . to ."):
+        explain(factors, model, contexts.assign(example=3, pos=9))
+    with pytest.raises(EmbspaceError, match="text 1, which has no tokens"):
         explain(factors, model, contexts.assign(example=1, pos=0))
-    with pytest.raises(EmbspaceError, match="refers to token -1"):
+    with pytest.raises(EmbspaceError, match="refers to position -1"):
         explain(factors, model, contexts.assign(pos=-1))
     with pytest.raises(EmbspaceError, match="contexts has rows of factor 99, but the dictionary has 12"):
         explain(factors, model, contexts.assign(factor=99))
     for texts, message in (
         (["w50 " * 40] * 4, "is not the target token in contexts"),
-        (["  "] * 4, "which has 0 tokens"),
+        (["  "] * 4, "which has no tokens"),
     ):
         with pytest.raises(EmbspaceError, match=message):
             saliency(factors, model, texts, contexts, n_samples=9)

@@ -48,6 +48,9 @@ def test_long_texts_are_cut_or_split(gpt2):
     assert decoded_texts(split, gpt2.tokenizer) == {0: long}
     positions = torch.cat([batch.own_pos[batch.mask] for batch in split])
     assert sorted(positions.tolist()) == list(range(10_000))
+    n_special = int(split[0].mask[0].int().argmax())
+    positions_in_run = torch.cat([batch.pos[batch.mask] for batch in split])
+    assert sorted(positions_in_run.tolist()) == list(range(n_special, n_special + 10_000)), "no position occurs twice"
     assert all(batch.tokens.shape[1] <= zoo.N_CTX for batch in split)
     (short,) = token_batches(gpt2, [long], max_tokens=5)
     assert short.tokens.shape[1] == 5
@@ -60,6 +63,7 @@ def test_mask_excludes_the_prepended_token():
     assert batch.tokens.tolist() == model.to_tokens("A fine film.").tolist()
     assert batch.mask[0].tolist() == [False] + [True] * (batch.tokens.shape[1] - 1)
     assert batch.own_pos[0, 1:].tolist() == list(range(batch.tokens.shape[1] - 1))
+    assert batch.pos[0].tolist() == list(range(batch.tokens.shape[1])), "the prepended token has position 0"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,9 +10,9 @@ import zoo
 from component_tables import GROUP, KINDS, MODELS, TOKENS, VECTORS, assert_close, logits, table
 from tables import check_tidy
 
-from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens import EmbeddingLens, EmbspaceError, demo
 from embspace_lens.forward.batches import token_batches
-from embspace_lens.interventions import ablation_hooks, activations
+from embspace_lens.interventions import ablation_hooks, activations, patching_frame
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "moe" not in name])
@@ -53,7 +54,9 @@ def test_special_tokens_of_texts_are_left_out(models):
         ["layer", "neuron", "weight", "example", "pos"],
         ["layer", "neuron", "weight", "example", "pos", "activation"],
     )
-    assert measured[["example", "pos"]].drop_duplicates().values.tolist() == [[0, 0], [0, 1], [0, 2], [0, 3], [2, 0]]
+    first = int(next(token_batches(model, ["w9"])).mask[0].int().argmax())  # after the special tokens
+    expected = [[0, first], [0, first + 1], [0, first + 2], [0, first + 3], [2, first]]
+    assert measured[["example", "pos"]].drop_duplicates().values.tolist() == expected
     by_weight = [group["activation"].tolist() for _, group in measured.groupby("weight", observed=True)]
     assert len(by_weight) == 2 and by_weight[0] == by_weight[1], "a neuron has one activation for all its weights"
     (batch,) = token_batches(model, ["w9"])
@@ -64,6 +67,19 @@ def test_special_tokens_of_texts_are_left_out(models):
         torch.tensor(activations(model, iter(texts), frame)["activation"].to_numpy()),
         torch.tensor(measured["activation"].to_numpy()),
     )
+
+
+@torch.no_grad()
+def test_a_merge_with_a_patching_table_on_positions_agrees_with_a_run():
+    demo_model = demo.load("reviews-small-0")
+    text, neuron = "A wonderful film with a great cast.", 7
+    _, cache = demo_model.run_with_cache(demo_model.to_tokens(text))
+    layers = range(demo_model.cfg.n_layers)
+    values = torch.stack([cache[f"blocks.{layer}.mlp.hook_post"][0, :, neuron] for layer in layers])
+    measured = activations(demo_model, [text], pd.DataFrame({"layer": layers, "neuron": neuron}))
+    merged = measured.merge(patching_frame(values, ("layer", "pos")), on=["layer", "pos"])
+    assert len(merged) == len(measured) == len(layers) * (values.shape[1] - 1), "every token but BOS"
+    np.testing.assert_allclose(merged["activation"], merged["value"], atol=1e-5)
 
 
 def test_empty_tables_keep_their_columns(models):

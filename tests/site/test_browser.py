@@ -145,7 +145,7 @@ def test_layer_keys_without_texts_do_nothing(factors, tmp_path):
 
 def test_tokens_are_tinted_by_saliency(factors, activity_result, tmp_path):
     row = activity_result.contexts[
-        (activity_result.contexts["code"] > 0.1) & (activity_result.contexts["pos"] > 1)
+        (activity_result.contexts["code"] > 0.1) & (activity_result.contexts["pos"] > 2)
     ].iloc[0]
     offsets = np.array([-2, -1, 0])
     block = {name: np.full(3, row[name]) for name in ("factor", "layer", "rank")}
