@@ -69,7 +69,9 @@ class SortedCoordinates:
     def __init__(self, rows: Rows, basis: Float[Tensor, "d rank"], error: float, tile: int, *, resident: bool) -> None:
         self.rows, self.basis = rows, basis
         norms, slacks = [], []
-        coordinates = torch.empty(rows.shape[0] if resident else 0, basis.shape[1], dtype=torch.float32, device=basis.device)
+        coordinates = torch.empty(
+            rows.shape[0] if resident else 0, basis.shape[1], dtype=torch.float32, device=basis.device
+        )
         error += rounding_factor(len(basis) + 2, basis.dtype, basis.device) * torch.linalg.vector_norm(basis).item()
         for chunk in chunks(rows.shape[0], row_bytes(rows)):
             vectors = take(rows, chunk).to(basis.dtype)
