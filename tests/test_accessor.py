@@ -68,7 +68,7 @@ def test_plot_depends_on_the_kind_of_the_table(lens):
     assert lens.ov(0, [0, 1], k=4).embspace.plot().data[0].mode == "lines"
     table_of_twelve_heads = pd.concat([pairs_of([" a", " b"], head=h) for h in range(12)], ignore_index=True)
     assert table_of_twelve_heads.embspace.plot().data[0].type == "heatmap"
-    assert len(lens.search(5, k=2).embspace.plot().data) == 6
+    assert len(lens.search(5, k=2).embspace.plot().data) == 8
     assert len(lens.singular(0, 0, n_directions=1, k=3).embspace.plot().data) == 2
 
 

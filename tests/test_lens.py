@@ -1,6 +1,7 @@
 """The lens: its options, its immutability, and models in every state."""
 
 import copy
+import pickle
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ import torch
 import zoo
 from laws import same_tokens
 
-from embspace_lens import EmbeddingLens
+from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.weights.effective import ATTENTION
 
 
@@ -109,3 +110,50 @@ def test_an_embedding_space_can_be_given(tiny):
     other = EmbeddingLens(tiny("gpt2"), space=lens.space)
     pd.testing.assert_frame_equal(other.ov(k=2), lens.ov(k=2))
     assert other.mask == "given"
+
+
+def test_a_lens_has_the_name_that_is_given(tiny):
+    lens = EmbeddingLens(tiny("gpt2"), name="before tuning")
+    assert lens.name == lens.weights.name == lens.space.name == "before tuning"
+    assert repr(lens).startswith("EmbeddingLens(before tuning: 2 layers")
+    assert EmbeddingLens(lens.weights, name="after").name == "after" and lens.name == "before tuning"
+    assert EmbeddingLens(tiny("gpt2")).name == "zoo"
+    with pytest.raises(EmbspaceError, match="before tuning has 2 layers"):
+        lens.neurons(layer=9)
+
+
+def test_a_pickled_lens_raises_an_error_that_says_what_to_do(lens):
+    for protocol in (2, pickle.HIGHEST_PROTOCOL):
+        with pytest.raises(EmbspaceError, match=r"lens of zoo cannot be pickled: .*from_pretrained\(name, …\)"):
+            pickle.dumps(lens, protocol)
+
+
+def test_options_of_torch_do_not_change_tables():
+    """The default dtype is for new tensors of the user; scores are computed in float32 or more."""
+    model = zoo.boot(zoo.ZOO["llama"]())
+
+    def tables():
+        lens = EmbeddingLens(model, score="cosine", inverse="pinv", vocabulary="trained")
+        vectors = [[0.1 * i for i in range(32)], [1.0] * 32]
+        return [
+            lens.neurons(k=2),
+            lens.subheads(k=2),
+            lens.ov(k=2),
+            lens.qk(k=2, distance=1, exclude_same="exact"),
+            lens.singular(k=2),
+            lens.directions(vectors, k=2),
+            lens.search(int(lens.space.token_ids[5]), k=2),
+            lens.search(vectors[0], k=2),
+            lens.read(lens.neurons(k=1), k=1),
+            lens.components(),
+        ]
+
+    expected = tables()
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        torch.set_default_dtype(dtype)
+        try:
+            actual = tables()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for table, other in zip(actual, expected, strict=True):
+            pd.testing.assert_frame_equal(table, other)

@@ -15,7 +15,7 @@ from embspace_lens import EmbeddingLens
 
 PACKAGE = Path(embspace_lens.__file__).parent
 WINGS = [path.parent.name for path in sorted(PACKAGE.glob("*/__init__.pyi"))]
-READINGS = ["neurons", "subheads", "ov", "qk", "singular", "directions", "search"]
+READINGS = ["neurons", "subheads", "ov", "qk", "singular", "directions", "search", "read"]
 # Its example would take minutes; a tutorial runs it.
 WITHOUT_EXAMPLE = {"stitch_sweep"}
 

@@ -15,8 +15,8 @@ PAIR = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_s
 
 REQUIRED = {
     "components": ("weight", "rows", "columns", "norm"),
-    "pairs": (*PAIR, "score"),
     "search": (*TOKEN, "score", "neuron", "head", "weight"),
+    "pairs": (*PAIR, "score"),
     "tokens": (*TOKEN, "score"),
     "contexts": ("factor", "layer", "rank", "code", "before", "token_string", "after"),
     "saliency": ("factor", "layer", "rank", "offset", "token_string", "saliency"),

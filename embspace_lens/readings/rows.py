@@ -81,9 +81,10 @@ def _row_keys(rows: pd.DataFrame, present: list[str], suffix: str) -> Iterable[d
     """The keys of each row as integers, −1 for missing ones; and its weight, "" if the table has none."""
     keys: dict[str, Any] = {}
     for key in KEYS:
-        values = pd.Series(NOT_APPLICABLE, index=rows.index)
+        values: Any = pd.Series(NOT_APPLICABLE, index=rows.index)
         if key in present:
-            values = pd.to_numeric(rows[key + suffix], errors="coerce").fillna(NOT_APPLICABLE)
+            column: Any = pd.to_numeric(rows[key + suffix], errors="coerce")
+            values = column.fillna(NOT_APPLICABLE)
         invalid = (values % 1 != 0).to_numpy().nonzero()[0]
         if len(invalid):
             raise errors.not_whole_number(key + suffix, rows[key + suffix].iloc[invalid[0]], rows.index[invalid[0]])

@@ -65,9 +65,10 @@ def search_target(lens: BaseLens, token: Any) -> Target:
         EmbspaceError: If it is none of these, or the vector is not finite or has another width.
     """
     is_array = isinstance(token, Tensor | np.ndarray)
-    values = token if is_array else token if isinstance(token, list | tuple) else None
+    values: Any = token if is_array or isinstance(token, list | tuple) else None
     if values is None or getattr(values, "ndim", 1) == 0:
-        return Target((lens.vocabulary.index(token.item() if is_array else token),))
+        single: Any = token.item() if is_array else token
+        return Target((lens.vocabulary.index(single),))
     if not len(values):
         raise errors.no_tokens_to_search()
     if not _holds_floats(values):

@@ -105,6 +105,47 @@ def test_circuit_of_a_changed_head_is_the_difference(tiny):
     check_tidy(change.subheads(layer=1, weight="W_O", k=2), grain, list(before.subheads(0, k=1)))
 
 
+def tuned_in_one_block(tiny):
+    """A lens, and one of the same model with one head of block 1 and one neuron of block 1 changed."""
+    before, changed = EmbeddingLens(tiny("llama")), zoo.boot(zoo.ZOO["llama"]())
+    with torch.no_grad():
+        for new, old in zip(changed.parameters(), before.model.parameters(), strict=True):
+            new.copy_(old)
+        layer = changed.original_model.model.layers[1]
+        layer.self_attn.o_proj.weight[:, 8:16] += 0.5
+        layer.mlp.down_proj.weight[:, 3] += 0.5
+    return EmbeddingLens(changed), before
+
+
+def test_unchanged_circuits_have_a_difference_of_exactly_zero(tiny):
+    after, before = tuned_in_one_block(tiny)
+    change = difference(after, before)
+    for name, changed_head in (("W_OV", 1), ("W_QK", None)):
+        for layer in (0, 1):
+            form = getattr(change.weights, name)(layer)
+            for head in range(4):
+                is_changed = layer == 1 and head == changed_head
+                assert form.A[head].any().item() == form.B[head].any().item() == is_changed
+    scores = change.ov(k=3).groupby(["layer", "head"])["score"].apply(lambda s: s.abs().max())
+    assert (scores > 0).tolist() == [layer == 1 and head == 1 for layer in (0, 1) for head in range(4)]
+    assert change.qk(k=3)["score"].eq(0).all()
+    assert change.search(5, weight="W_OV", k=8)["score"].ne(0).sum() == 1
+
+
+def test_components_and_repr_name_what_is_unchanged(tiny):
+    after, before = tuned_in_one_block(tiny)
+    change = difference(after, before)
+    table = change.components()
+    changed = {(1, "W_O"), (1, "W_out")}
+    for row in table.itertuples():
+        assert ("unchanged" in row.note) == ((row.layer, row.weight) not in changed)
+    assert not before.components()["note"].str.contains("unchanged").any()
+    assert repr(change).endswith("norms folded; 1 of 2 layers unchanged (0))")
+    with torch.no_grad():
+        after.model.original_model.model.layers[0].post_attention_layernorm.weight += 1
+    assert repr(change).endswith("norms folded)"), "the gain of a norm is folded into W_in"
+
+
 def test_models_that_are_not_a_base_and_its_fine_tune_raise_an_error(pair, tiny):
     after, before = pair
     other_lens = EmbeddingLens(tiny("gpt2" if before.model.cfg.architecture != "GPT2LMHeadModel" else "llama"))

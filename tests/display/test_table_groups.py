@@ -43,7 +43,7 @@ def test_the_stored_kind_is_used_while_the_table_has_its_columns(lens):
     assert kind(df) == "search"
     df.attrs["embspace_kind"] = "tokens"
     assert kind(df) == "tokens"
-    df.attrs["embspace_kind"] = "pairs"  # this kind needs columns that the table does not have
+    df.attrs["embspace_kind"] = "components"  # this kind needs columns that the table does not have
     assert kind(df) == "search"
     df.attrs["embspace_kind"] = "no such kind"
     assert kind(df) == "search"

@@ -65,7 +65,7 @@ def test_factors_are_read_as_their_directions(lens):
 
 def test_names_and_arrays_are_accepted(lens):
     sae = saelens(2)
-    assert lens.directions(sae, names=["b", "a"], k=1)["direction"].tolist() == ["a", "b"]
+    assert lens.directions(sae, names=["b", "a"], k=1)["direction"].tolist() == ["b", "a"]
     check_directions(lens.directions(np.eye(3, D)), lens, torch.eye(3, D))
 
 

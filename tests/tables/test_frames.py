@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tables import check_tidy
@@ -29,7 +30,7 @@ TABLES = {
     "search": (
         lambda lens, **o: lens.search(5, **o),
         ["weight", "rank"],
-        ["layer", "head", "neuron", "subhead", *TOKEN],
+        ["layer", "head", "neuron", "subhead", *TOKEN, *PAIR],
     ),
     "components": (
         lambda lens, **o: lens.components(**o),
@@ -48,15 +49,28 @@ OPTIONS = {
         dict(weight=["W_out", "W_in"], k=3),
     ],
     "subheads": [{}, dict(layer=0, head=1), dict(head=[3, 0], weight="W_V"), dict(head=[]), dict(k=2, largest=False)],
-    "ov": [{}, dict(layer=1, head=0, k=7), dict(layer=[]), dict(largest=False), dict(head=slice(2))],
+    "ov": [
+        {},
+        dict(layer=1, head=0, k=7),
+        dict(layer=[]),
+        dict(largest=False),
+        dict(head=slice(2)),
+        dict(exclude_same="fuzzy"),
+    ],
     "qk": [{}, dict(layer=1, head=0, k=7), dict(head=[]), dict(largest=False)],
     "singular": [
         {},
         *(dict(weight=w, k=2) for w in ("W_QK", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_out")),
         dict(head=[1]),
     ],
-    "directions": [{}, dict(names=["c", "b", "a"]), dict(side="read", k=2, largest=False)],
-    "search": [{}, dict(layer=0), dict(weight="W_out", k=3), dict(weight=["W_Q", "W_O"], largest=False)],
+    "directions": [{}, dict(names=["a", "b", "c"]), dict(side="read", k=2, largest=False)],
+    "search": [
+        {},
+        dict(weight=["W_OV", "W_QK"], layer=[1]),
+        dict(layer=0),
+        dict(weight="W_out", k=3),
+        dict(weight=["W_Q", "W_O"], largest=False),
+    ],
     "components": [{}],
 }
 CASES = [(name, options) for name in TABLES for options in OPTIONS[name]]
@@ -99,10 +113,10 @@ def test_tables_in_every_space_are_tidy(tiny, name, space, inverse, score):
     frame = TABLES[name][0](lens, **({} if name == "components" else dict(k=4)))
     check_tidy(frame, grain_of(name, False), columns_of(name, False))
     for column in [c for c in frame if c.endswith("token_index")]:
-        assert frame[column].between(5, 59).all(), "only chosen tokens are read"
-    if score == "cosine" and "token_index" in frame:
-        bound = np.inf if inverse == "pinv" else 1 + 1e-5
-        assert frame["score"].abs().max() <= bound
+        is_id = frame[column] >= 0 if name == "search" else frame[column] == frame[column]
+        assert frame.loc[is_id, column].between(5, 59).all(), "only chosen tokens are read"
+    if score == "cosine" and "score" in frame:
+        assert frame["score"].abs().max() <= 1 + 1e-5
 
 
 def test_every_column_has_a_meaning_and_is_used():
@@ -119,6 +133,7 @@ def test_every_column_has_a_meaning_and_is_used():
     used |= {"level", "peak", "onset", "purity", "reach", "word", "tag", "method", "precision", "f1"}  # level, senses
     used |= {"offset", "saliency"}  # saliency
     used |= {"activation"}  # activations
+    used |= {"row"}  # read
     used |= {
         "dest_pos",
         "src_pos",
@@ -180,11 +195,31 @@ def test_tables_join_with_activation_patching(tiny):
     assert len(joined) == 2 * 4 * 2 and joined["value"].notna().all()
 
 
-def test_directions_are_sorted_by_name(lens):
-    assert lens.directions(torch.eye(32)[:3], names=["c", "a", "b"], k=1)["direction"].tolist() == ["a", "b", "c"]
+def test_directions_keep_the_order_of_their_names(lens):
+    assert lens.directions(torch.eye(32)[:3], names=["c", "a", "b"], k=1)["direction"].tolist() == ["c", "a", "b"]
     by_index = lens.directions(torch.eye(32)[:12], k=1)
     assert by_index["direction"].astype(int).tolist() == list(range(12))
     check_tidy(by_index, ["direction", "rank"], ["direction", "rank", *TOKEN])
+
+
+@pytest.mark.parametrize("names", [[70, 3, 11], np.array([70, 3, 11]), pd.Index([70, 3, 11])], ids=type)
+def test_directions_keep_integers_as_names(lens, names):
+    table = lens.directions(torch.eye(32)[:3], names=names, k=2)
+    assert table["direction"].dtype == "int64" and table["direction"].tolist() == [70, 70, 3, 3, 11, 11]
+    expected = lens.directions(torch.eye(32)[:3], k=2).drop(columns="direction")
+    pd.testing.assert_frame_equal(table.drop(columns="direction"), expected)
+    joined = table.merge(pd.DataFrame({"direction": [11], "value": [0.5]}), on="direction")
+    assert len(joined) == 2
+
+
+def test_a_mapping_gives_directions_their_names(lens):
+    vectors = {"second": torch.eye(32)[1], "first": np.eye(32)[0], "third": [1.0] * 32}
+    table = lens.directions(vectors, k=2)
+    x = torch.stack([torch.eye(32)[1], torch.eye(32)[0], torch.ones(32)])
+    pd.testing.assert_frame_equal(table, lens.directions(x, names=["second", "first", "third"], k=2))
+    assert lens.directions({7: torch.ones(32)}, k=1)["direction"].tolist() == [7]
+    with pytest.raises(EmbspaceError, match="vectors is a mapping, whose keys are the names"):
+        lens.directions(vectors, names=["a", "b", "c"])
 
 
 def test_reading_a_mixture_without_an_expert_index_raises(moe_lens):
