@@ -37,7 +37,8 @@ class EmbeddingSpace:
             `"embed"` uses W_E for both.
         inverse: The right inverse E': `"transpose"` (Eᵀ) or `"pinv"` (the pseudo-inverse, which is exact).
         score: `"dot"`, `"centered"` (the mean embedding is subtracted) or `"cosine"` (between the centred embedding and the
-            vector, after the inverse). The `"cosine"` score of a pair is the bilinear form of normalised centred embeddings.
+            vector, after the inverse). The `"cosine"` score of a pair is the bilinear form of normalised centred embeddings; where a
+            model normalises queries and keys, it is the cosine between them.
         token_ids: The tokens to read, in ascending order; None for all.
         mask: The name of this selection, for messages and captions.
 
