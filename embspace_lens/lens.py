@@ -318,6 +318,15 @@ class EmbeddingLens(BaseLens):
 
         With `score="cosine"`, the score is divided by the largest singular value of the form, as in `ov`.
 
+        Some models normalise queries and keys before their product (Qwen 3, Gemma 3, OLMo 2). Then scores are products of
+        normalised queries and keys, as in a forward pass in which the residual stream holds the token's row E' alone:
+
+        .. math:: s_\Delta(\mathrm{dest}, \mathrm{src}) = \mathrm{norm}_Q(\hat x_\mathrm{dest} W_Q + b_Q)\, R(\Delta)\,
+                  \mathrm{norm}_K(\hat x_\mathrm{src} W_K + b_K)^\top, \qquad \hat x = E' / \mathrm{rms}(E')
+
+        The length of E' has no effect on these scores. For models without a norm before attention (OLMo 2), x̂ is E', and the
+        epsilons of norm_Q and norm_K are 0, because the length of the residual stream is unknown. For these models the score `"cosine"` is the cosine between the normalised query and key, in [−1, 1]. With `fold_ln=False`, these norms are left out.
+
         Args:
             layer: Which blocks; all by default.
             head: Which query heads; all by default.
@@ -335,7 +344,7 @@ class EmbeddingLens(BaseLens):
 
         Raises:
             EmbspaceError: If the model has no such layer or head, the block's attention cannot be read, or a distance is given
-                and positions are not rotary.
+                and positions are not rotary, or scores at a distance depend on positions too.
 
         Example:
             >>> lens.qk(layer=0, head=0, k=2)["rank"].tolist()
@@ -344,6 +353,7 @@ class EmbeddingLens(BaseLens):
         References:
             Dar et al. (2023), Analyzing Transformers in Embedding Space, §3.1 and Appendix A.
             Su et al. (2021), RoFormer: Enhanced Transformer with Rotary Position Embedding, §3.2. https://arxiv.org/abs/2104.09864
+            Henry et al. (2020), Query-Key Normalization for Transformers, §3. https://arxiv.org/abs/2010.04245
         """
         return read_qk(self, layer, head, distance=distance, exclude_same=exclude_same, k=k, largest=largest)
 
@@ -361,7 +371,7 @@ class EmbeddingLens(BaseLens):
         .. math:: W_{OV} = U S V^\top: \qquad s_\mathrm{read} = u_i E', \qquad s_\mathrm{write} = v_i E
 
         The pairs (u, v) and (−u, −v) are equivalent. The sign is chosen so that the strongest token of the last side has a
-        positive score.
+        positive score. W_QK is read without norms of queries and keys, which some models have (see `components`).
 
         Args:
             layer: Which blocks; all by default.

@@ -101,7 +101,8 @@ def head_statistics(lens: EmbeddingLens, layer: Select = None, head: Select = No
 
     A head with a copying score of 1 promotes the token that it attends to; with −1, it suppresses this token. A head with a
     matching score of 1 attends to tokens equal to the query's token; with −1, it attends to them least. Only the d_head
-    nonzero eigenvalues are computed, without the d_vocab × d_vocab matrices.
+    nonzero eigenvalues are computed, without the d_vocab × d_vocab matrices. W_QK is read without norms of queries and keys,
+    which some models have (see `lens.components()`).
 
     Args:
         lens: A model's lens; its space, tokens and score define the circuits.

@@ -18,7 +18,8 @@ def difference(after: EmbeddingLens, before: EmbeddingLens) -> EmbeddingLens:
 
     .. math:: \Delta W = W_\mathrm{after} - W_\mathrm{before}, \qquad \Delta W_{OV} = [V_a, V_b] \begin{bmatrix} O_a \\ -O_b \end{bmatrix}
 
-    Effective weights are subtracted, with norms folded. The difference of a circuit has twice the rank of d_head. Both signs
+    Effective weights are subtracted, with norms folded. The difference of a circuit has twice the rank of d_head. Where
+    queries and keys are normalised, `qk` reads the difference of the two models' scores. Both signs
     of a difference have a meaning: read its strongest tokens with `largest=True` and with `largest=False`.
 
     Args:

@@ -38,7 +38,8 @@ class EmbeddingSpace:
         inverse: The right inverse E': `"transpose"` (Eᵀ) or `"pinv"` (the pseudo-inverse, which is exact).
         score: `"dot"`, `"centered"` (the mean embedding is subtracted) or `"cosine"` (between the centred embedding and the
             vector, after the inverse). The `"cosine"` score of a pair is the bilinear form of normalised centred embeddings,
-            divided by the largest singular value of the form (after the inverse), so that it is between −1 and 1.
+            divided by the largest singular value of the form (after the inverse), so that it is between −1 and 1. Where a model
+            normalises queries and keys, it is the cosine between them.
         token_ids: The tokens to read, in ascending order; None for all.
         mask: The name of this selection, for messages and captions.
 

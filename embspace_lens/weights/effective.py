@@ -154,7 +154,7 @@ class Weights:
     def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
         """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, stored as two factors.
 
-        Positions and the factor 1/√d_head are left out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for
+        Positions, norms of queries and keys and the factor 1/√d_head are left out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for
         a key that is `distance` tokens before its query.
         """
         q, k = self.W_Q(layer), self.W_K(layer)

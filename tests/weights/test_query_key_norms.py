@@ -231,6 +231,14 @@ def test_weights_as_stored_are_read_without_the_norms(model_of):
     torch.testing.assert_close(pair_scores(lens, 1), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["qwen3", "gemma3_text"])
+def test_processed_weights_have_the_same_scores(name):
+    """TransformerLens folds norms into the weights, but not those of queries and keys."""
+    expected = pair_scores(lens_of(boot(zoo.ZOO[name]())), 1, 2)
+    lens = lens_of(zoo.compat(boot(zoo.ZOO[name]())))
+    torch.testing.assert_close(pair_scores(lens, 1, 2), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["qwen3", "olmo2"])
 def test_a_difference_of_models_is_the_difference_of_their_scores(name):
     tuned, base = (zoo.ZOO[name]() for _ in range(2))
@@ -249,8 +257,12 @@ def test_a_difference_of_models_is_the_difference_of_their_scores(name):
 @pytest.mark.parametrize("name", available(ROTATED_FIRST))
 @pytest.mark.parametrize("distance", [0, 3])
 def test_a_distance_raises_where_gains_follow_the_rotation(model_of, name, distance):
-    with pytest.raises(EmbspaceError, match="gains multiply its rotated queries and keys"):
+    with pytest.raises(EmbspaceError) as caught:
         lens_of(model_of(name)).qk(layer=0, distance=distance)
+    assert str(caught.value) == (
+        "A distance in zoo is not supported: gains multiply its rotated queries and keys, so that scores depend on both "
+        "positions and not on the distance alone. Omit the distance."
+    )
 
 
 @pytest.mark.parametrize("name", available(ROTATED_FIRST))
