@@ -298,7 +298,47 @@ def no_such_folder(folder: object) -> EmbspaceError:
 
 def damaged_model(folder: object, reason: str) -> EmbspaceError:
     """A model's folder cannot be loaded."""
-    return EmbspaceError(f"{folder} could not be loaded ({reason}). Is a file damaged or missing?")
+    return EmbspaceError(
+        f"{folder} could not be loaded ({reason}). Is a file damaged or missing, or config.json wrong?"
+    )
+
+
+def model_is_file(path: object) -> EmbspaceError:
+    """A file was given as a model."""
+    return EmbspaceError(f"{path} is a file. Give the folder that holds the model's config.json and weights.")
+
+
+def weights_not_safe(name: object) -> EmbspaceError:
+    """A file of weights contains Python objects, which are not loaded."""
+    return EmbspaceError(
+        f"{name} could not be loaded: its weights are stored as Python objects, which may run code when they are read. "
+        "Save the model as safetensors."
+    )
+
+
+def missing_weights(name: object, weight: str, count: int) -> EmbspaceError:
+    """A checkpoint lacks weights, which would otherwise be random."""
+    others = f" and {count - 1:,} more weights" if count > 1 else ""
+    return EmbspaceError(
+        f"{name} could not be loaded: its files hold no {weight}{others}, which its configuration needs. "
+        "Is a file missing, or the number of layers in config.json wrong?"
+    )
+
+
+def weight_of_other_shape(
+    name: object, weight: str, in_file: tuple[int, ...], in_model: tuple[int, ...], count: int
+) -> EmbspaceError:
+    """A weight in a checkpoint has another shape than the configuration states."""
+    others = f", and {count - 1:,} more weights differ" if count > 1 else ""
+    return EmbspaceError(
+        f"{name} could not be loaded: {weight} has shape {in_file} in its file and {in_model} by its "
+        f"configuration{others}. Is config.json of another model?"
+    )
+
+
+def no_home(path: object) -> EmbspaceError:
+    """A path begins with ~ and the name of a user who has no home folder."""
+    return EmbspaceError(f"{path} names the home folder of a user who does not exist. Write the path without ~.")
 
 
 def other_vocabulary(model: str, d_vocab: int, n_counts: int) -> EmbspaceError:
@@ -1234,6 +1274,28 @@ def word_not_read(word: str, n_tokens: int) -> EmbspaceError:
 
 
 # -- command line
+
+
+def unexpected(kind: str, message: str) -> EmbspaceError:
+    """An exception of another library, or a defect of this one."""
+    return EmbspaceError(f"The command failed ({kind}: {message}). Add --debug to print the traceback.")
+
+
+def standard_output_closed() -> EmbspaceError:
+    """Standard output is closed."""
+    return EmbspaceError("Standard output is closed. Name a file for the table: --out table.csv.")
+
+
+def unknown_ending(path: object, option: str, endings: Iterable[str]) -> EmbspaceError:
+    """The ending of a file names no format."""
+    return EmbspaceError(f"The ending of {option} {path} names no format. Use one of {', '.join(endings)}.")
+
+
+def contradictory_format(format: str, path: object, ending: str) -> EmbspaceError:
+    """The format and the ending of the file differ."""
+    return EmbspaceError(
+        f"--format {format} and --out {path} contradict each other. Leave --format out, or name a file that ends in .{ending}."
+    )
 
 
 def parquet_needs_file() -> EmbspaceError:

@@ -1,9 +1,12 @@
 """The command line: `embspace-lens`, or `python -m embspace_lens`."""
 
+from typing import Annotated
+
 import typer
 
+from .. import __version__
 from . import circuits, compare, demo_models, evidence, factors, readings, stitching
-from .refusals import RefusingGroup
+from .refusals import RefusingGroup, run
 
 __all__ = ["app", "main"]
 
@@ -15,6 +18,26 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Read a transformer's weights as tables of tokens, with no forward pass.\n\nStart with: embspace-lens demo",
 )
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and exit."""
+    if wanted:
+        typer.echo(f"embspace-lens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print the traceback of an error. May follow the command.")
+    ] = False,
+) -> None:
+    """Options that precede a command."""
+
 
 # In the order of `--help`. Commands import torch and pandas when they run, so that help is quick.
 for command in (
@@ -37,4 +60,4 @@ app.add_typer(factors.app, name="factors")
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="embspace-lens")
+    run(app, "embspace-lens")

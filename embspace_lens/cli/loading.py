@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from .options import ScoreName
 
 if TYPE_CHECKING:
@@ -39,20 +41,23 @@ def open_lens(
 
 @contextmanager
 def no_chatter() -> Iterator[None]:
-    """Hide the progress bars, logs and warnings of the libraries that load models."""
+    """Hide the progress bars, logs and warnings of the libraries that load models; print the warnings of this package."""
     from transformers.utils import logging as transformers_logging
 
     shows_bars = transformers_logging.is_progress_bar_enabled()
     logging.disable(logging.WARNING)
     transformers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=UserWarning, module="embspace_lens")
             yield
     finally:
         logging.disable(logging.NOTSET)
         if shows_bars:
             transformers_logging.enable_progress_bar()
+    for warning in caught:
+        typer.echo(str(warning.message), err=True)
 
 
 def load_texts(path: Path, column: str, where: str | None, n_texts: int | None) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from ..lens import EmbeddingLens
 
-FORMATS = get_args(FormatName)
+ENDINGS: dict[str, FormatName] = {"txt": "table", "csv": "csv", "parquet": "parquet", "json": "json"}
+"""The format that the ending of a file names."""
 ON_SCREEN = 40  # neurons or heads shown on a terminal; files and pipes receive all
 
 
@@ -33,12 +34,12 @@ class Output:
         out: The file; None for standard output.
 
     Raises:
-        EmbspaceError: If the format needs a file, or the file cannot be written.
+        EmbspaceError: If the format needs a file, the ending of the file names no format or another one, or the file cannot
+            be written.
     """
 
     def __init__(self, format: FormatName | None, out: Path | None) -> None:
-        ending = out.suffix.removeprefix(".").lower() if out else ""
-        self.format = format or (ending if ending in FORMATS else "table")
+        self.format: FormatName = _format_of(format, out)
         self.out = out
         if self.format == "parquet" and out is None:
             raise errors.parquet_needs_file()
@@ -58,6 +59,19 @@ class Output:
             print_text(_as_text(df, ON_SCREEN if sys.stdout.isatty() else None, hint))
         else:
             typer.echo(encode(df, self.format), nl=False)
+
+
+def _format_of(format: FormatName | None, out: Path | None) -> FormatName:
+    """The format of the table: --format, or the ending of the file; a table for the terminal if the file has no ending."""
+    ending = out.suffix.removeprefix(".").lower() if out else ""
+    named = ENDINGS.get(ending)
+    if format is None:
+        if ending and named is None:
+            raise errors.unknown_ending(out, "--out", [f".{name}" for name in ENDINGS])
+        return named or "table"
+    if named not in (None, format):
+        raise errors.contradictory_format(format, out, {name: key for key, name in ENDINGS.items()}[format])
+    return format
 
 
 def _as_text(df: "pd.DataFrame", n: int | None = None, hint: str = "") -> str:

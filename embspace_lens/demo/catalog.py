@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .. import errors
-from ..files import read_json
+from ..files import expand, read_json
 from ..forward.pooling import PooledHead
 from ..space.masks import TokenMask, whole_words
 from ..space.vocabulary import Vocabulary
-from ..weights.booting import boot
+from ..weights.booting import boot, load_checked
 
 MODELS = Path(str(files("embspace_lens.demo") / "models"))
 
@@ -120,7 +120,7 @@ def load_tuned(
 
 
 def _folder(name: str | PathLike[str]) -> Path:
-    return MODELS / name if name in names() else Path(name).expanduser()
+    return MODELS / name if name in names() else expand(name)
 
 
 def _read_tuned(folder: Path) -> tuple[str, dict[str, torch.Tensor], PooledHead]:
@@ -148,7 +148,7 @@ def _load(name: str, base: str, difference: dict[str, torch.Tensor], device: str
     shows_progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # loading takes less than a second
     try:
-        hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / base, dtype=dtype, local_files_only=True)
+        hf_model: Any = load_checked(AutoModelForCausalLM, str(MODELS / base), dtype=dtype, local_files_only=True)
     finally:
         if shows_progress:
             logging.enable_progress_bar()
