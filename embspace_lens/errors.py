@@ -1291,6 +1291,36 @@ def unknown_ending(path: object, option: str, endings: Iterable[str]) -> Embspac
     return EmbspaceError(f"The ending of {option} {path} names no format. Use one of {', '.join(endings)}.")
 
 
+def no_picture(path: object, reason: object) -> EmbspaceError:
+    """A figure cannot be written as a picture."""
+    return EmbspaceError(
+        f"{path} could not be drawn ({reason}). A PNG needs kaleido (pip install 'embspace-lens[plots]') and Chrome. "
+        "Or name a file that ends in .html."
+    )
+
+
+def no_device(device: object, reason: object) -> EmbspaceError:
+    """A device does not exist on this machine."""
+    return EmbspaceError(f"device={device!r} cannot be used ({reason}). Use 'cpu', or 'cuda' on a machine with a GPU.")
+
+
+def unreadable_vectors(path: object, reason: object) -> EmbspaceError:
+    """A file of directions is not a safetensors file, or is damaged."""
+    return EmbspaceError(f"{path} cannot be read as safetensors ({reason}).")
+
+
+def tensor_is_no_direction(name: str, shape: tuple[int, ...], d_model: int) -> EmbspaceError:
+    """A tensor of a file of directions has another shape than the model's residual vectors."""
+    return EmbspaceError(
+        f"The tensor {name!r} has shape {shape}. Directions are [n, {d_model}] or [{d_model}]. Select tensors: --tensor NAME."
+    )
+
+
+def no_such_tensor(path: object, name: str, names: Iterable[str]) -> EmbspaceError:
+    """A file of directions has no tensor with the name."""
+    return EmbspaceError(f"{path} holds no tensor {name!r}. It holds {_listed(names)}.")
+
+
 def contradictory_format(format: str, path: object, ending: str) -> EmbspaceError:
     """The format and the ending of the file differ."""
     return EmbspaceError(

@@ -25,9 +25,14 @@ def load_model(name: str | PathLike[str], *, device: str | None = None, dtype: t
         The model in evaluation mode, with its tokenizer.
 
     Raises:
-        EmbspaceError: If there is no such model, or it cannot be loaded.
+        EmbspaceError: If there is no such model or device, or the model cannot be loaded.
     """
     dtype = dtype or torch.float32
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as reason:
+            raise errors.no_device(device, shorten(str(reason), 120)) from reason
     if str(name) in catalog.names():
         return catalog.load(str(name), device=device or "cpu", dtype=dtype)
     folder = expand(name)

@@ -1,11 +1,12 @@
 """The command line: `embspace-lens`, or `python -m embspace_lens`."""
 
+from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 
-from .. import __version__
-from . import circuits, compare, demo_models, evidence, factors, readings, stitching
+from . import circuits, compare, demo_models, directions, evidence, factors, readings, stitching
+from .options import with_groups
 from .refusals import RefusingGroup, run
 
 __all__ = ["app", "main"]
@@ -23,7 +24,7 @@ app = typer.Typer(
 def print_version(wanted: bool) -> None:
     """Print the version and exit."""
     if wanted:
-        typer.echo(f"embspace-lens {__version__}")
+        typer.echo(f"embspace-lens {installed_version('embspace-lens')}")
         raise typer.Exit
 
 
@@ -45,6 +46,8 @@ for command in (
     demo_models.models,
     readings.neurons,
     readings.heads,
+    directions.singular,
+    directions.directions,
     readings.search,
     readings.components,
     compare.align,
@@ -53,7 +56,7 @@ for command in (
     circuits.relations,
     circuits.operations,
 ):
-    app.command()(command)
+    app.command()(with_groups(command))
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(factors.app, name="factors")
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from .loading import open_lens
-from .options import MODEL, Format, Head, K, Layer, Lowest, Model, Out, Score, Vocabulary
-from .output import Output, next_reading, options_of_first_row, plain_warnings
+from .options import MODEL, Head, K, Layer, LensOptions, Lowest, Model
+from .output import DrawnOutput, Output, next_reading, options_of_first_row, plain_warnings
 
 NoFirstMlp = Annotated[
     bool,
@@ -40,21 +40,19 @@ def relations(
         Literal["best", "heads"],
         typer.Option("--table", help="The best head of each relation and effect, or all heads."),
     ] = "best",
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: Output,
 ) -> None:
     """Find the heads that map sources of a relation to targets.
 
     A head's score is the share of pairs whose target it promotes (or suppresses). A permutation test compares it with
     shuffled targets.
     """
-    output = Output(format, out)
     from ..circuits.relations import read_relations, relation_scores
 
     pairs = read_relations(*files)
-    lens = open_lens(model, vocabulary, score)
+    lens = open_lens(model, options)
     with plain_warnings():
         df = relation_scores(
             lens, pairs, layer=layer, head=head, k=k, first_mlp=not no_first_mlp, n_shuffles=n_shuffles, seed=seed
@@ -64,7 +62,7 @@ def relations(
         df = ranked.groupby(["relation", "effect"], sort=True).head(1).dropna().sort_index(ignore_index=True)
     clearest = df.sort_values(["p_value", "relation_score"], ascending=[True, False], kind="stable")
     command = f"operations {options_of_first_row(clearest, 'layer', 'head')}"
-    output.write(df, next_reading(command, model, vocabulary, score) if len(df) else "")
+    output.write(df, next_reading(command, model, options) if len(df) else "")
 
 
 def operations(
@@ -75,10 +73,9 @@ def operations(
     k: K = 5,
     lowest: Lowest = False,
     no_first_mlp: NoFirstMlp = False,
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: DrawnOutput,
 ) -> None:
     """List the tokens that heads amplify most, with their outputs.
 
@@ -86,9 +83,8 @@ def operations(
 
         embspace-lens operations --layer 3 --vocabulary frequent --score cosine
     """
-    output = Output(format, out)
-    lens = open_lens(model, vocabulary, score)
+    lens = open_lens(model, options)
     from ..circuits.operations import salient_operations
 
     df = salient_operations(lens, layer, head, n=n, k=k, largest=not lowest, first_mlp=not no_first_mlp)
-    output.write(df, next_reading(f"heads {options_of_first_row(df, 'layer', 'head')}", model, vocabulary, score))
+    output.write(df, next_reading(f"heads {options_of_first_row(df, 'layer', 'head')}", model, options))

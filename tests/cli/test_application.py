@@ -13,7 +13,7 @@ from embspace_lens import demo
 from embspace_lens.cli import app, main
 
 COMMANDS = [
-    "demo", "models", "neurons", "heads", "search", "components", "align", "stitch", "difference", "relations", "operations",
+    "demo", "models", "neurons", "heads", "singular", "directions", "search", "components", "align", "stitch", "difference", "relations", "operations",
     "evidence", "evidence related-pairs", "evidence recall", "evidence keep-k",
     "factors", "factors fit", "factors contexts", "factors importance", "factors saliency", "factors senses", "factors explore",
 ]  # fmt: skip
@@ -61,7 +61,7 @@ def test_examples_in_help_run(run):
 
 def test_examples_on_demo_models_read_frequent_words(run):
     for example in examples(run):
-        if example.split()[0] in ("neurons", "heads", "search", "operations"):
+        if example.split()[0] in ("neurons", "heads", "singular", "search", "operations"):
             assert example.endswith("--vocabulary frequent --score cosine")
 
 
