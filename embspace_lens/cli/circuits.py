@@ -49,20 +49,31 @@ def relations(
     A head's score is the share of pairs whose target it promotes (or suppresses). A permutation test compares it with
     shuffled targets.
     """
-    from ..circuits.relations import read_relations, relation_scores
+    from ..circuits.relations import read_relations, relation_scores, unread_words
 
-    pairs = read_relations(*files)
+    with plain_warnings():
+        pairs = read_relations(*files)
     lens = open_lens(model, options)
     with plain_warnings():
         df = relation_scores(
             lens, pairs, layer=layer, head=head, k=k, first_mlp=not no_first_mlp, n_shuffles=n_shuffles, seed=seed
         )
+    for name in sorted(pairs):
+        words = unread_words(lens, pairs[name])
+        if words:
+            typer.echo(f"{name}: {len(words):,} words are not single tokens: {_listed(words)}", err=True)
     if table == "best":
         ranked = df.sort_values("relation_score", ascending=False, kind="stable")  # the first of equal heads
         df = ranked.groupby(["relation", "effect"], sort=True).head(1).dropna().sort_index(ignore_index=True)
     clearest = df.sort_values(["p_value", "relation_score"], ascending=[True, False], kind="stable")
     command = f"operations {options_of_first_row(clearest, 'layer', 'head')}"
     output.write(df, next_reading(command, model, options) if len(df) else "")
+
+
+def _listed(words: list[str], n: int = 20) -> str:
+    """The first words, and the number of the others."""
+    more = f" … {len(words) - n:,} more" if len(words) > n else ""
+    return ", ".join(map(repr, words[:n])) + more
 
 
 def operations(
