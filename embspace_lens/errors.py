@@ -555,6 +555,20 @@ def no_classifier(folder: object, reason: object) -> EmbspaceError:
     return EmbspaceError(f"{folder} holds no classifier that can be read: {reason}")
 
 
+def no_block_list(model: str, n_layers: int) -> EmbspaceError:
+    """The blocks of a Hugging Face model cannot be found."""
+    return EmbspaceError(
+        f"{model} has no list of {n_layers} blocks, so it cannot be tuned. Choose a causal language model."
+    )
+
+
+def no_special_token(tokenizer: str) -> EmbspaceError:
+    """A tokenizer has no special token that begins or ends texts."""
+    return EmbspaceError(
+        f"The tokenizer {tokenizer} has no bos_token and no eos_token. Set one of them and save it again."
+    )
+
+
 def not_a_difference(name: str, base: str, weight: str) -> EmbspaceError:
     """The weights of a difference are not those of its base."""
     return EmbspaceError(f"{name} is not a difference of {base}: {weight} does not fit.")

@@ -1,6 +1,7 @@
 """Files are written completely or not at all."""
 
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -64,11 +65,23 @@ def test_pipes_are_written_into(tmp_path):
     assert received == [b"data"] and (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
 
 
+def make_device(path, minor):
+    """A character device in the test's folder: 3 is the null device, 7 the full one. Tests never name a device of the system,
+    because a defect would replace it by a file if the tests run as root.
+    """
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, minor))
+        path.open("wb").close()
+    except (AttributeError, OSError):
+        pytest.skip("devices cannot be made here")
+
+
 def test_devices_are_written_into(tmp_path):
-    write_whole(os.devnull, b"data")
-    (tmp_path / "link").symlink_to(os.devnull)
-    write_whole(tmp_path / "link", b"data")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "link").is_char_device()
+    make_device(tmp_path / "null", 3)
+    (tmp_path / "link").symlink_to("null")
+    for name in ("null", "link"):
+        write_whole(tmp_path / name, b"data")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "null").is_char_device()
 
 
 @pytest.mark.parametrize("target", ["there", "absent"])
@@ -79,30 +92,31 @@ def test_links_stay_links(tmp_path, target):
     assert (tmp_path / "link").is_symlink() and (tmp_path / target).read_text() == "after"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout on this system")
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd/1"), reason="no /proc on this system")
 def test_standard_output_is_written_in_order(tmp_path):
     code = f"""
-from embspace_lens.files import write_whole
+from pathlib import Path
+from embspace_lens.files import _descriptor, write_whole
 print("first")
-write_whole("/dev/stdout", b"second\\n")
+write_whole("/proc/self/fd/1", b"second\\n")
 write_whole({str(tmp_path / "link")!r}, b"third\\n")
-print("fourth")
+print("fourth", _descriptor(Path("/dev/stdout")))
 """
-    (tmp_path / "link").symlink_to("/dev/stdout")
+    (tmp_path / "link").symlink_to("/proc/self/fd/1")
     command = [sys.executable, "-c", code]
     piped = subprocess.run(command, capture_output=True, check=True).stdout
     with open(tmp_path / "file", "wb") as file:
         file.write(b"zeroth\n")
         file.flush()
         subprocess.run(command, stdout=file, check=True)
-    assert piped == b"first\nsecond\nthird\nfourth\n"
+    assert piped == b"first\nsecond\nthird\nfourth 1\n"
     assert (tmp_path / "file").read_bytes() == b"zeroth\n" + piped
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_a_full_device_raises():
-    with pytest.raises(EmbspaceError, match="/dev/full cannot be written: No space left on device"):
-        write_whole("/dev/full", b"data")
+def test_a_full_device_raises(tmp_path):
+    make_device(tmp_path / "full", 7)
+    with pytest.raises(EmbspaceError, match="full cannot be written: No space left on device"):
+        write_whole(tmp_path / "full", b"data")
 
 
 def test_homes_of_unknown_users_raise():
