@@ -311,7 +311,47 @@ def no_such_folder(folder: object) -> EmbspaceError:
 
 def damaged_model(folder: object, reason: str) -> EmbspaceError:
     """A model's folder cannot be loaded."""
-    return EmbspaceError(f"{folder} could not be loaded ({reason}). Is a file damaged or missing?")
+    return EmbspaceError(
+        f"{folder} could not be loaded ({reason}). Is a file damaged or missing, or config.json wrong?"
+    )
+
+
+def model_is_file(path: object) -> EmbspaceError:
+    """A file was given as a model."""
+    return EmbspaceError(f"{path} is a file. Give the folder that holds the model's config.json and weights.")
+
+
+def weights_not_safe(name: object) -> EmbspaceError:
+    """A file of weights contains Python objects, which are not loaded."""
+    return EmbspaceError(
+        f"{name} could not be loaded: its weights are stored as Python objects, which may run code when they are read. "
+        "Save the model as safetensors."
+    )
+
+
+def missing_weights(name: object, weight: str, count: int) -> EmbspaceError:
+    """A checkpoint lacks weights, which would otherwise be random."""
+    others = f" and {count - 1:,} more weights" if count > 1 else ""
+    return EmbspaceError(
+        f"{name} could not be loaded: its files hold no {weight}{others}, which its configuration needs. "
+        "Is a file missing, or the number of layers in config.json wrong?"
+    )
+
+
+def weight_of_other_shape(
+    name: object, weight: str, in_file: tuple[int, ...], in_model: tuple[int, ...], count: int
+) -> EmbspaceError:
+    """A weight in a checkpoint has another shape than the configuration states."""
+    others = f", and {count - 1:,} more weights differ" if count > 1 else ""
+    return EmbspaceError(
+        f"{name} could not be loaded: {weight} has shape {in_file} in its file and {in_model} by its "
+        f"configuration{others}. Is config.json of another model?"
+    )
+
+
+def no_home(path: object) -> EmbspaceError:
+    """A path begins with ~ and the name of a user who has no home folder."""
+    return EmbspaceError(f"{path} names the home folder of a user who does not exist. Write the path without ~.")
 
 
 def other_vocabulary(model: str, d_vocab: int, n_counts: int) -> EmbspaceError:
@@ -535,6 +575,20 @@ def damaged_states(path: object, reason: object) -> EmbspaceError:
 def no_classifier(folder: object, reason: object) -> EmbspaceError:
     """The files of a classifier are missing or damaged."""
     return EmbspaceError(f"{folder} holds no classifier that can be read: {reason}")
+
+
+def no_block_list(model: str, n_layers: int) -> EmbspaceError:
+    """The blocks of a Hugging Face model cannot be found."""
+    return EmbspaceError(
+        f"{model} has no list of {n_layers} blocks, so it cannot be tuned. Choose a causal language model."
+    )
+
+
+def no_special_token(tokenizer: str) -> EmbspaceError:
+    """A tokenizer has no special token that begins or ends texts."""
+    return EmbspaceError(
+        f"The tokenizer {tokenizer} has no bos_token and no eos_token. Set one of them and save it again."
+    )
 
 
 def not_a_difference(name: str, base: str, weight: str) -> EmbspaceError:
@@ -1302,6 +1356,58 @@ def word_not_read(word: str, n_tokens: int) -> EmbspaceError:
 
 
 # -- command line
+
+
+def unexpected(kind: str, message: str) -> EmbspaceError:
+    """An exception of another library, or a defect of this one."""
+    return EmbspaceError(f"The command failed ({kind}: {message}). Add --debug to print the traceback.")
+
+
+def standard_output_closed() -> EmbspaceError:
+    """Standard output is closed."""
+    return EmbspaceError("Standard output is closed. Name a file for the table: --out table.csv.")
+
+
+def unknown_ending(path: object, option: str, endings: Iterable[str]) -> EmbspaceError:
+    """The ending of a file names no format."""
+    return EmbspaceError(f"The ending of {option} {path} names no format. Use one of {', '.join(endings)}.")
+
+
+def no_picture(path: object, reason: object) -> EmbspaceError:
+    """A figure cannot be written as a picture."""
+    return EmbspaceError(
+        f"{path} could not be drawn ({reason}). A PNG needs kaleido (pip install 'embspace-lens[plots]') and Chrome. "
+        "Or name a file that ends in .html."
+    )
+
+
+def no_device(device: object, reason: object) -> EmbspaceError:
+    """A device does not exist on this machine."""
+    return EmbspaceError(f"device={device!r} cannot be used ({reason}). Use 'cpu', or 'cuda' on a machine with a GPU.")
+
+
+def unreadable_vectors(path: object, reason: object) -> EmbspaceError:
+    """A file of directions is not a safetensors file, or is damaged."""
+    return EmbspaceError(f"{path} cannot be read as safetensors ({reason}).")
+
+
+def tensor_is_no_direction(name: str, shape: tuple[int, ...], d_model: int) -> EmbspaceError:
+    """A tensor of a file of directions has another shape than the model's residual vectors."""
+    return EmbspaceError(
+        f"The tensor {name!r} has shape {shape}. Directions are [n, {d_model}] or [{d_model}]. Select tensors: --tensor NAME."
+    )
+
+
+def no_such_tensor(path: object, name: str, names: Iterable[str]) -> EmbspaceError:
+    """A file of directions has no tensor with the name."""
+    return EmbspaceError(f"{path} holds no tensor {name!r}. It holds {_listed(names)}.")
+
+
+def contradictory_format(format: str, path: object, ending: str) -> EmbspaceError:
+    """The format and the ending of the file differ."""
+    return EmbspaceError(
+        f"--format {format} and --out {path} contradict each other. Leave --format out, or name a file that ends in .{ending}."
+    )
 
 
 def parquet_needs_file() -> EmbspaceError:

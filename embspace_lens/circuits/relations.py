@@ -4,13 +4,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ from ..weights.first_mlp import first_mlp_output
 
 MIN_PAIRS = 30  # a relation with fewer pairs has no score
 Effect = Literal["promotion", "suppression"]
+BLOCK_ENTRIES = 2**24  # entries of a matrix that are held at a time, for relations of many pairs
 EFFECTS: tuple[Effect, ...] = ("promotion", "suppression")
 
 Pairs = Sequence[Sequence[str | int]]
@@ -92,11 +94,10 @@ def relation_scores(
     parsed = [_Relation.parse(lens, name, relations[name]) for name in sorted(relations)]
     scored = [relation for relation in parsed if len(relation) >= MIN_PAIRS]
     _warn_of_small_relations(lens, [relation for relation in parsed if len(relation) < MIN_PAIRS])
-    tests = {
-        (relation.name, effect): _MaximumTest(relation, n_heads, _shuffles(len(relation), n_shuffles, seed))
-        for relation in scored
-        for effect in EFFECTS
-    }
+    tests: dict[tuple[str, Effect], _MaximumTest] = {}
+    for relation in scored:
+        shuffled = relation.shuffled_targets(n_shuffles, seed)
+        tests |= {(relation.name, effect): _MaximumTest(n_heads, shuffled) for effect in EFFECTS}
     if scored:
         sources = torch.cat([relation.source for relation in scored]).unique()
         for head_index, (vectors, rows) in enumerate(_head_outputs(lens, sources, layers, heads, first_mlp)):
@@ -142,13 +143,15 @@ def read_relations(*paths: str | os.PathLike[str]) -> dict[str, list[tuple[str, 
         Pairs of words by the relation's name.
 
     Raises:
-        EmbspaceError: If a file cannot be read or holds anything else, or two relations have the same name.
+        EmbspaceError: If a file cannot be read, no file holds a relation, or two relations have the same name. An entry that
+            is not a list of pairs is left out, with a warning.
 
     Example:
         >>> read_relations("antonyms.json")["antonyms"][0]  # doctest: +SKIP
         ('love', 'hate')
     """
     relations: dict[str, list[tuple[str, str]]] = {}
+    left_out: list[tuple[Path, str]] = []
     for path in map(Path, paths):
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
         if not files:
@@ -156,12 +159,33 @@ def read_relations(*paths: str | os.PathLike[str]) -> dict[str, list[tuple[str, 
         for file in files:
             data = read_json(file)
             for name, pairs in (data if isinstance(data, dict) else {file.stem: data}).items():
-                if not isinstance(pairs, list) or not pairs or not all(map(_is_pair_of_words, pairs)):
-                    raise errors.not_relation_file(file)
                 if name in relations:
                     raise errors.repeated_relation(file, name)
-                relations[name] = [(source, target) for source, target in pairs]
+                if not isinstance(pairs, list) or not pairs or not all(map(_is_pair_of_words, pairs)):
+                    left_out.append((file, name))
+                else:
+                    relations[name] = [(source, target) for source, target in pairs]
+    if left_out and not relations:
+        raise errors.not_relation_file(left_out[0][0])
+    for file, name in left_out:
+        warnings.warn(f"{file}: the relation {name!r} is not a list of pairs of words, and is left out.", stacklevel=2)
     return relations
+
+
+def unread_words(lens: EmbeddingLens, pairs: Pairs) -> list[str]:
+    """The words of pairs that are not single tokens of a lens, in the order of the pairs; `relation_scores` leaves their pairs out.
+
+    Args:
+        lens: The lens.
+        pairs: Pairs of source and target.
+
+    Example:
+        >>> unread_words(lens, [("w2", "w3"), ("w2", "no word")])
+        ['no word']
+    """
+    readable = set(lens.space.token_ids.tolist())
+    words = dict.fromkeys(word for pair in pairs for word in pair)
+    return [str(word) for word in words if lens.vocabulary.word(word, "unread_words()") not in readable]
 
 
 def _is_pair_of_words(pair: Any) -> bool:
@@ -216,14 +240,63 @@ class _Relation:
         source, target = torch.tensor(single, dtype=torch.long).view(-1, 2).T.contiguous()
         return cls(str(name), source, target, len(pairs) - len(single))
 
-    def hits(self, sources: Int[Tensor, " m"], top: Int[Tensor, "m k"], d_vocab: int) -> Bool[Tensor, "n n"]:
-        """Entry (i, j): whether the target of pair j is among the top tokens for the source of pair i."""
+    @cached_property
+    def _columns(self) -> tuple[Int[Tensor, " n_targets"], Int[Tensor, " n"]]:
+        """The distinct targets, and the index of each pair's target among them."""
         targets, column = self.target.unique(return_inverse=True)
+        return targets, column
+
+    def shuffled_targets(self, n_shuffles: int, seed: int) -> Int[Tensor, "n n_shuffles"]:
+        """The indices of the targets in random orders, one per column; 32-bit integers, because a relation may have many pairs."""
+        generator = torch.Generator().manual_seed(seed)
+        n, column = len(self), self._columns[1].int()
+        shuffled = torch.empty(n, n_shuffles, dtype=torch.int32)
+        block = max(1, BLOCK_ENTRIES // n)
+        for start in range(0, n_shuffles, block):
+            random = torch.rand(min(block, n_shuffles - start), n, generator=generator)
+            shuffled[:, start : start + block] = column[random.argsort(dim=1)].T
+        return shuffled
+
+    def hits(self, sources: Int[Tensor, " m"], top: Int[Tensor, "m k"], d_vocab: int) -> "_Hits":
+        """Which targets are among the top tokens for the source of each pair."""
+        targets, column = self._columns
         column_of = torch.full((d_vocab,), len(targets))  # tokens that are no target share the last column
         column_of[targets] = torch.arange(len(targets))
-        is_top = torch.zeros(len(self), len(targets) + 1, dtype=torch.bool)
-        is_top.scatter_(1, column_of[top[torch.searchsorted(sources, self.source)]], True)
-        return is_top[:, column]
+        return _Hits(column_of[top[torch.searchsorted(sources, self.source)]], column, len(targets))
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """The matrix of hits of a relation, in blocks of rows: entry (i, j) states whether the target of pair j is among the top
+    tokens for the source of pair i. The n × n matrix is never built.
+    """
+
+    top: Int[Tensor, "n k"]  # the indices of the top tokens among the distinct targets; n_targets for other tokens
+    column: Int[Tensor, " n"]  # the index of each pair's target among the distinct targets
+    n_targets: int
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def paired(self) -> int:
+        """The number of pairs whose target is among the top tokens for its source."""
+        return int((self.top == self.column[:, None]).any(dim=1).sum())
+
+    def mean(self) -> float:
+        """The mean of the matrix: the expected score of shuffled targets."""
+        counts = torch.bincount(self.column, minlength=self.n_targets + 1)  # the last entry is 0
+        return int(counts[self.top].sum()) / len(self) ** 2
+
+    def shuffled(self, targets: Int[Tensor, "n n_shuffles"]) -> Int[Tensor, " n_shuffles"]:
+        """The number of hits in each shuffle of the targets."""
+        counts = torch.zeros(targets.shape[1], dtype=torch.long)
+        block = max(1, BLOCK_ENTRIES // max(targets.shape[1], self.n_targets + 1))
+        for start in range(0, len(self), block):
+            top = self.top[start : start + block]
+            is_top = torch.zeros(len(top), self.n_targets + 1, dtype=torch.bool)
+            is_top.scatter_(1, top, True)
+            counts += is_top.gather(1, targets[start : start + block].long()).sum(0)
+        return counts
 
 
 def _warn_of_small_relations(lens: EmbeddingLens, relations: list[_Relation]) -> None:
@@ -243,27 +316,21 @@ class _MaximumTest:
     only picks entries of each head's hits.
     """
 
-    def __init__(self, relation: _Relation, n_heads: int, shuffles: Int[Tensor, "n_shuffles n"]) -> None:
+    def __init__(self, n_heads: int, shuffled: Int[Tensor, "n n_shuffles"]) -> None:
         self.score, self.control = np.zeros(n_heads), np.zeros(n_heads)
-        self._n_hits, self._n = np.zeros(n_heads, dtype=np.int64), len(relation)
-        self._shuffles, self._best = shuffles, torch.zeros(len(shuffles), dtype=torch.long)
+        self._n_hits = np.zeros(n_heads, dtype=np.int64)
+        self._shuffled, self._best = shuffled, torch.zeros(shuffled.shape[1], dtype=torch.long)
 
-    def add(self, head_index: int, hits: Bool[Tensor, "n n"]) -> None:
+    def add(self, head_index: int, hits: _Hits) -> None:
         """Add the hits of one head."""
-        self._n_hits[head_index] = int(hits.diagonal().sum())
-        self.score[head_index] = self._n_hits[head_index] / self._n
-        self.control[head_index] = hits.double().mean().item()
-        if hits.any():
-            shuffled = hits.flatten()[torch.arange(self._n) * self._n + self._shuffles].sum(1)
-            self._best = torch.maximum(self._best, shuffled)
+        self._n_hits[head_index] = hits.paired()
+        self.score[head_index] = self._n_hits[head_index] / len(hits)
+        self.control[head_index] = hits.mean()
+        if self.control[head_index] > 0:
+            self._best = torch.maximum(self._best, hits.shuffled(self._shuffled))
 
     @property
     def p_value(self) -> np.ndarray:
         """The share of shuffles at least as high, where the true order counts as one of the shuffles, so that it is never 0."""
         at_least = (self._best.numpy()[None] >= self._n_hits[:, None]).sum(1)
         return (1 + at_least) / (1 + len(self._best))
-
-
-def _shuffles(n: int, n_shuffles: int, seed: int) -> Int[Tensor, "n_shuffles n"]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(n_shuffles, n, generator=generator).argsort(dim=1)

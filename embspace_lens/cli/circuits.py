@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from .loading import open_lens
-from .options import MODEL, Format, Head, K, Layer, Lowest, Model, Out, Score, Vocabulary
-from .output import Output, next_reading, options_of_first_row, plain_warnings
+from .options import MODEL, Head, K, Layer, LensOptions, Lowest, Model
+from .output import DrawnOutput, Output, next_reading, options_of_first_row, plain_warnings
 
 NoFirstMlp = Annotated[
     bool,
@@ -40,31 +40,40 @@ def relations(
         Literal["best", "heads"],
         typer.Option("--table", help="The best head of each relation and effect, or all heads."),
     ] = "best",
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: Output,
 ) -> None:
     """Find the heads that map sources of a relation to targets.
 
     A head's score is the share of pairs whose target it promotes (or suppresses). A permutation test compares it with
     shuffled targets.
     """
-    output = Output(format, out)
-    from ..circuits.relations import read_relations, relation_scores
+    from ..circuits.relations import read_relations, relation_scores, unread_words
 
-    pairs = read_relations(*files)
-    lens = open_lens(model, vocabulary, score)
+    with plain_warnings():
+        pairs = read_relations(*files)
+    lens = open_lens(model, options)
     with plain_warnings():
         df = relation_scores(
             lens, pairs, layer=layer, head=head, k=k, first_mlp=not no_first_mlp, n_shuffles=n_shuffles, seed=seed
         )
+    for name in sorted(pairs):
+        words = unread_words(lens, pairs[name])
+        if words:
+            typer.echo(f"{name}: {len(words):,} words are not single tokens: {_listed(words)}", err=True)
     if table == "best":
         ranked = df.sort_values("relation_score", ascending=False, kind="stable")  # the first of equal heads
         df = ranked.groupby(["relation", "effect"], sort=True).head(1).dropna().sort_index(ignore_index=True)
     clearest = df.sort_values(["p_value", "relation_score"], ascending=[True, False], kind="stable")
     command = f"operations {options_of_first_row(clearest, 'layer', 'head')}"
-    output.write(df, next_reading(command, model, vocabulary, score) if len(df) else "")
+    output.write(df, next_reading(command, model, options) if len(df) else "")
+
+
+def _listed(words: list[str], n: int = 20) -> str:
+    """The first words, and the number of the others."""
+    more = f" … {len(words) - n:,} more" if len(words) > n else ""
+    return ", ".join(map(repr, words[:n])) + more
 
 
 def operations(
@@ -75,10 +84,9 @@ def operations(
     k: K = 5,
     lowest: Lowest = False,
     no_first_mlp: NoFirstMlp = False,
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: DrawnOutput,
 ) -> None:
     """List the tokens that heads amplify most, with their outputs.
 
@@ -86,9 +94,8 @@ def operations(
 
         embspace-lens operations --layer 3 --vocabulary frequent --score cosine
     """
-    output = Output(format, out)
-    lens = open_lens(model, vocabulary, score)
+    lens = open_lens(model, options)
     from ..circuits.operations import salient_operations
 
     df = salient_operations(lens, layer, head, n=n, k=k, largest=not lowest, first_mlp=not no_first_mlp)
-    output.write(df, next_reading(f"heads {options_of_first_row(df, 'layer', 'head')}", model, vocabulary, score))
+    output.write(df, next_reading(f"heads {options_of_first_row(df, 'layer', 'head')}", model, options))

@@ -9,16 +9,14 @@ from .. import errors
 from .loading import open_lens
 from .options import (
     MODEL,
-    Format,
     K,
     Layer,
+    LensOptions,
     Lowest,
-    Out,
-    Score,
-    Vocabulary,
+    ProjectionOptions,
     Weight,
 )
-from .output import Output, legible_options, middle_layer, next_command, next_reading, plain_warnings
+from .output import DrawnOutput, legible_options, middle_layer, next_command, next_reading, plain_warnings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,10 +46,9 @@ def align(
             "match the layer with the same index.",
         ),
     ] = "matches",
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: ProjectionOptions,
+    output: DrawnOutput,
 ) -> None:
     """Match the layers of two models by their weights.
 
@@ -62,8 +59,7 @@ def align(
 
         embspace-lens align reviews-small-0 reviews-small-1
     """
-    output = Output(format, out)
-    lenses = [open_lens(model, vocabulary, score) for model in (a, b)]
+    lenses = [open_lens(model, options) for model in (a, b)]
     from ..compare.alignment import align
 
     with plain_warnings():
@@ -71,7 +67,8 @@ def align(
     tables = {"matches": alignment.matches, "correlation": alignment.correlation, "diagonal": alignment.on_diagonal()}
     output.write(
         tables[table],
-        f"{alignment}\n{next_reading(f'neurons --layer {middle_layer(lenses[1])}', b, vocabulary, score)}",
+        f"{alignment}\n{next_reading(f'neurons --layer {middle_layer(lenses[1])}', b, options)}",
+        alignment=alignment,
     )
 
 
@@ -101,10 +98,9 @@ def difference(
         Path | None,
         typer.Option("--negative", metavar="PATH", help="For --table displacement: words of the opposite sign."),
     ] = None,
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: DrawnOutput,
 ) -> None:
     """Read what tuning changed in the weights.
 
@@ -114,7 +110,6 @@ def difference(
 
         embspace-lens difference reviews-small-0-sentiment
     """
-    output = Output(format, out)
     from ..demo import catalog
 
     base = catalog.card(after)["base"] if before is None and catalog.is_classifier(after) else before
@@ -125,7 +120,7 @@ def difference(
         raise errors.word_lists_needed()
     if table == "singular" and weight and len(weight) > 1:
         raise errors.one_weight_needed()
-    lenses = open_lens(after, vocabulary, score), open_lens(base, vocabulary, score)
+    lenses = open_lens(after, options), open_lens(base, options)
     from ..compare.differences import difference
     from ..compare.displacements import displacement
 
@@ -142,7 +137,9 @@ def difference(
             df = read(layer, weight=weight or None, k=k, largest=not lowest)
     models = after if before is None else f"{after} {before}"
     command = f"difference {models} --table {'neurons' if table == 'singular' else 'singular'}"
-    output.write(df, next_command(command, MODEL, *legible_options(after, vocabulary, score)))
+    output.write(
+        df, next_command(command, MODEL, *legible_options(after, options.vocabulary, options.score), options.words)
+    )
 
 
 def _select_rows(df: "pd.DataFrame", **wanted: list[Any] | None) -> "pd.DataFrame":
@@ -161,7 +158,7 @@ def read_words(option: str, path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError as reason:
         raise errors.unreadable_words(option, path, reason) from reason
     return [line.strip() for line in lines if line.strip() and line.strip()[0] not in ";#"]

@@ -8,7 +8,7 @@ import typer
 
 from .. import errors
 from .loading import open_lens
-from .options import MODEL, VOCABULARIES, Model, Score
+from .options import MODEL, VOCABULARIES, Device, Fold, LensOptions, Model, Score
 from .output import middle_layer, print_text
 
 
@@ -27,6 +27,8 @@ def demo(
         ),
     ] = None,
     score: Score = "cosine",
+    fold: Fold = True,
+    device: Device = None,
     out: Annotated[Path, typer.Option("--report", "--out", metavar="PATH", help="The HTML file of the report.")] = Path(
         "report.html"
     ),
@@ -45,7 +47,8 @@ def demo(
     refuse_unwritable(out)
     from ..demo import catalog
 
-    lens = open_lens(model, vocabulary or ("frequent" if model in catalog.names() else "words"), score)
+    options = LensOptions(vocabulary or ("frequent" if model in catalog.names() else "words"), score, fold, device)
+    lens = open_lens(model, options)
     from ..report.model_summary import lens_options, summarize_model
     from ..report.page import report_html
     from ..report.terminal_overview import overview

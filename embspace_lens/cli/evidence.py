@@ -5,8 +5,20 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .loading import load_texts, open_lens
-from .options import MODEL, Column, Format, Layer, Model, NTexts, Out, Score, Texts, Vocabulary, Weight, Where
-from .output import Output, next_command
+from .options import (
+    MODEL,
+    Column,
+    Layer,
+    LensOptions,
+    Model,
+    NTexts,
+    ProjectionOptions,
+    Texts,
+    Weight,
+    Where,
+    with_groups,
+)
+from .output import DrawnOutput, next_command
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -20,6 +32,7 @@ Seeds = Annotated[int, typer.Option("--seeds", metavar="N", min=2, help="Number 
 
 
 @app.command()
+@with_groups
 def related_pairs(
     model: Model = MODEL,
     layer: Layer = None,
@@ -33,10 +46,9 @@ def related_pairs(
     ] = None,
     k: TopTokens = 100,
     seeds: Seeds = 20,
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: DrawnOutput,
 ) -> None:
     """Compare top tokens of paired weights with shuffled pairs.
 
@@ -47,15 +59,15 @@ def related_pairs(
 
         embspace-lens evidence related-pairs --vocabulary words --score cosine
     """
-    output = Output(format, out)
-    lens = open_lens(model, vocabulary, score)
+    lens = open_lens(model, options)
     from ..evidence.overlap import related_pairs
 
     df = related_pairs(lens, k=k, layer=layer, pairs=pair or None, seeds=seeds)
-    output.write(df, next_command("evidence keep-k", model, vocabulary, score))
+    output.write(df, next_command("evidence keep-k", model, options.vocabulary, options.score, options.words))
 
 
 @app.command()
+@with_groups
 def recall(
     texts: Texts,
     model: Model = MODEL,
@@ -77,27 +89,26 @@ def recall(
     column: Column = "text",
     where: Where = None,
     n_texts: NTexts = None,
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: DrawnOutput,
 ) -> None:
     """Compare the top tokens of hidden states and active weights.
 
     The control compares hidden states with the weights that are active at other tokens. This command runs the model on texts.
     """
-    output = Output(format, out)
     examples = load_texts(texts, column, where, n_texts)
-    lens = open_lens(model, vocabulary, score)
+    lens = open_lens(model, options)
     from ..evidence.recall import hidden_state_recall
 
     df = hidden_state_recall(
         lens, examples, layer=layer, weight=weight or None, target=target, k=k, n_active=n_active, seeds=seeds
     )
-    output.write(df, next_command("evidence related-pairs", model, vocabulary, score))
+    output.write(df, next_command("evidence related-pairs", model, options.vocabulary, options.score, options.words))
 
 
 @app.command()
+@with_groups
 def keep_k(
     model: Model = MODEL,
     k: Annotated[
@@ -117,20 +128,18 @@ def keep_k(
     ] = None,
     n: Annotated[int, typer.Option("--n", metavar="N", min=2, help="Number of random vectors.")] = 300,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random vectors.")] = 0,
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: ProjectionOptions,
+    output: DrawnOutput,
 ) -> None:
     """Compare right inverses by the inner products they keep.
 
     Vectors are projected to the vocabulary, and all but the k largest scores are set to zero. The table lists how well the
     inner products of these scores agree with those of the vectors.
     """
-    output = Output(format, out)
-    lens = open_lens(model, vocabulary, score)
+    lens = open_lens(model, options)
     from ..evidence.truncation import keep_k
 
-    options: dict[str, Any] = {"inverses": inverse} if inverse else {}
-    df = keep_k(lens, ks=k or None, n=n, seed=seed, **options)
-    output.write(df, next_command("evidence related-pairs", model, vocabulary, score))
+    inverses: dict[str, Any] = {"inverses": inverse} if inverse else {}
+    df = keep_k(lens, ks=k or None, n=n, seed=seed, **inverses)
+    output.write(df, next_command("evidence related-pairs", model, options.vocabulary, options.score, options.words))

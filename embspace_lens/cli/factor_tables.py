@@ -8,7 +8,7 @@ import typer
 from .. import errors
 from .dictionaries import Dictionary, Layers, MaxTokens, NContexts, load_dictionary, next_step, select_factors
 from .loading import load_texts, open_lens
-from .options import MODEL, Column, Format, Indices, Layer, Model, NTexts, Out, Texts, Where
+from .options import MODEL, Column, Indices, Layer, Model, NTexts, Texts, Where
 from .output import Output
 
 
@@ -29,11 +29,10 @@ def contexts(
     column: Column = "text",
     where: Where = None,
     n_texts: NTexts = None,
-    format: Format = None,
-    out: Out = None,
+    *,
+    output: Output,
 ) -> None:
     """List the contexts in which each factor is most active."""
-    output = Output(format, out)
     examples = load_texts(texts, column, where, n_texts)
     dictionary = load_dictionary(factors, model)
     selected = select_factors(factor, dictionary)
@@ -64,11 +63,10 @@ def importance(
     column: Column = "text",
     where: Where = None,
     n_texts: NTexts = None,
-    format: Format = None,
-    out: Out = None,
+    *,
+    output: Output,
 ) -> None:
     """Measure how active each factor is in each layer."""
-    output = Output(format, out)
     examples = load_texts(texts, column, where, n_texts)
     dictionary = load_dictionary(factors, model)
     from ..factors.contexts import activity
@@ -100,11 +98,10 @@ def saliency(
     column: Column = "text",
     where: Where = None,
     n_texts: NTexts = None,
-    format: Format = None,
-    out: Out = None,
+    *,
+    output: Output,
 ) -> None:
     """Find the tokens on which a factor's code depends (LIME)."""
-    output = Output(format, out)
     examples = load_texts(texts, column, where, n_texts)
     dictionary = load_dictionary(factors, model)
     selected = select_factors(factor, dictionary)
@@ -149,14 +146,13 @@ def senses(
         typer.Option("--at-least", metavar="N", min=4, help="Number of times that two tags of a word must occur."),
     ] = 60,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the split into training and test.")] = 0,
-    format: Format = None,
-    out: Out = None,
+    *,
+    output: Output,
 ) -> None:
     """Measure how well one factor separates the senses of a word.
 
     The table of --tagged has the columns `word` and `tag`, and those named by --sentence.
     """
-    output = Output(format, out)
     words = _parse_words(word)
     from ..forward.texts import read_table
 

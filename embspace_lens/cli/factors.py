@@ -9,7 +9,7 @@ from .. import errors
 from .dictionaries import Dictionary, Layers, MaxTokens, NContexts, load_dictionary, next_step
 from .factor_tables import contexts, importance, saliency, senses
 from .loading import load_texts, open_lens
-from .options import MODEL, TEXTS, Column, Model, NTexts, Texts, Where
+from .options import MODEL, TEXTS, Column, LensOptions, Model, NTexts, Texts, Where, with_groups
 
 
 def fit(
@@ -93,7 +93,7 @@ def explore(
         raise errors.demo_has_factors()
     examples = load_texts(texts, column, where, n_texts) if texts is not None else None
     dictionary = load_dictionary(factors, model)
-    lens = open_lens(model, "words", "cosine")
+    lens = open_lens(model, LensOptions(vocabulary="words", score="cosine"))
     from ..forward.sampling import sample_texts
     from ..site.pages import explore
 
@@ -126,4 +126,4 @@ app = typer.Typer(
     help="Fit and read transformer factors of hidden states.",
 )
 for command in (fit, contexts, importance, saliency, senses, explore):
-    app.command()(command)
+    app.command()(with_groups(command))

@@ -5,25 +5,22 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .options import ScoreName
+import typer
+
+from .options import DEFAULTS, ProjectionOptions
 
 if TYPE_CHECKING:
     from ..lens import EmbeddingLens
-    from ..space.embedding_space import Space
 
 
-def open_lens(
-    model: str, vocabulary: str = "all", score: ScoreName = "dot", *, space: "Space" = "circuit"
-) -> "EmbeddingLens":
+def open_lens(model: str, options: ProjectionOptions = DEFAULTS) -> "EmbeddingLens":
     """Load a model and read it with the lens that the options describe.
 
     Args:
         model: A demo model, a folder or a model of the hub.
-        vocabulary: `"all"`, or the names of one or several masks, joined with `&`.
-        score: The lens's score.
-        space: The lens's embedding space.
+        options: The options of the lens. Its vocabulary is `"all"`, or the names of one or several masks, joined with `&`.
 
     Raises:
         EmbspaceError: If the vocabulary is unknown or the model cannot be loaded.
@@ -31,28 +28,39 @@ def open_lens(
     from ..lens import MASKS, EmbeddingLens
     from ..tables.checks import check_choice
 
-    names = [check_choice("--vocabulary", name.strip(), ["all", *MASKS]) for name in vocabulary.split("&")]
+    names = [check_choice("--vocabulary", name.strip(), ["all", *MASKS]) for name in options.vocabulary.split("&")]
     masks = " & ".join(name for name in names if name != "all")
+    spaces: Any = {name: getattr(options, name) for name in ("space", "inverse") if hasattr(options, name)}
     with no_chatter():
-        return EmbeddingLens.from_pretrained(model, vocabulary=masks or None, score=score, space=space)
+        return EmbeddingLens.from_pretrained(
+            model,
+            device=options.device,
+            vocabulary=masks or None,
+            score=options.score,
+            fold_ln=options.fold,
+            **spaces,
+        )
 
 
 @contextmanager
 def no_chatter() -> Iterator[None]:
-    """Hide the progress bars, logs and warnings of the libraries that load models."""
+    """Hide the progress bars, logs and warnings of the libraries that load models; print the warnings of this package."""
     from transformers.utils import logging as transformers_logging
 
     shows_bars = transformers_logging.is_progress_bar_enabled()
     logging.disable(logging.WARNING)
     transformers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=UserWarning, module="embspace_lens")
             yield
     finally:
         logging.disable(logging.NOTSET)
         if shows_bars:
             transformers_logging.enable_progress_bar()
+    for warning in caught:
+        typer.echo(str(warning.message), err=True)
 
 
 def load_texts(path: Path, column: str, where: str | None, n_texts: int | None) -> list[str]:

@@ -1,5 +1,8 @@
-"""Options that several commands share."""
+"""Options that several commands share, one by one and in groups."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +12,8 @@ MODEL = "reviews-small-0"
 VOCABULARIES = "all|ascii|words|trained|frequent"  # `all` and the names in `embspace_lens.lens.MASKS`
 
 ScoreName = Literal["dot", "centered", "cosine"]
+SpaceName = Literal["circuit", "unembed", "embed"]
+InverseName = Literal["transpose", "pinv"]
 FormatName = Literal["table", "csv", "parquet", "json"]
 
 
@@ -102,6 +107,30 @@ Score = Annotated[
     ),
 ]
 
+Fold = Annotated[
+    bool,
+    typer.Option(
+        "--fold/--no-fold",
+        help="Fold the gains of norms into the weights, and centre weights that read through a LayerNorm; "
+        "or the weights as stored.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="The device, such as cpu or cuda. A demo model is read on the CPU."),
+]
+LensSpace = Annotated[
+    SpaceName,
+    typer.Option(
+        "--space",
+        help="The embeddings. circuit: W_E to read, W_U to write; unembed: W_U for both; embed: W_E for both.",
+    ),
+]
+LensInverse = Annotated[
+    InverseName,
+    typer.Option("--inverse", help="The right inverse through which weights that read are projected."),
+]
+
 # -- texts
 
 TEXTS = "A Parquet, JSON-lines or CSV file; or a text file, in which blank lines separate texts."
@@ -121,4 +150,66 @@ Format = Annotated[
     FormatName | None,
     typer.Option("--format", help="By default the ending of --out; without --out, a table for the terminal."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Write the table to a file.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="PATH", help="Write the table to a file: .csv, .json, .parquet or .txt."),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="PATH", help="Also draw the table: .html (interactive) or .png."),
+]
+
+# -- groups of options
+
+
+@dataclass(frozen=True)
+class ProjectionOptions:
+    """The options of a lens without its space: for commands that have a --space or an --inverse of their own."""
+
+    vocabulary: Vocabulary = "all"
+    score: Score = "dot"
+    fold: Fold = True
+    device: Device = None
+
+    @property
+    def words(self) -> str:
+        """The options on the command line that differ from the default, without the vocabulary and the score."""
+        names = {"space": "circuit", "inverse": "transpose", "device": None}
+        given = {name: getattr(self, name, default) for name, default in names.items()}
+        options = [f" --{name} {value}" for name, value in given.items() if value != names[name]]
+        return "".join(options) + ("" if self.fold else " --no-fold")
+
+
+@dataclass(frozen=True)
+class LensOptions(ProjectionOptions):
+    """The options of a lens: those of `EmbeddingLens`."""
+
+    space: LensSpace = "circuit"
+    inverse: LensInverse = "transpose"
+
+
+DEFAULTS = LensOptions()
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """A command in which each parameter annotated with a dataclass is replaced by the dataclass's fields, one option each."""
+    parameters = signature(command).parameters.values()
+    groups: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
+
+    def run(**values: Any) -> None:
+        made = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**values, **made)
+
+    expanded = [parameter for parameter in parameters if parameter.name not in groups]
+    expanded += [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for group in groups.values()
+        for field in fields(group)
+    ]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in expanded}
+    run.__dict__["__signature__"] = Signature(expanded)
+    return run

@@ -6,58 +6,119 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .. import errors
-from .options import MODEL, FormatName
+from ..files import refuse_unwritable, write_whole
+from .options import DEFAULTS, MODEL, Format, FormatName, Out, Plot, ProjectionOptions
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..lens import EmbeddingLens
 
-FORMATS = get_args(FormatName)
+ENDINGS: dict[str, FormatName] = {"txt": "table", "csv": "csv", "parquet": "parquet", "json": "json"}
+"""The format that the ending of a file names."""
 ON_SCREEN = 40  # neurons or heads shown on a terminal; files and pipes receive all
 
 
+@dataclass(frozen=True)
 class Output:
-    """The format and the destination of a table. Commands create it first, so that a path that cannot be written raises an
-    error before any computation.
+    """The format and the destination of a table. It is made before a command runs, so that a path that cannot be written
+    raises an error before any computation.
 
     Args:
-        format: The format. None selects it by the extension of `out`; the default is a table for the terminal.
+        format: The format. None selects it by the ending of `out`; the default is a table for the terminal.
         out: The file; None for standard output.
 
     Raises:
-        EmbspaceError: If the format needs a file, or the file cannot be written.
+        EmbspaceError: If the format needs a file, the ending of a file names no format or another one, or a file cannot be
+            written.
     """
 
-    def __init__(self, format: FormatName | None, out: Path | None) -> None:
-        ending = out.suffix.removeprefix(".").lower() if out else ""
-        self.format = format or (ending if ending in FORMATS else "table")
-        self.out = out
-        if self.format == "parquet" and out is None:
-            raise errors.parquet_needs_file()
-        if out is not None:
-            from ..files import refuse_unwritable
+    format: Format = None
+    out: Out = None
 
-            refuse_unwritable(out)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "format", _format_of(self.format, self.out))
+        if self.format == "parquet" and self.out is None:
+            raise errors.parquet_needs_file()
+        if self.out is not None:
+            refuse_unwritable(self.out)
 
     def write(self, df: "pd.DataFrame", hint: str = "") -> None:
         """Print the table or write it to the file; a table for the terminal ends with the hint."""
         if self.out is not None:
-            from ..files import write_whole
-
-            write_whole(self.out, (_as_text(df) + "\n").encode() if self.format == "table" else encode(df, self.format))
+            write_whole(
+                self.out, (_as_text(df) + "\n").encode() if self.format == "table" else encode(df, str(self.format))
+            )
             typer.echo(f"{self.out}: {len(df):,} rows", err=True)
         elif self.format == "table":
             print_text(_as_text(df, ON_SCREEN if sys.stdout.isatty() else None, hint))
         else:
-            typer.echo(encode(df, self.format), nl=False)
+            typer.echo(encode(df, str(self.format)), nl=False)
+
+
+@dataclass(frozen=True)
+class DrawnOutput(Output):
+    """An `Output` that also draws the table.
+
+    Args:
+        plot: The file of the figure, .html or .png; None for no figure.
+    """
+
+    plot: Plot = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.plot is not None:
+            if self.plot.suffix.lower() not in (".html", ".png"):
+                raise errors.unknown_ending(self.plot, "--plot", [".html", ".png"])
+            refuse_unwritable(self.plot)
+
+    def write(self, df: "pd.DataFrame", hint: str = "", **plot_options: Any) -> None:
+        """Draw the figure, if one is wanted, and write the table; `plot_options` are those of `df.embspace.plot()`."""
+        if self.plot is not None:
+            from .. import accessor  # noqa: F401 (registers `df.embspace`)
+
+            write_figure(df.embspace.plot(**plot_options), self.plot)
+            typer.echo(f"{self.plot}: figure", err=True)
+        super().write(df, hint)
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Write a plotly figure: a page that needs no network (.html), or a picture (.png).
+
+    Raises:
+        EmbspaceError: If the file cannot be written, or a picture cannot be made.
+    """
+    if path.suffix.lower() == ".html":
+        data = figure.to_html(include_plotlyjs=True).encode("utf-8")
+    else:
+        try:
+            data = figure.to_image("png", scale=2)
+        except Exception as reason:  # kaleido or its browser is missing; the class depends on the version
+            raise errors.no_picture(path, shorten(str(reason), 160)) from reason
+    write_whole(path, data)
+
+
+def _format_of(format: FormatName | None, out: Path | None) -> FormatName:
+    """The format of the table: --format, or the ending of the file; a table for the terminal if the file has no ending."""
+    ending = out.suffix.removeprefix(".").lower() if out else ""
+    named = ENDINGS.get(ending)
+    if format is None:
+        if ending and named is None:
+            raise errors.unknown_ending(out, "--out", [f".{name}" for name in ENDINGS])
+        return named or "table"
+    if named not in (None, format):
+        raise errors.contradictory_format(format, out, {name: key for key, name in ENDINGS.items()}[format])
+    return format
 
 
 def _as_text(df: "pd.DataFrame", n: int | None = None, hint: str = "") -> str:
@@ -101,12 +162,15 @@ def plain_warnings() -> Iterator[None]:
         typer.echo(str(warning.message), err=True)
 
 
-def next_command(command: str, model: str = MODEL, vocabulary: str = "all", score: str = "dot") -> str:
-    """The line that names a command to try next, with the options of this one."""
-    options = "" if model == MODEL else f" --model {shlex.quote(model)}"
-    options += "" if vocabulary == "all" else f" --vocabulary {shlex.quote(vocabulary)}"
-    options += "" if score == "dot" else f" --score {score}"
-    return f"Next: embspace-lens {command}{options}"
+def next_command(
+    command: str, model: str = MODEL, vocabulary: str = "all", score: str = "dot", options: str = ""
+) -> str:
+    """The line that names a command to try next, with the options of this one; `options` are further ones as they are typed."""
+    command += options
+    command += "" if model == MODEL else f" --model {shlex.quote(model)}"
+    command += "" if vocabulary == "all" else f" --vocabulary {shlex.quote(vocabulary)}"
+    command += "" if score == "dot" else f" --score {score}"
+    return f"Next: embspace-lens {command}"
 
 
 def legible_options(model: str, vocabulary: str, score: str) -> tuple[str, str]:
@@ -121,9 +185,9 @@ def legible_options(model: str, vocabulary: str, score: str) -> tuple[str, str]:
     return "frequent" if vocabulary == "all" else vocabulary, "cosine" if score == "dot" else score
 
 
-def next_reading(command: str, model: str = MODEL, vocabulary: str = "all", score: str = "dot") -> str:
-    """The line that names a reading to try next, with a vocabulary and a score that make its tokens legible."""
-    return next_command(command, model, *legible_options(model, vocabulary, score))
+def next_reading(command: str, model: str = MODEL, lens: ProjectionOptions = DEFAULTS) -> str:
+    """The line that names a reading to try next, with the options of a lens that make its tokens legible."""
+    return next_command(command, model, *legible_options(model, lens.vocabulary, lens.score), lens.words)
 
 
 def common_word(lens: "EmbeddingLens") -> str:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import errors
+from ..files import refuse_unwritable
 from .loading import no_chatter
-from .options import Format, Out
-from .output import Output, print_text
+from .output import DrawnOutput, Output, print_text, write_figure
 
 if TYPE_CHECKING:
     from ..papers.runs import Run, RunOptions
@@ -49,12 +49,6 @@ def paper(
         Path, typer.Option("--folder", metavar="FOLDER", help="Where finished runs are kept; the same command resumes.")
     ] = Path("runs/papers"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat runs that are finished.")] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot", metavar="FILE", help="Draw the figure of one experiment: FILE.html, .png, .svg or .pdf."
-        ),
-    ] = None,
     write: Annotated[
         Path | None, typer.Option("--write", metavar="FILE", help="Write the results as a Markdown page.")
     ] = None,
@@ -66,8 +60,8 @@ def paper(
             help="Compare the numbers of a Markdown file with runs of the experiments that it names. Repeat the option for several.",
         ),
     ] = None,
-    format: Format = None,
-    out: Out = None,
+    *,
+    output: DrawnOutput,
 ) -> None:
     """Repeat tables and figures of the papers.
 
@@ -78,8 +72,8 @@ def paper(
 
         embspace-lens paper A:keep-k
     """
-    output = Output(format, out)
-    _refuse_unwritable(write, plot)
+    if write is not None:
+        refuse_unwritable(write)
     from ..papers.number_check import named_experiments
     from ..papers.runs import RunOptions
 
@@ -95,23 +89,15 @@ def paper(
             raise errors.no_experiment_named(check or [])
         print_text(_listing(options))
         return
-    runs = _finish(options, is_shown=not (write or texts or out))
-    if plot is not None:
-        _draw(plot, runs)
+    runs = _finish(options, is_shown=not (write or texts or output.out))
+    if output.plot is not None:
+        _draw(output.plot, runs)
     if write is not None:
         _write_page(write, runs, options)
-    if out is not None or format is not None:
-        output.write(_figures(runs))
+    if output.out is not None or output.format != "table":
+        Output(output.format, output.out).write(_figures(runs))
     if texts:
         _report_check(check or [], runs, options)
-
-
-def _refuse_unwritable(*paths: Path | None) -> None:
-    from ..files import refuse_unwritable
-
-    for path in paths:
-        if path is not None:
-            refuse_unwritable(path)
 
 
 def _read(path: Path) -> str:
@@ -173,16 +159,7 @@ def _draw(path: Path, runs: "list[Run]") -> None:
         raise errors.no_figure(runs[0].experiment.name)
     if len({run.experiment.name for run in runs}) > 1:
         raise errors.one_experiment_needed()
-    from ..files import whole, write_whole
-
-    figure = plots[0]()
-    if path.suffix == ".html":
-        write_whole(path, figure.to_html(include_plotlyjs=True).encode())
-    elif path.suffix in (".png", ".svg", ".pdf"):
-        with whole(path) as part:
-            figure.write_image(part, format=path.suffix[1:])
-    else:
-        raise errors.choice("--plot", path.suffix, (".html", ".png", ".svg", ".pdf"))
+    write_figure(plots[0](), path)
     typer.echo(f"{path}: the figure of {runs[0].experiment.name}, {runs[0].setting.model}", err=True)
 
 

@@ -9,20 +9,19 @@ from .. import errors
 from .loading import open_lens
 from .options import (
     MODEL,
+    Device,
     Expert,
-    Format,
+    Fold,
     Head,
     K,
     Layer,
+    LensOptions,
     Lowest,
     Model,
     Neuron,
-    Out,
-    Score,
-    Vocabulary,
     Weight,
 )
-from .output import Output, common_word, middle_layer, next_reading, options_of_first_row
+from .output import DrawnOutput, Output, common_word, middle_layer, next_reading, options_of_first_row
 
 CIRCUITS = ("W_OV", "W_QK")
 SUBHEADS = ("W_Q", "W_K", "W_V", "W_O")
@@ -36,10 +35,9 @@ def neurons(
     weight: Weight = None,
     k: K = 10,
     lowest: Lowest = False,
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: DrawnOutput,
 ) -> None:
     """List the tokens that neurons read and write.
 
@@ -49,10 +47,9 @@ def neurons(
 
         embspace-lens neurons --layer 2 --vocabulary frequent --score cosine
     """
-    output = Output(format, out)
-    lens = open_lens(model, vocabulary, score)
+    lens = open_lens(model, options)
     df = lens.neurons(layer, neuron, expert=expert, weight=weight or None, k=k, largest=not lowest)
-    output.write(df, next_reading(f"search {shlex.quote(common_word(lens))}", model, vocabulary, score))
+    output.write(df, next_reading(f"search {shlex.quote(common_word(lens))}", model, options))
 
 
 def heads(
@@ -62,10 +59,9 @@ def heads(
     weight: Weight = None,
     k: K = 10,
     lowest: Lowest = False,
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: DrawnOutput,
 ) -> None:
     """List the strongest token pairs of heads (W_OV, W_QK).
 
@@ -81,8 +77,7 @@ def heads(
     weights: list[Any] = [check_choice("weight", name, (*CIRCUITS, *SUBHEADS)) for name in weight or CIRCUITS]
     if len({name in CIRCUITS for name in weights}) == 2:
         raise errors.circuits_and_subheads()
-    output = Output(format, out)
-    lens = open_lens(model, vocabulary, score)
+    lens = open_lens(model, options)
     if weights[0] in SUBHEADS:
         df, other = lens.subheads(layer, head, weight=weights, k=k, largest=not lowest), "W_OV"
     else:
@@ -94,7 +89,7 @@ def heads(
         df = pd.concat(tables, ignore_index=True).sort_values(["layer", "head"], kind="stable", ignore_index=True)
         other = "W_V"
     command = f"heads {options_of_first_row(df, 'layer', 'head')} --weight {other}"
-    output.write(df, next_reading(command, model, vocabulary, score))
+    output.write(df, next_reading(command, model, options))
 
 
 def search(
@@ -109,10 +104,9 @@ def search(
     weight: Weight = None,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="Number of components for each weight.")] = 10,
     lowest: Lowest = False,
-    vocabulary: Vocabulary = "all",
-    score: Score = "dot",
-    format: Format = None,
-    out: Out = None,
+    *,
+    options: LensOptions,
+    output: DrawnOutput,
 ) -> None:
     """Find the neurons and heads that read or write a token most.
 
@@ -121,19 +115,18 @@ def search(
         embspace-lens search ' film' --vocabulary frequent --score cosine
     """
     is_id = token.startswith("#") and token[1:].isascii() and token[1:].isdigit()
-    output = Output(format, out)
-    lens = open_lens(model, vocabulary, score)
+    lens = open_lens(model, options)
     df = lens.search(int(token[1:]) if is_id else token, layer, weight=weight or None, k=k, largest=not lowest)
     in_mlp = df.query("neuron >= 0").sort_values("score", ascending=lowest, kind="stable")
     if len(in_mlp):
         command = f"neurons {options_of_first_row(in_mlp, 'layer', 'neuron')}"
     else:
         command = f"heads {options_of_first_row(df, 'layer', 'head')}"
-    output.write(df, next_reading(command, model, vocabulary, score))
+    output.write(df, next_reading(command, model, options))
 
 
-def components(model: Model = MODEL, format: Format = None, out: Out = None) -> None:
+def components(model: Model = MODEL, fold: Fold = True, device: Device = None, *, output: Output) -> None:
     """List the weights with their shapes, norms and folded gains."""
-    output = Output(format, out)
-    lens = open_lens(model)
-    output.write(lens.components(), next_reading(f"neurons --layer {middle_layer(lens)}", model))
+    options = LensOptions(fold=fold, device=device)
+    lens = open_lens(model, options)
+    output.write(lens.components(), next_reading(f"neurons --layer {middle_layer(lens)}", model, options))

@@ -7,8 +7,8 @@ import typer
 
 from .. import errors
 from .loading import open_lens
-from .options import Column, Format, Indices, NTexts, Out, Vocabulary, Where
-from .output import Output, next_command
+from .options import Column, Device, Fold, Indices, LensOptions, NTexts, Vocabulary, Where
+from .output import DrawnOutput, next_command
 
 
 def stitch(
@@ -50,10 +50,10 @@ def stitch(
             help="Number of last layers of the donor to run. By default the layers that were tuned.",
         ),
     ] = None,
-    kernel: Annotated[
+    inverse: Annotated[
         list[str] | None,
         typer.Option(
-            "--kernel",
+            "--inverse",
             metavar="NAME",
             help="The map from the recipient's residual stream to the donor's: pinv (the paper's), least_squares, ridge, "
             "procrustes, states, transpose, random or untranslated. Repeat the option for several.",
@@ -79,15 +79,16 @@ def stitch(
         ),
     ] = None,
     vocabulary: Vocabulary = "all",
-    format: Format = None,
-    out: Out = None,
+    fold: Fold = True,
+    device: Device = None,
+    *,
+    output: DrawnOutput,
 ) -> None:
     """Measure classifiers on top of a model that was not tuned.
 
     The recipient's first layers run, a linear map carries their output to the donor's residual stream, and the donor's last
     layers classify it. The table holds the accuracy of each map, with controls.
     """
-    output = Output(format, out)
     from ..demo import catalog
     from ..forward.texts import read_labelled
 
@@ -96,11 +97,12 @@ def stitch(
     if graft is None and len(tuned_counts) > 1:
         raise errors.graft_needed(sorted(tuned_counts))
     examples, labels = read_labelled(texts, column=column, label=label, where=where)
-    recipient_lens = open_lens(recipient, vocabulary, space=space)
-    donors = {name: (open_lens(name, vocabulary, space=space), head) for name, head in heads.items()}
+    lens_options = LensOptions(vocabulary=vocabulary, space=space, fold=fold, device=device)
+    recipient_lens = open_lens(recipient, lens_options)
+    donors = {name: (open_lens(name, lens_options), head) for name, head in heads.items()}
     from ..compare.stitching_sweep import stitch_sweep
 
-    options: dict[str, Any] = {"kernels": kernel} if kernel else {}
+    options: dict[str, Any] = {"kernels": inverse} if inverse else {}
     df = stitch_sweep(
         recipient_lens,
         donors,

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from .. import errors
 from ..errors import EmbspaceError
-from ..files import make_folder, read_json, whole, write_json
+from ..files import expand, make_folder, read_json, whole, write_json
 from ..forward.batches import TokenBatch, token_batches
 from ..forward.pooling import PooledHead, pool
 from ..forward.runs import collect_activations, resume
@@ -192,7 +192,7 @@ class StitchedModel(nn.Module):
         Raises:
             EmbspaceError: If the folder is damaged, or was written for other models.
         """
-        folder = Path(folder).expanduser()
+        folder = expand(folder)
         cfg = read_json(folder / "cfg.json")
         try:
             tensors = load_file(folder / "stitched.safetensors")

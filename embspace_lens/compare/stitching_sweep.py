@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..files import read_json, write_json
+from ..files import expand, read_json, write_json
 from ..forward.batches import TokenBatch, token_batches
 from ..forward.pooling import PooledHead
 from ..forward.runs import collect_activations, resume
@@ -181,7 +181,7 @@ class _Counts:
     """
 
     def __init__(self, path: str | Path | None, arguments: list[Any]) -> None:
-        self.path = None if path is None else Path(path).expanduser()
+        self.path = None if path is None else expand(path)
         self.key = sha256(repr(arguments).encode()).hexdigest()
         self.n_batches, self.n_texts = 0, 0
         self.n_right: dict[Cell, int] = {}

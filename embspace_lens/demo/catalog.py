@@ -4,6 +4,7 @@ import json
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .. import errors
-from ..files import read_json
+from ..files import expand, read_json
 from ..forward.pooling import PooledHead
 from ..space.masks import TokenMask, whole_words
 from ..space.vocabulary import Vocabulary
-from ..weights.booting import boot
+from ..weights.booting import boot, load_checked
 
 MODELS = Path(str(files("embspace_lens.demo") / "models"))
 
@@ -120,7 +121,7 @@ def load_tuned(
 
 
 def _folder(name: str | PathLike[str]) -> Path:
-    return MODELS / name if name in names() else Path(name).expanduser()
+    return MODELS / name if name in names() else expand(name)
 
 
 def _read_tuned(folder: Path) -> tuple[str, dict[str, torch.Tensor], PooledHead]:
@@ -140,23 +141,36 @@ def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
 
 
 def _load(name: str, base: str, difference: dict[str, torch.Tensor], device: str, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    if base not in names():
-        raise errors.choice("base", base, names())
-    shows_progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # loading takes less than a second
-    try:
-        hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / base, dtype=dtype, local_files_only=True)
-    finally:
-        if shows_progress:
-            logging.enable_progress_bar()
+    hf_model, tokenizer = load_base(base, dtype)
     weights = hf_model.state_dict()
     for key, value in difference.items():
         if key not in weights or weights[key].shape != value.shape:
             raise errors.not_a_difference(name, base, key)
         weights[key] += value.to(dtype)
-    # All demo models have the same tokenizer, in a folder of its own.
-    tokenizer = AutoTokenizer.from_pretrained(MODELS / "tokenizer", local_files_only=True)
     return boot(name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype)
+
+
+def load_base(base: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A Hugging Face causal language model and its tokenizer: a demo model, a folder, or a model of the hub.
+
+    Raises:
+        EmbspaceError: If there is no such model, or its files are incomplete.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    is_demo = base in names()
+    # All demo models have the same tokenizer, in a folder of its own.
+    folder, tokenizer = (str(MODELS / base), str(MODELS / "tokenizer")) if is_demo else (base, base)
+    shows_progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # loading a demo model takes less than a second
+    try:
+        hf_model = load_checked(AutoModelForCausalLM, folder, dtype=dtype, local_files_only=is_demo)
+        return hf_model, AutoTokenizer.from_pretrained(tokenizer, local_files_only=is_demo)
+    except (OSError, ValueError, SafetensorError) as reason:
+        if isinstance(reason, errors.EmbspaceError):
+            raise
+        raise errors.unknown_model(base, names(), f"{type(reason).__name__}: {shorten(str(reason), 160)}") from reason
+    finally:
+        if shows_progress:
+            logging.enable_progress_bar()

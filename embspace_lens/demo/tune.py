@@ -1,4 +1,4 @@
-"""Tune a demo model to classify: `python -m embspace_lens.demo.tune reviews-small-0 reviews.jsonl.bz2 FOLDER --where "split == 'train'"`.
+"""Tune a causal model to classify: `python -m embspace_lens.demo.tune reviews-small-0 reviews.jsonl.bz2 FOLDER --where "split == 'train'"`.
 
 The last blocks, and a linear head on the mean of the hidden states, are trained on labelled texts. The final norm is left
 out, as in Dar et al. (2023), §5. The result is the difference from the weights of the base model, and the head.
@@ -16,14 +16,13 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
+from .. import errors
 from ..files import whole, write_json, write_whole
 from ..forward.pooling import PooledHead
 from ..forward.texts import read_labelled
-from ..tables.checks import check_choice, check_integer, check_number
-from .catalog import MODELS, names
-from .corpus import END_OF_TEXT
+from ..tables.checks import check_integer, check_number
+from .catalog import load_base, names
 from .train import checkpoint_step, load_checkpoint, save_checkpoint
 
 
@@ -54,37 +53,66 @@ class TuneConfig:
 
 
 class Classifier(torch.nn.Module):
-    """The trained blocks and the head, as parameters; the embedding and the earlier blocks run without gradients."""
+    """The trained blocks and the head, as parameters; the embedding and the earlier blocks run without gradients.
 
-    def __init__(self, base: GPT2LMHeadModel, labels: list[str], config: TuneConfig) -> None:
+    Args:
+        base: A Hugging Face causal language model.
+        labels: The names of the classes.
+        config: The configuration of the run.
+
+    Raises:
+        EmbspaceError: If the model has fewer blocks, or its blocks cannot be found.
+    """
+
+    def __init__(self, base: Any, labels: list[str], config: TuneConfig) -> None:
         super().__init__()
         torch.manual_seed(config.seed)
-        blocks = base.transformer.h
+        blocks = block_list(base)
         check_integer("n_blocks", config.n_blocks, minimum=1, maximum=len(blocks), count_of=f"blocks of {config.base}")
         first = len(blocks) - config.n_blocks
         # Modules in a list are not submodules, so that their parameters are not trained.
-        self._frozen = [base.transformer.wte, base.transformer.wpe, blocks[:first]]
+        self._base = [base.base_model.requires_grad_(False)]
         self.trained_blocks = torch.nn.ModuleDict({str(first + i): block for i, block in enumerate(blocks[first:])})
-        self.head = PooledHead(base.config.n_embd, labels)
+        self.trained_blocks.requires_grad_(True)
+        self.head = PooledHead(base.config.get_text_config().hidden_size, labels)
         torch.nn.init.zeros_(self.head.linear.weight)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        embed, positions, before = self._frozen
-        with torch.no_grad():
-            x = embed(tokens) + positions(torch.arange(tokens.shape[1], device=tokens.device))
-            for block in before:
-                x = block(x)
-        for block in self.trained_blocks.values():
-            x = block(x)
+        states = []
+        last = list(self.trained_blocks.values())[-1]
+        hook = last.register_forward_hook(lambda module, inputs, output: states.append(output))
+        try:
+            self._base[0](input_ids=tokens, use_cache=False)
+        finally:
+            hook.remove()
+        x = states[0][0] if isinstance(states[0], tuple) else states[0]  # some blocks also return attention weights
         return self.head(x, mask)
 
 
+def block_list(model: Any) -> torch.nn.ModuleList:
+    """The blocks of a Hugging Face causal language model.
+
+    Raises:
+        EmbspaceError: If the model has no list of as many modules as its configuration has layers.
+    """
+    n_layers = model.config.get_text_config().num_hidden_layers
+    for module in model.base_model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == n_layers:
+            return module
+    raise errors.no_block_list(type(model).__name__, n_layers)
+
+
 def encode(texts: list[str], tokenizer: Any, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first tokens of each text after `<|endoftext|>`, which is also the padding; and a mask of the text's own tokens."""
-    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    """The first tokens of each text after a special token, which is also the padding; and a mask of the text's own tokens.
+
+    The special token is the one that begins texts; without one, the one that ends them.
+    """
+    end = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if end is None:
+        raise errors.no_special_token(tokenizer.name_or_path)
     tokens = np.full((len(texts), n_tokens), end, dtype=np.int64)
     mask = np.zeros(tokens.shape, dtype=bool)
-    for row, ids in enumerate(tokenizer(texts, verbose=False)["input_ids"]):
+    for row, ids in enumerate(tokenizer(texts, verbose=False, add_special_tokens=False)["input_ids"]):
         ids = ids[: n_tokens - 1]
         tokens[row, 1 : 1 + len(ids)] = ids
         mask[row, 1 : 1 + len(ids)] = True
@@ -168,7 +196,7 @@ head on the mean of the hidden states were trained together, without the final n
 
 
 def main(
-    base: Annotated[str, typer.Argument(help="A demo model.")],
+    base: Annotated[str, typer.Argument(help="A demo model, a folder, or a causal model of the Hugging Face hub.")],
     texts: Annotated[Path, typer.Argument(help="A table of labelled texts: Parquet, JSON lines or CSV.")],
     folder: Annotated[
         Path, typer.Argument(help="The folder for the classifier, and for its checkpoint during training.")
@@ -189,14 +217,14 @@ def main(
     learning_rate: float = 5e-4,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
-    """Train the last blocks of a demo model and a head on labelled texts, and write the difference."""
-    check_choice("base", base, names())
+    """Train the last blocks of a model and a head on labelled texts, and write the difference."""
+    if base not in names() and Path(base).is_dir():
+        base = str(Path(base).resolve())
     config = TuneConfig(base, seed, n_blocks, n_texts, n_tokens, epochs, batch_size, learning_rate)
     labelled_texts, classes = read_labelled(texts, column=column, label=label, where=where)
     labels = sorted(set(classes))
     chosen = np.random.default_rng(config.seed).permutation(len(labelled_texts))[:n_texts]
-    tokenizer = AutoTokenizer.from_pretrained(MODELS / "tokenizer", local_files_only=True)
-    hf_model: Any = AutoModelForCausalLM.from_pretrained(MODELS / base, dtype=torch.float32, local_files_only=True)
+    hf_model, tokenizer = load_base(base, torch.float32)
     hf_model.to(device)
     before = {name: tensor.clone() for name, tensor in hf_model.state_dict().items()}
     model = Classifier(hf_model, labels, config).to(device)

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import errors
-from ..files import make_folder, write_json, write_whole
+from ..files import expand, make_folder, write_json, write_whole
 from ..space.embeddings import as_tensor
 from ..tables.checks import check_number
 from .sparse_coding import sparse_codes
@@ -151,7 +151,7 @@ class Factors:
         Raises:
             EmbspaceError: If files are missing or damaged, or have another architecture.
         """
-        tensors, metadata = read_tensors(Path(folder).expanduser() / WEIGHTS, ARCHITECTURE)
+        tensors, metadata = read_tensors(expand(folder) / WEIGHTS, ARCHITECTURE)
         directions = tensors.get("W_dec")
         try:
             l1 = float(metadata["l1"])

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import errors
-from ..files import make_folder, write_json, write_whole
+from ..files import expand, make_folder, write_json, write_whole
 from ..search.bounds import plain_arithmetic
 from ..space.embeddings import as_tensor
 from ..tables.checks import check_integer, check_number
@@ -254,7 +254,7 @@ class FactorFitter:
         Raises:
             EmbspaceError: If the folder contains no saved fit, or its file is damaged.
         """
-        path = Path(folder).expanduser() / STATE
+        path = expand(folder) / STATE
         tensors, metadata = read_tensors(path, KIND)
         try:
             integers = {name: int(metadata[name]) for name in SETTINGS if name != "l1"}

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..files import make_folder, read_json, write_json, write_whole
+from ..files import expand, make_folder, read_json, write_json, write_whole
 from ..forward.batches import token_batches
 from ..forward.runs import chosen_layers
 from ..forward.states import HiddenStates, kept_states, states_of, weights_key
@@ -183,7 +183,7 @@ class _Fit:
         self.texts_digest = sha256()  # of all tokens read
         self.checkpoint_digest = ""  # of the tokens from which the checkpoint was made; empty after the next flush
         self.buffer: list[Tensor] = []  # hidden states; their weights are the last column
-        self.folder = None if checkpoint is None else Path(checkpoint).expanduser()
+        self.folder = None if checkpoint is None else expand(checkpoint)
         self.save_time = time.monotonic()
         if self.folder is not None and (self.folder / "fit.json").exists():
             self._load(self.folder)

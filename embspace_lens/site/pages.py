@@ -20,6 +20,7 @@ from ..factors.contexts import Activity, activity
 from ..factors.dictionary import Factors
 from ..factors.levels import reach_of
 from ..factors.lime import saliency as compute_saliency
+from ..files import expand
 from ..lens import EmbeddingLens
 from ..tables.checks import check_integer
 from .site_data import N_BUCKETS, N_NEAREST, SiteData, bucket
@@ -229,7 +230,7 @@ def _check_folder(folder: str | os.PathLike[str]) -> Path:
     Raises:
         EmbspaceError: If it is a file, contains other files than a site, or cannot be created.
     """
-    path = Path(folder).expanduser().absolute()
+    path = expand(folder).absolute()
     if path.exists() and not path.is_dir():
         raise errors.site_path_is_file(path)
     if path.is_dir() and any(path.iterdir()) and not (path / MARK).is_file():

@@ -1,11 +1,71 @@
-"""Booting: a name, a folder or a Hugging Face model → a TransformerBridge."""
+"""Booting: a name, a folder or a Hugging Face model → a TransformerBridge. Checkpoints that do not fit their model raise."""
 
+import re
+import warnings
 from typing import Any
+
+from .. import errors
 
 
 def boot(name: str, **arguments: Any) -> Any:
-    """Boot a TransformerBridge in evaluation mode; `arguments` are those of `TransformerBridge.boot_transformers`."""
+    """Boot a TransformerBridge in evaluation mode; `arguments` are those of `TransformerBridge.boot_transformers`.
+
+    Raises:
+        EmbspaceError: If the checkpoint lacks a weight of the model, or a weight has another shape.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
+    if "hf_model" not in arguments:
+        arguments["model_class"] = _CheckedClass()
     model = TransformerBridge.boot_transformers(name, **arguments)
     return model.eval()
+
+
+def load_checked(model_class: Any, name: str, **arguments: Any) -> Any:
+    """Load a Hugging Face model whose checkpoint has all its weights; weights that are tied to another one may be missing.
+
+    Without this check, transformers fills missing weights with random numbers.
+
+    Args:
+        model_class: A class with the method `from_pretrained`.
+        name: A folder, or a model of the hub.
+        **arguments: The other arguments of `from_pretrained`.
+
+    Raises:
+        EmbspaceError: If the checkpoint lacks a weight of the model, or a weight has another shape.
+    """
+    arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, info = model_class.from_pretrained(name, **arguments)
+    mismatched = sorted(info["mismatched_keys"], key=lambda entry: _natural_order(entry[0]))
+    missing, unused = (sorted(info[f"{kind}_keys"], key=_natural_order) for kind in ("missing", "unexpected"))
+    if mismatched:
+        key, in_file, in_model = mismatched[0]
+        raise errors.weight_of_other_shape(name, key, tuple(in_file), tuple(in_model), len(mismatched))
+    if missing:
+        raise errors.missing_weights(name, missing[0], len(missing))
+    if unused:
+        warnings.warn(
+            f"{name} holds {len(unused)} weights that the model does not use, such as {unused[0]}.", stacklevel=1
+        )
+    return model
+
+
+class _CheckedClass:
+    """The `model_class` of a boot: the class that the host chooses for the configuration, loaded by `load_checked`."""
+
+    def from_pretrained(self, name: str, **arguments: Any) -> Any:
+        from transformer_lens.model_bridge.sources.transformers import (
+            determine_architecture_from_hf_config,
+            get_hf_model_class_for_architecture,
+        )
+        from transformers import AutoConfig
+
+        # The host may have replaced arguments["config"] by a part of the configuration (multimodal models).
+        options = {key: arguments[key] for key in ("token", "trust_remote_code", "revision") if key in arguments}
+        architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(name, **options))
+        return load_checked(get_hf_model_class_for_architecture(architecture), name, **arguments)
+
+
+def _natural_order(key: str) -> list[str | int]:
+    """A key for sorting the names of weights, in which block 2 precedes block 10."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", key))]

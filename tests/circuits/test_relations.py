@@ -13,7 +13,7 @@ from tables import check_tidy
 from unchecked import unchecked_types
 
 from embspace_lens import EmbeddingLens, EmbspaceError
-from embspace_lens.circuits import read_relations, relation_scores
+from embspace_lens.circuits import read_relations, relation_scores, relations
 from embspace_lens.weights.first_mlp import first_mlp_output
 
 COLUMNS = ["relation", "layer", "head", "effect", "relation_score", "control", "p_value", "n", "n_left_out"]
@@ -171,6 +171,46 @@ def test_files_without_relations_raise(tmp_path, data):
     (tmp_path / "a.json").write_text(data)
     with pytest.raises(EmbspaceError, match=r"a\.json (does not hold relations|cannot be read)"):
         read_relations(tmp_path / "a.json")
+
+
+def test_one_bad_relation_leaves_the_others(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"x": [["a", "b"]], "bad": [["a"]], "worse": 3, "y": [["c", "d"]]}))
+    with pytest.warns(UserWarning, match="the relation '(bad|worse)' is not a list of pairs of words") as caught:
+        assert list(read_relations(tmp_path / "a.json")) == ["x", "y"]
+    assert len(caught) == 2
+
+
+def test_files_with_a_byte_order_mark_are_read(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([["é", "b"]], ensure_ascii=False), encoding="utf-8-sig")
+    assert read_relations(tmp_path / "a.json") == {"a": [("é", "b")]}
+
+
+def test_files_nested_too_deeply_raise(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(EmbspaceError, match="cannot be read: its lists are nested too deeply"):
+        read_relations(tmp_path / "a.json")
+
+
+def test_hits_in_blocks_equal_the_full_matrix(monkeypatch):
+    n, n_targets = 37, 9
+    relation = relations._Relation("r", torch.arange(n), torch.arange(n) % n_targets, 0)
+    shuffled = relation.shuffled_targets(11, seed=4)
+    monkeypatch.setattr(relations, "BLOCK_ENTRIES", 40)
+    assert torch.equal(relation.shuffled_targets(11, seed=4), shuffled), "orders do not depend on the size of a block"
+    top = torch.rand(n, n_targets + 1).argsort(1)[:, :3]  # the last index stands for tokens that are no target
+    hits = relations._Hits(top, relation.target, n_targets)
+    matrix = (top[:, None] == relation.target[None, :, None]).any(-1)
+    assert hits.paired() == matrix.diagonal().sum()
+    assert hits.mean() == pytest.approx(matrix.double().mean().item())
+    expected = [sum(int(shuffled[i, s]) in top[i].tolist() for i in range(n)) for s in range(11)]
+    assert hits.shuffled(shuffled).tolist() == expected
+
+
+def test_relations_of_many_pairs_need_little_memory():
+    n = 300_000
+    relation = relations._Relation("r", torch.zeros(n, dtype=torch.long), torch.randint(5, (n,)), 0)
+    hits = relation.hits(torch.zeros(1, dtype=torch.long), torch.arange(3)[None], d_vocab=97)
+    assert hits.shuffled(relation.shuffled_targets(2, seed=0)).tolist() == [hits.paired()] * 2, "one source, any order"
 
 
 def test_invalid_options_raise(tiny, tmp_path):

@@ -13,7 +13,7 @@ from embspace_lens import demo
 from embspace_lens.cli import app, main
 
 COMMANDS = [
-    "demo", "models", "neurons", "heads", "search", "components", "align", "stitch", "difference", "relations", "operations",
+    "demo", "models", "neurons", "heads", "singular", "directions", "search", "components", "align", "stitch", "difference", "relations", "operations",
     "evidence", "evidence related-pairs", "evidence recall", "evidence keep-k",
     "factors", "factors fit", "factors contexts", "factors importance", "factors saliency", "factors senses", "factors explore",
 ]  # fmt: skip
@@ -61,7 +61,7 @@ def test_examples_in_help_run(run):
 
 def test_examples_on_demo_models_read_frequent_words(run):
     for example in examples(run):
-        if example.split()[0] in ("neurons", "heads", "search", "operations"):
+        if example.split()[0] in ("neurons", "heads", "singular", "search", "operations"):
             assert example.endswith("--vocabulary frequent --score cosine")
 
 
@@ -103,7 +103,61 @@ def test_missing_command_prints_help(run):
     assert "Commands:" in run("evidence").output
 
 
+# -- errors
+
+
+def test_any_other_exception_is_one_line(run, monkeypatch):
+    def fail():
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(demo.catalog, "names", fail)
+    message = "The command failed (RuntimeError: first line second line). Add --debug to print the traceback.\n"
+    result = run("models")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", message)
+    for arguments in (["--debug", "models"], ["models", "--debug"]):
+        result = run(*arguments)
+        assert result.exit_code == 2 and result.stderr.startswith("Traceback ") and result.stderr.endswith(message)
+
+
+def test_debug_prints_the_traceback_of_an_error_of_the_package(run, folder):
+    result = run("neurons", "--layer", "9", "--debug", model=folder)
+    assert result.exit_code == 2 and result.stderr.startswith("Traceback ")
+    assert result.stderr.splitlines()[-1] == "layer=9 is out of range: tiny has 3 layers (0 to 2)."
+
+
+def test_interrupts_are_not_errors(run, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo.catalog, "names", interrupt)
+    result = run("models")
+    assert result.exit_code != 0 and "The command failed" not in result.stderr
+
+
+def test_version_is_printed(run):
+    result = run("--version")
+    assert result.exit_code == 0 and re.fullmatch(r"embspace-lens \d+\.\d+\.\d+\S*\n", result.stdout)
+
+
 # -- as a program
+
+
+@needs_demo
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        (">&-", r"Standard output is closed\. Name a file for the table: --out table\.csv\.\n"),
+        pytest.param(
+            "> /dev/full",
+            r"The command failed \(OSError: .*No space left on device\)\. .*\n",
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system"),
+        ),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(redirection, message):
+    command = f"{sys.executable} -m embspace_lens models {redirection}"
+    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert process.returncode == 2 and re.fullmatch(message, process.stderr), process.stderr
 
 
 def test_closed_pipe_ends_the_program_without_a_traceback(folder):

@@ -9,6 +9,7 @@ from command_line import check_refusal, read_csv, save_model
 from typer.testing import CliRunner
 
 from embspace_lens import EmbeddingLens, relation_scores, salient_operations
+from embspace_lens.circuits.relations import unread_words
 from embspace_lens.cli import app
 
 WORDS = [first + second for first in "bcdfglmnprst" for second in ("an", "ot", "ear", "ing")]
@@ -50,9 +51,17 @@ def test_options_of_relations_are_passed_to_the_library(run, folder):
 
 def test_relations_of_several_files_list_the_best_head_of_each(run, folder):
     result = run("relations", "more.json", "next.json", "--format", "csv", "--shuffles", "20")
-    assert result.stderr.count("\n") == 1 and "Fewer than 30 pairs" in result.stderr and "few" in result.stderr
+    warning, *left_out = result.stderr.splitlines()
+    assert "Fewer than 30 pairs" in warning and "few" in warning
+    lens = EmbeddingLens.from_pretrained(folder)
+    relations = RELATIONS | {"few": [("so", "it")]}
+    words = {name: unread_words(lens, relations[name]) for name in sorted(relations)}
+    expected = [
+        f"{name}: {len(w)} words are not single tokens: {', '.join(map(repr, w))}" for name, w in words.items() if w
+    ]
+    assert left_out == expected
     df = read_csv(result)
-    expected = relation_scores(EmbeddingLens.from_pretrained(folder), RELATIONS, n_shuffles=20)
+    expected = relation_scores(lens, RELATIONS, n_shuffles=20)
     assert df[["relation", "effect"]].drop_duplicates().shape[0] == len(df) == 4
     for _, row in df.iterrows():
         heads = expected[(expected["relation"] == row["relation"]) & (expected["effect"] == row["effect"])]
@@ -103,3 +112,12 @@ def test_operations_are_printed_as_pairs(run):
 def test_wrong_relations_and_selections_are_refused(run, tmp_path, arguments, message):
     (tmp_path / "bad.json").write_text('["ab"]')
     check_refusal(run(*arguments), message)
+
+
+def test_one_bad_relation_does_not_spoil_a_file(run, tmp_path):
+    (tmp_path / "mixed.json").write_text(json.dumps({"bad": ["ab"], "copying": RELATIONS["copying"]}))
+    result = run("relations", "mixed.json", "--layer", "0", "--format", "csv", "--shuffles", "5")
+    assert result.stderr.splitlines()[0] == (
+        "mixed.json: the relation 'bad' is not a list of pairs of words, and is left out."
+    )
+    assert set(read_csv(result)["relation"]) == {"copying"}

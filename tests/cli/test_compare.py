@@ -96,9 +96,9 @@ def reviews(tmp_path):
 def test_options_of_stitch_are_passed_to_the_library(reviews, tmp_path):
     checkpoint = tmp_path / "sweep.json"
     options = [
-        "--kernel",
+        "--inverse",
         "pinv",
-        "--kernel",
+        "--inverse",
         "random",
         "--keep",
         "1-2",
@@ -122,7 +122,7 @@ def test_options_of_stitch_are_passed_to_the_library(reviews, tmp_path):
 def test_stitch_reads_a_classifier_from_a_folder_and_selected_rows(reviews, tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(demo.MODELS / TUNED, folder)
-    options = ["--where", "split == 'a'", "--kernel", "untranslated", "--keep", "0", "--graft", "1"]
+    options = ["--where", "split == 'a'", "--inverse", "untranslated", "--keep", "0", "--graft", "1"]
     arguments = ["stitch", "reviews-small-1", TUNED, str(folder), "--texts", reviews, *options]
     df = read_csv(run(*arguments, "--format", "csv"))
     assert df["n"].tolist() == [3] * 6 and df["donor"].str.endswith("mine").sum() == 3
@@ -138,7 +138,7 @@ def test_stitch_reads_a_classifier_from_a_folder_and_selected_rows(reviews, tmp_
         (["reviews-small-1", TUNED, "--where", "label == 'pos'"], r".* holds only 'pos' where label == 'pos'; two classes are needed\."),
         (["reviews-small-1", TUNED, "--label", "stars"], r".* has no column 'stars'. Its columns are 'text', 'label', 'split'\."),
         (["reviews-small-1", TUNED, "--graft", "5"], r"graft=5 is not an integer from 0 to 4, the number of layers of reviews-small-0-sentiment\."),
-        (["reviews-small-1", TUNED, "--kernel", "best"], r"inverse='best' is not one of .*"),
+        (["reviews-small-1", TUNED, "--inverse", "best"], r"inverse='best' is not one of .*"),
     ],
 )  # fmt: skip
 def test_wrong_texts_and_classifiers_are_refused(arguments, message, reviews):

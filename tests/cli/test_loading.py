@@ -1,10 +1,14 @@
 """Lenses of the command line: the same vocabularies, scores and models as in the Python API."""
 
+import inspect
+from typing import get_args
+
 import pytest
 from command_line import as_csv, check_refusal, read_csv
 
 from embspace_lens import EmbeddingLens, demo
-from embspace_lens.cli.loading import open_lens
+from embspace_lens.cli.options import DEFAULTS, InverseName, SpaceName
+from embspace_lens.space import embedding_space
 
 ONE_NEURON = ["neurons", "--layer", "0", "--neuron", "0", "-k", "2"]
 
@@ -52,5 +56,35 @@ def test_models_that_do_not_exist_are_refused(run):
     check_refusal(run("neurons", model="."), r"\. holds no config\.json, so it is not the folder of a model\.")
 
 
-def test_space_option_is_passed_to_the_lens(folder):
-    assert open_lens(folder, space="embed").space.kind == "embed"
+@pytest.mark.parametrize(
+    ("options", "python_options"),
+    [
+        (["--space", "embed"], {"space": "embed"}),
+        (["--inverse", "pinv"], {"inverse": "pinv"}),
+        (["--no-fold"], {"fold_ln": False}),
+        (["--device", "cpu", "--space", "embed"], {"space": "embed"}),
+    ],
+)
+def test_options_of_the_lens_equal_those_of_the_python_api(run, folder, options, python_options):
+    result = run(*ONE_NEURON, *options, "--format", "csv", model=folder)
+    default = as_csv(EmbeddingLens.from_pretrained(folder).neurons(0, 0, k=2))
+    assert result.stdout == as_csv(EmbeddingLens.from_pretrained(folder, **python_options).neurons(0, 0, k=2))
+    assert result.stdout != default
+    hint = run(*ONE_NEURON, *options, model=folder).stdout.splitlines()[-1]
+    assert all(option in hint for option in options)
+
+
+def test_groups_of_options_have_the_values_and_defaults_of_the_lens():
+    parameters = inspect.signature(EmbeddingLens).parameters
+    assert get_args(SpaceName) == get_args(embedding_space.Space)
+    assert get_args(InverseName) == get_args(embedding_space.Inverse)
+    assert (DEFAULTS.space, DEFAULTS.inverse, DEFAULTS.fold) == tuple(
+        parameters[name].default for name in ("space", "inverse", "fold_ln")
+    )
+
+
+def test_devices_that_do_not_exist_are_refused(run, folder):
+    for device in ("nowhere", "xpu:7"):
+        check_refusal(
+            run(*ONE_NEURON, "--device", device, model=folder), rf"device='{device}' cannot be used \(.*\)\. .*"
+        )

@@ -10,6 +10,7 @@ import pytest
 from command_line import HOSTILE, check_refusal
 
 from embspace_lens import EmbeddingLens, demo
+from embspace_lens.cli.options import LensOptions
 from embspace_lens.cli.output import next_command, next_reading, plain_warnings, print_text
 
 ONE_NEURON = ["neurons", "--layer", "0", "--neuron", "0"]
@@ -36,23 +37,54 @@ def test_files_keep_strings_exactly(run, folder, tmp_path, format):
     assert os.listdir(tmp_path) == [out.name]
 
 
-def test_format_overrides_the_file_extension(run, folder, tmp_path):
-    out = tmp_path / "table.csv"
-    run(*ONE_NEURON, "--format", "json", "--out", out, model=folder)
-    assert json.loads(out.read_text(encoding="utf-8"))[0]["neuron"] == 0
+@pytest.mark.parametrize("name", ["table", "table.xyz"])
+def test_format_is_used_for_file_endings_that_name_none(run, folder, tmp_path, name):
+    run(*ONE_NEURON, "--format", "json", "--out", tmp_path / name, model=folder)
+    assert json.loads((tmp_path / name).read_text(encoding="utf-8"))[0]["neuron"] == 0
 
 
-def test_other_file_extensions_contain_a_text_table(run, folder, tmp_path):
-    out = tmp_path / "table.txt"
-    run(*ONE_NEURON, "--out", out, model=folder)
-    text = out.read_text("utf-8")
+@pytest.mark.parametrize("name", ["table", "table.txt", "TABLE.TXT"])
+def test_text_files_contain_a_text_table(run, folder, tmp_path, name):
+    run(*ONE_NEURON, "--out", tmp_path / name, model=folder)
+    text = (tmp_path / name).read_text("utf-8")
     assert text.splitlines()[1].startswith("L0N0") and "Next:" not in text
+
+
+def test_tables_are_written_through_links(run, folder, tmp_path):
+    (tmp_path / "link.csv").symlink_to("table.csv")
+    assert run(*ONE_NEURON, "--out", tmp_path / "link.csv", model=folder).exit_code == 0
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "table.csv").read_text().startswith('"layer"')
+
+
+def test_figures_are_drawn_beside_the_table(run, folder, tmp_path):
+    result = run(*ONE_NEURON, "--plot", tmp_path / "a.html", "--format", "csv", model=folder)
+    assert result.exit_code == 0 and result.stdout.startswith('"layer"')
+    page = (tmp_path / "a.html").read_text("utf-8")
+    assert "Plotly.newPlot" in page and "<script src=" not in page  # complete without a network
+
+
+def test_tables_with_too_many_lists_for_a_figure_are_refused(run, folder, tmp_path):
+    result = run("neurons", "--layer", "0", "--plot", tmp_path / "a.html", model=folder)
+    check_refusal(result, r"plot_tokens.*")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--format", "parquet"], r"--format parquet writes binary data\. Name a file for it: --out table\.parquet\."),
+        (
+            ["--out", "x.xyz"],
+            r"The ending of --out x\.xyz names no format\. Use one of \.txt, \.csv, \.parquet, \.json\.",
+        ),
+        (["--out", "x.csv", "--format", "json"], r"--format json and --out x\.csv contradict each other\. .*\.json\."),
+        (["--out", "x.csv", "--format", "table"], r"--format table and --out x\.csv contradict each other\. .*\.txt\."),
+        (["--plot", "x.csv"], r"The ending of --plot x\.csv names no format\. Use one of \.html, \.png\."),
+        (["--plot", "no/x.html"], r"no/x\.html cannot be written: no is not a folder\. Create it first\."),
+        (
+            ["--out", "~nobody-at-all/x.csv"],
+            r"~nobody-at-all/x\.csv names the home folder of a user who does not exist\. .*",
+        ),
         (["--out", "."], r"\. is a folder\. Name a file\."),
         (
             ["--out", "no/such/table.csv"],
@@ -101,7 +133,7 @@ def test_warnings_become_plain_lines(capsys):
 
 def test_hints_repeat_the_options():
     assert next_command("neurons --layer 0") == "Next: embspace-lens neurons --layer 0"
-    hint = next_reading("search ' the'", "my models/gpt2", "words & ascii", "centered")
+    hint = next_reading("search ' the'", "my models/gpt2", LensOptions("words & ascii", "centered"))
     assert hint == (
         "Next: embspace-lens search ' the' --model 'my models/gpt2' --vocabulary 'words & ascii' --score centered"
     )
@@ -111,6 +143,6 @@ def test_hints_repeat_the_options():
 def test_hints_of_demo_models_propose_frequent_words():
     demo_hint = "Next: embspace-lens heads --vocabulary frequent --score cosine"
     assert next_reading("heads") == demo_hint
-    assert next_reading("heads", vocabulary="words") == demo_hint.replace("frequent", "words")
-    assert next_reading("heads", score="centered") == demo_hint.replace("cosine", "centered")
+    assert next_reading("heads", lens=LensOptions("words")) == demo_hint.replace("frequent", "words")
+    assert next_reading("heads", lens=LensOptions(score="centered")) == demo_hint.replace("cosine", "centered")
     assert next_reading("heads", "gpt2") == "Next: embspace-lens heads --model gpt2"

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(TUNED not in demo.names(), reason="the demo mode
         (lambda f: (f / "difference.safetensors").unlink(), "holds no classifier that can be read"),
         (lambda f: (f / "difference.json").write_text("{"), r"difference\.json"),
         (lambda f: (f / "difference.json").write_text('{"labels": ["neg", "pos"]}'), "holds no classifier that can be read"),
-        (lambda f: _edit(f, base="reviews-large-0"), r"base='reviews-large-0' is not one of"),
+        (lambda f: _edit(f, base="reviews-large-0"), r"reviews-large-0 could not be loaded\. It is neither a demo model"),
         (lambda f: _edit(f, base="reviews-medium-0"), r"is not a difference of reviews-medium-0: .* does not fit"),
     ],
 )  # fmt: skip

@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 import torch
 import typer
+import zoo
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from embspace_lens import EmbeddingLens, demo
@@ -153,8 +155,29 @@ def test_unusable_options_raise_an_error(options, message, reviews, tmp_path):
     assert not (tmp_path / "mine" / "difference.json").exists()
 
 
+@pytest.mark.parametrize("name", ["gpt_neox", "llama", "opt"])
+def test_causal_models_of_other_architectures_are_tuned(name, tmp_path):
+    base, folder = tmp_path / "base", tmp_path / "mine"
+    zoo.ZOO[name]().save_pretrained(base)
+    zoo.tokenizer().save_pretrained(base)
+    texts = [f"w{i} w{i + 1} w{5 * (i % 2) + 50}" for i in range(20)]
+    pd.DataFrame({"text": texts, "label": ["even", "odd"] * 10}).to_csv(tmp_path / "texts.csv", index=False)
+    app = typer.Typer()
+    app.command()(tune.main)
+    options = ["--n-blocks", "1", "--n-tokens", "6", "--epochs", "2", "--batch-size", "5", "--device", "cpu"]
+    result = CliRunner().invoke(app, [str(base), str(tmp_path / "texts.csv"), str(folder), *options])
+    assert result.exit_code == 0, (result.output, result.exception)
+    tensors = load_file(folder / "difference.safetensors")
+    changed = [key.removeprefix("difference.") for key in tensors if key.startswith("difference.")]
+    assert changed and all(".1." in key for key in changed)
+    model, head = demo.load_tuned(folder)
+    before, after = EmbeddingLens.from_pretrained(base).weights, EmbeddingLens(model).weights
+    assert torch.equal(after.W_out(0), before.W_out(0)) and head.labels == ("even", "odd")
+    assert not torch.equal(after.W_V(1), before.W_V(1))
+
+
 def test_mask_excludes_the_end_of_text_token():
-    tokenizer = tune.AutoTokenizer.from_pretrained(demo.MODELS / "tokenizer", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(demo.MODELS / "tokenizer", local_files_only=True)
     tokens, mask = tune.encode(["A fine film.", ""], tokenizer, 4)
     text_ids = tokenizer("A fine film.", add_special_tokens=False)["input_ids"][:3]
     end_of_text = tokenizer.convert_tokens_to_ids("<|endoftext|>")

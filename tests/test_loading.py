@@ -1,0 +1,141 @@
+"""Models in folders: a folder whose files do not fit its configuration is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import zoo
+from command_line import save_model
+from safetensors.torch import load_file, save_file
+
+from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A folder with a tiny model of two layers."""
+    return save_model(tmp_path_factory.mktemp("models") / "good")
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    """A copy of the folder, to be changed."""
+    return shutil.copytree(good, tmp_path / "model")
+
+
+def configure(folder, **fields):
+    """Change fields of a configuration."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def change_weights(folder, change):
+    """Replace the weights of a folder by a function of them."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+def test_configurations_with_more_layers_than_the_file_are_refused(folder):
+    configure(folder, n_layer=99)
+    message = r"its files hold no transformer\.h\.2\.attn\.c_attn\.bias and 1,16\d more weights.*number of layers"
+    with pytest.raises(EmbspaceError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("key", ["wpe", "h.1.mlp.c_proj.bias", "ln_f.weight"])
+def test_files_that_lack_one_weight_are_refused(folder, key):
+    change_weights(folder, lambda tensors: {name: t for name, t in tensors.items() if key not in name})
+    with pytest.raises(EmbspaceError, match=f"its files hold no .*{key}.*, which its configuration needs"):
+        load_model(folder)
+
+
+def test_unused_weights_warn(folder):
+    configure(folder, n_layer=1)
+    with pytest.warns(UserWarning, match=r"holds 1\d weights that the model does not use, such as transformer\.h\.1\."):
+        model = load_model(folder)
+    assert EmbeddingLens(model).weights.n_layers == 1
+
+
+def test_vocabulary_sizes_that_disagree_are_refused(folder):
+    configure(folder, vocab_size=299)
+    message = r"transformer\.wte\.weight has shape \(300, 32\) in its file and \(299, 32\) by its configuration"
+    with pytest.raises(EmbspaceError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n_embd": "x"},
+        {"n_head": 0},
+        {"dtype": "nonsense"},
+        {"architectures": ["LlamaForCausalLM"]},
+        {"architectures": ["BertForMaskedLM"]},
+        {"model_type": "nonsense"},
+        {"vocab_size": -1},
+        {"n_layer": None},
+    ],
+)
+def test_wrong_configurations_are_refused(folder, fields):
+    configure(folder, **fields)
+    with pytest.raises(EmbspaceError, match=r"model could not be loaded \(\w+: .*\)\. Is a file damaged .*"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "", "[" * 100_000 + "]" * 100_000])
+def test_configurations_that_are_no_object_are_refused(folder, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(EmbspaceError, match=r"model could not be loaded \(\w+: .*\)\. Is a file damaged .*"):
+        load_model(folder)
+
+
+def test_negative_token_ids_are_refused(folder):
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"][next(iter(tokenizer["model"]["vocab"]))] = -5
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(EmbspaceError, match=r"could not be loaded \(.*-5.*\)"):
+        load_model(folder)
+
+
+def test_weights_that_could_run_code_are_refused(folder, tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Code()}, folder / "pytorch_model.bin")
+    with pytest.raises(
+        EmbspaceError, match=r"stored as Python objects, which may run code.* Save the model as safetensors"
+    ):
+        load_model(folder)
+
+
+def test_files_and_unknown_homes_are_refused(folder):
+    with pytest.raises(EmbspaceError, match=r"config\.json is a file\. Give the folder that holds"):
+        load_model(folder / "config.json")
+    with pytest.raises(EmbspaceError, match=r"~nobody-at-all names the home folder of a user who does not exist"):
+        load_model("~nobody-at-all")
+
+
+def test_devices_that_do_not_exist_are_refused(good):
+    with pytest.raises(EmbspaceError, match=r"device='nowhere' cannot be used"):
+        load_model(good, device="nowhere")
+
+
+@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+def test_checkpoints_are_loaded_only_if_complete(name, tmp_path):
+    """A saved model of every architecture is loaded; without any one weight of its last block, it is refused."""
+    hf_model = zoo.ZOO[name]()
+    expected = hf_model.get_input_embeddings().weight.clone()
+    hf_model.save_pretrained(tmp_path / "model")
+    zoo.tokenizer().save_pretrained(tmp_path / "model")
+    model = load_model(tmp_path / "model", device="cpu")
+    assert torch.equal(model.original_model.get_input_embeddings().weight, expected)
+    last_block = [key for key in load_file(tmp_path / "model" / "model.safetensors") if ".1." in key]
+    removed = last_block[int(torch.randint(len(last_block), ()))]
+    change_weights(tmp_path / "model", lambda tensors: {key: t for key, t in tensors.items() if key != removed})
+    with pytest.raises(EmbspaceError, match="model could not be loaded"):
+        load_model(tmp_path / "model", device="cpu")
