@@ -14,7 +14,9 @@ from ..display.tokens import ELLIPSIS, SPACE, display, visible
 from ..factors.contexts import Activity
 from ..factors.dictionary import Factors
 from ..factors.levels import level
+from ..factors.targets import target_statistics
 from ..search.tiles import chunks
+from .ranking import best_first
 
 N_NEAREST, N_SIMILAR, N_TARGETS = 10, 8, 12
 WINDOW = 10  # tokens before and after a target for which saliency is shown
@@ -43,6 +45,8 @@ class SiteData:
         layers: The layers, in ascending order; −1 is the embedding.
         curves: Importance, `[n_factors, n_layers]`.
         levels: The table of `level` by factor; None with fewer than two layers.
+        targets: The table of `target_statistics` by factor, in the layer of the factor's peak.
+        order: The factors in the order of the overview.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class SiteData:
         self.n_factors = factors.n_factors
         self.layers: list[int] = []
         self.levels: Any = None
+        self.targets: Any = None
         self._contexts: Any = None
         if activity_result is not None:
             importance, contexts = activity_result.importance, activity_result.contexts
@@ -66,10 +71,14 @@ class SiteData:
                 levels = level(importance, contexts, reach).set_index("factor")
                 levels = levels.reindex(range(self.n_factors))  # the tables may lack some factors
                 self.levels = levels.assign(level=levels["level"].fillna(""))
+            peaks = {factor: self.layers[self.peak(factor)] for factor in range(self.n_factors)}
+            self.targets = target_statistics(contexts, peaks).reindex(range(self.n_factors))
+            self.order = best_first(self.targets, self.curves.max(axis=1))
             self._contexts = {name: contexts[name].to_numpy() for name in CONTEXT_COLUMNS}
             self._first_row = np.searchsorted(self._contexts["factor"], np.arange(self.n_factors + 1))
         else:
             self.curves = np.zeros((self.n_factors, 0))
+            self.order = list(range(self.n_factors))
         self.nearest = [_nearest_by_factor(df, self.n_factors) for df in nearest] if nearest is not None else []
         self.similar = _similar_factors(factors.directions)
         self._saliency = _saliency_by_context(saliency)
