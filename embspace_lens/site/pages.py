@@ -22,7 +22,8 @@ from ..factors.levels import reach_of
 from ..lens import EmbeddingLens
 from ..tables.checks import check_integer
 from .context_saliency import N_SAMPLES, peak_saliency
-from .site_data import N_BUCKETS, N_NEAREST, SiteData, bucket
+from .site_data import N_BUCKETS, N_NEAREST, RARE, SiteData, bucket
+from .writers import head_writers, neuron_writers
 
 MARK = "embspace-lens-site"  # a folder with a file of this name is a site, and may be replaced
 TEMPLATES = Path(__file__).parent / "templates"
@@ -102,7 +103,10 @@ def explore(
     if lens is None and model is not None:
         lens = EmbeddingLens(model)
     reach = reach_of(saliency) if saliency is not None and len(saliency) else None
-    site_data = SiteData(factors, activity_result, _nearest_tokens(factors, lens), saliency, reach)
+    writers = None
+    if getattr(lens, "weights", None) is not None:
+        writers = neuron_writers(lens, factors.directions), head_writers(lens, factors.directions)
+    site_data = SiteData(factors, activity_result, _nearest_tokens(factors, lens), saliency, reach, writers)
     name = visible(title or (lens.name if lens is not None else "a dictionary"))
     lines = _about_lines(factors, site_data, activity_result, lens, dict(about or {}))
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
@@ -168,6 +172,9 @@ def _write_pages(
         "layers": site_data.layers,
         "buckets": N_BUCKETS,
         "salient": site_data.has_saliency,
+        "samples": N_SAMPLES,
+        "rare": RARE,
+        "vectors": activity_result.measures["n_vectors"].tolist() if activity_result is not None else [],
     }
     values = {
         "name": name,

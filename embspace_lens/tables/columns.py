@@ -179,6 +179,11 @@ GLOSSARY: dict[str, Column] = {
     ),
     "low": Column("float32", "as the row's estimate", "Lower end of the 95 % interval of the row's estimate."),
     "high": Column("float32", "as the row's estimate", "Upper end of the 95 % interval of the row's estimate."),
+    "code_from": Column(
+        "float32",
+        "as the hidden states",
+        "Lower end of a bin of a histogram of codes; the upper end is √2 times as large.",
+    ),
     "n": Column("int64", "", "How many observations the row's estimate is computed from."),
     "n_left_out": Column(
         "int64",
