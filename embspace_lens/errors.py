@@ -1176,6 +1176,13 @@ def unreadable_checkpoint(folder: object, reason: object) -> EmbspaceError:
     )
 
 
+def not_a_saliency_checkpoint(path: object, reason: object) -> EmbspaceError:
+    """A file that should hold finished contexts of saliency cannot be read."""
+    return EmbspaceError(
+        f"{path} is not a checkpoint of saliency, or is damaged: {reason}. Pass another file, or delete this one."
+    )
+
+
 def table_lacks_column(name: str, column: str, source: str) -> EmbspaceError:
     """A table lacks a column that the function needs."""
     return EmbspaceError(f"{name} has no column {column!r}. Pass a table of {source}.")

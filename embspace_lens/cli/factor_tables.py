@@ -56,7 +56,8 @@ def importance(
     levels: Annotated[
         bool,
         typer.Option(
-            "--levels", help="One row per factor: its level (word, pattern or long range) and its most frequent target."
+            "--levels",
+            help="One row per factor: where its importance peaks (early, middle or late), and its most frequent target.",
         ),
     ] = False,
     max_tokens: MaxTokens = None,

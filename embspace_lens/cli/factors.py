@@ -1,5 +1,8 @@
 """Commands of transformer factors: factors fit, contexts, importance, saliency, senses, explore."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,27 +37,39 @@ def fit(
 ) -> None:
     """Fit a dictionary of factors to the hidden states of texts.
 
-    If the fit is interrupted, the same command resumes it.
+    Ctrl-C saves a checkpoint, and the same command resumes the fit.
     """
     examples = load_texts(texts, column, where, n_texts)
     lens = open_lens(model)
     from ..factors.training import fit_factors
 
-    dictionary = fit_factors(
-        lens.model,
-        examples,
-        n_factors=n_factors,
-        l1=l1,
-        layers=layer,
-        epochs=epochs,
-        max_vectors=max_vectors,
-        max_tokens=max_tokens,
-        seed=seed,
-        checkpoint=folder / "checkpoint",
-    )
+    with says_how_to_resume():
+        dictionary = fit_factors(
+            lens.model,
+            examples,
+            n_factors=n_factors,
+            l1=l1,
+            layers=layer,
+            epochs=epochs,
+            max_vectors=max_vectors,
+            max_tokens=max_tokens,
+            seed=seed,
+            checkpoint=folder / "checkpoint",
+        )
     dictionary.save(folder)
     typer.echo(f"{folder}: {dictionary}")
     typer.echo(next_step("contexts", folder, texts, model))
+
+
+@contextmanager
+def says_how_to_resume() -> Iterator[None]:
+    """Print the message of an interruption, which states how to resume, instead of only ending the command."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        message = str(interrupt).replace("The same call", "The same command")
+        typer.echo(message or "Interrupted.", err=True)
+        raise typer.Exit(130) from interrupt
 
 
 def explore(
@@ -73,7 +88,8 @@ def explore(
             "--saliency",
             metavar="N",
             min=0,
-            help="Number of contexts of each factor for which salient tokens are computed. This is slow.",
+            help="Number of contexts of each factor for which salient tokens are computed, about one second for each. "
+            "After Ctrl-C the same command resumes.",
         ),
     ] = 0,
     max_tokens: MaxTokens = None,
@@ -94,6 +110,7 @@ def explore(
     examples = load_texts(texts, column, where, n_texts) if texts is not None else None
     dictionary = load_dictionary(factors, model)
     lens = open_lens(model, LensOptions(vocabulary="words", score="cosine"))
+    from ..factors.pretrained import demo_saliency
     from ..forward.sampling import sample_texts
     from ..site.pages import explore
 
@@ -104,18 +121,28 @@ def explore(
     else:
         layers = layer
     source = "sampled from the model" if texts is None else texts.name
-    explore(
-        dictionary,
-        folder,
-        model=lens.model,
-        texts=examples,
-        lens=lens,
-        layers=layers,
-        n_contexts=n,
-        n_explained=saliency,
-        max_tokens=max_tokens,
-        about={"Texts": f"{len(examples):,}, {source}"},
-    )
+    checkpoint = None
+    if saliency:
+        target = folder.expanduser().absolute()
+        checkpoint = target.with_name(f"{target.name}.saliency.safetensors")
+        if demo and not checkpoint.exists():
+            shutil.copyfile(demo_saliency(model), checkpoint)
+    elif demo:
+        checkpoint = demo_saliency(model)
+    with says_how_to_resume():
+        explore(
+            dictionary,
+            folder,
+            model=lens.model,
+            texts=examples,
+            lens=lens,
+            layers=layers,
+            n_contexts=n,
+            n_explained=saliency,
+            max_tokens=max_tokens,
+            about={"Texts": f"{len(examples):,}, {source}"},
+            checkpoint=checkpoint,
+        )
     typer.echo(f"{folder}: {dictionary.n_factors:,} factors\nOpen {folder / 'index.html'} in a browser.")
 
 

@@ -21,6 +21,7 @@ from ..weights.configuration import d_model, d_vocab
 from .dictionary import Factors
 from .layer_activity import LayerActivity, token_windows
 
+HISTOGRAM = ["factor", "layer", "code_from", "n"]
 IMPORTANCE = ["factor", "layer", "importance"]
 MEASURES = ["layer", "n_vectors", "objective", "explained_variance", "n_active"]
 CONTEXTS = ["factor", "layer", "rank", "token_index", "token_string", "example", "pos", "code", "before", "after"]
@@ -36,11 +37,14 @@ class Activity:
             codes above zero.
         contexts: One row per (factor, layer, rank): `code`, `example` (which text, from 0), `pos` (its position in the run), the
             target as `token_index` and `token_string`, and the text `before` and `after` it. Codes of 0 have no row.
+        histogram: One row per (factor, layer, bin): `n`, how many codes are in the bin from `code_from` to √2 times as much.
+            Bins without codes have no row.
     """
 
     importance: pd.DataFrame
     measures: pd.DataFrame
     contexts: pd.DataFrame
+    histogram: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         n_factors, n_vectors = len(set(self.importance["factor"])), np.sum(self.measures["n_vectors"].to_numpy())
@@ -81,7 +85,7 @@ def activity(
         column: The column of texts in a table or dataset.
 
     Returns:
-        An `Activity` with three tables.
+        An `Activity` with four tables.
 
     Raises:
         EmbspaceError: If the dictionary has another width than the model, the texts contain no tokens, or an option is out
@@ -202,4 +206,6 @@ def _tables(by_layer: dict[int, LayerActivity], model: Any) -> Activity:
     blocks = (by_layer[layer].context_table(layer, model.tokenizer) for layer in layers)
     contexts = tidy(CONTEXTS, (block for block in blocks if block), strings=strings, kind="contexts")
     contexts = contexts.sort_values(["factor", "layer", "rank"], kind="stable", ignore_index=True)
-    return Activity(importance, measures, contexts)
+    histogram = tidy(HISTOGRAM, [by_layer[layer].histogram(layer) for layer in layers])
+    histogram = histogram.sort_values(["factor", "layer", "code_from"], kind="stable", ignore_index=True)
+    return Activity(importance, measures, contexts, histogram)

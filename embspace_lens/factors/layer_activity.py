@@ -12,6 +12,7 @@ from .dictionary import Factors
 
 GAP = 1e-3  # the duality gap of the codes
 NO_TOKEN = -1
+BINS_PER_OCTAVE, LOWEST_BIN, N_BINS = 2, -16, 48  # codes from 2⁻⁸ to 2¹⁶; the first and the last bin take the rest
 
 
 class LayerActivity:
@@ -26,6 +27,7 @@ class LayerActivity:
     Attributes:
         top_codes: The n largest codes of each factor.
         context_codes: The codes of the contexts, largest first; 0 for contexts that do not exist.
+        bin_counts: How many codes of each factor above 0 are in each bin; a bin begins at `2 ** ((LOWEST_BIN + i) / 2)`.
         contexts: For each context: example, pos, and the tokens from `window` before to `window` after the target.
     """
 
@@ -39,6 +41,7 @@ class LayerActivity:
         self.context_codes = torch.zeros(factors.n_factors, n_contexts)
         cells = 2 + 2 * window + 1
         self.contexts = torch.full((factors.n_factors, n_contexts, cells), NO_TOKEN, dtype=torch.int32)
+        self.bin_counts = torch.zeros(factors.n_factors, N_BINS, dtype=torch.int64)
         self._n_vectors, self._n_active, self._sum_codes, self._unexplained = 0, 0, 0.0, 0.0
         self._sum, self._sum_squares = torch.zeros(factors.d_model, dtype=torch.float64), 0.0
 
@@ -68,7 +71,11 @@ class LayerActivity:
         exact = states.double()
         self._unexplained += float((exact - self.factors.decode(codes).double()).square().sum())
         self._sum_codes += float(codes.double().sum())
-        self._n_active += int((codes > 0).sum())
+        row, factor = (codes > 0).nonzero(as_tuple=True)
+        self._n_active += len(row)
+        bins = (codes[row, factor].log2() * BINS_PER_OCTAVE).floor().long() - LOWEST_BIN
+        flat = factor * N_BINS + bins.clamp(0, N_BINS - 1)
+        self.bin_counts += torch.bincount(flat, minlength=self.bin_counts.numel()).reshape(self.bin_counts.shape)
         self._n_vectors += len(states)
         self._sum += exact.sum(dim=0)
         self._sum_squares += float(exact.square().sum())
@@ -85,6 +92,16 @@ class LayerActivity:
             "objective": (self._unexplained / 2 + self.factors.l1 * self._sum_codes) / self._n_vectors,
             "explained_variance": 1 - self._unexplained / variance if variance > 0 else np.nan,
             "n_active": self._n_active / self._n_vectors,
+        }
+
+    def histogram(self, layer: int) -> dict[str, Any]:
+        """Columns of the histogram of codes for this layer; bins without codes are left out."""
+        factor, bins = self.bin_counts.nonzero(as_tuple=True)
+        return {
+            "factor": factor.numpy(),
+            "layer": np.full(len(factor), layer),
+            "code_from": 2.0 ** ((bins.numpy() + LOWEST_BIN) / BINS_PER_OCTAVE),
+            "n": self.bin_counts[factor, bins].numpy(),
         }
 
     def context_table(self, layer: int, tokenizer: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Levels of factors: word, pattern or long range, decided by an explicit rule."""
+"""Levels of factors: word, pattern or long range where the reach was measured; early, middle or late elsewhere."""
 
 from typing import Any
 
@@ -7,41 +7,50 @@ import pandas as pd
 
 from .. import errors
 from ..tables.frames import tidy
+from .targets import target_statistics
 
-EARLY, LATE = 1 / 3, 2 / 3  # depths that separate the levels
-SHORT_REACH = 2.0  # tokens; up to this reach, the target and its neighbours determine the code
+EARLY, LATE = 1 / 3, 2 / 3  # depths of the peak that separate early, middle and late
+PURE = 0.5  # a word factor has a most frequent target with at least this share of its contexts
+MIN_CONTEXTS = 5  # a word factor has at least this number of strong contexts
+FAR = 5.0  # tokens; a long-range factor has at least this reach
 SALIENT = 0.1  # tokens with a smaller share of the largest saliency do not count for the reach
-COLUMNS = ["factor", "token_index", "token_string", "level", "peak", "onset", "purity", "reach"]
+CONTEXT_COLUMNS = ("factor", "layer", "token_index", "token_string", "example", "code")
+COLUMNS = ["factor", "token_index", "token_string", "level", "peak", "onset", "purity", "sharpness", "reach", "n_contexts", "n_texts"]  # fmt: skip
 
 
 def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame | None = None) -> pd.DataFrame:
-    r"""Classify factors as word, pattern or long range, by the layer at which their importance rises.
+    r"""Classify factors as word, pattern or long range by their targets and their reach, or else by the depth of their peak.
 
-    Depth is 0 for the first layer in the table and 1 for the last. With a factor's importance I over layers:
+    Where the reach was measured (see `reach_of`):
 
-    .. math:: \mathrm{onset} = \min \{ l : I^{(l)} \ge \tfrac12 \max I \}
+    - **long range**: a reach of 5 tokens or more.
+    - **word**: a shorter reach, and a purity of 1/2 or more: in the layer of the peak, at least half of the strong contexts
+      have the same target, of five or more. A context is strong if its code is at least half of the factor's largest there.
+    - **pattern**: all others.
 
-    - **word**: onset up to 1/3.
-    - **pattern**: onset up to 2/3.
-    - **long range**: onset above 2/3.
+    Where it was not measured, nothing is known about the tokens that determine the code. The level is then the depth at
+    which importance peaks, which is 0 for the first layer in the table and 1 for the last:
 
-    If `reach` is given, it corrects the level: a long-range factor with a reach of 2 tokens or less is a pattern, and a word
-    factor with a reach of more than 2 tokens is a pattern. A factor with importance 0 in all layers is dead: it has no
-    level, peak or onset.
+    - **early**: a peak up to 1/3; **middle**: up to 2/3; **late**: above 2/3.
 
-    Yun et al. describe the same three levels: importance that peaks early (word-level disambiguation), rises in the middle
-    (sentence-level patterns) or rises late (long-range dependence). They separate the last two by hand, from saliency maps.
-    This function uses fixed thresholds instead, so other texts can give a borderline factor another level.
+    A factor with importance 0 in all layers is dead: it has no level, peak or onset.
+
+    Yun et al. describe three levels: importance that peaks early (word-level disambiguation), rises in the middle
+    (sentence-level patterns) or rises late (long-range dependence), and assign factors to them by hand, from saliency maps.
+    This function uses fixed thresholds instead. Contexts differ between corpora, and the level with them: `n_contexts` and
+    `n_texts` state from how much text a level was found. With targets shuffled among all contexts, purity is about the share
+    of the most frequent token, and no factor is a word factor.
 
     Args:
         importance: A table of `importance`, or `activity(…).importance`, with two layers or more.
         contexts: A table of `top_contexts`, or `activity(…).contexts`.
-        reach: A table with `factor` and `reach`, such as `reach_of(saliency(…))`; by default the reach is not used.
+        reach: A table with `factor` and `reach`, such as `reach_of(saliency(…))`; it may have only some of the factors.
 
     Returns:
-        One row per (factor): `level` (empty for a dead factor), `peak` and `onset` as depths; the most frequent target of
-        its contexts in the peak's layer as `token_index` and `token_string` (−1 and empty without contexts), and its share,
-        `purity`; and `reach`.
+        One row per (factor): `level` (empty for a dead factor); `peak` and `onset`, the depth at which importance first
+        reaches half of its peak; the most frequent target of its strong contexts in the peak's layer as `token_index` and
+        `token_string` (−1 and empty without contexts), its share, `purity`, and the `sharpness` of all targets; `reach`;
+        and the number of strong contexts and of the texts from which they are.
 
     Raises:
         EmbspaceError: If a table lacks a column, or there is only one layer.
@@ -49,14 +58,14 @@ def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame 
     Example:
         >>> from embspace_lens.factors import Factors, activity
         >>> result = activity(Factors(torch.eye(32), l1=0.01), model, ["w2 w3 w4"])
-        >>> set(level(result.importance, result.contexts)["level"]) <= {"word", "pattern", "long range"}
+        >>> set(level(result.importance, result.contexts)["level"]) <= {"early", "middle", "late", ""}
         True
 
     References:
         Yun et al. (2021), Transformer visualization via dictionary learning, §3. https://arxiv.org/abs/2103.15949
     """
     _check_columns("importance", importance, ("factor", "layer", "importance"), "importance")
-    _check_columns("contexts", contexts, ("factor", "layer", "token_index", "token_string"), "top_contexts")
+    _check_columns("contexts", contexts, CONTEXT_COLUMNS, "top_contexts")
     if reach is not None:
         _check_columns("reach", reach, ("factor", "reach"), "reach_of")
     curves = importance.pivot(index="factor", columns="layer", values="importance")
@@ -68,20 +77,25 @@ def level(importance: pd.DataFrame, contexts: pd.DataFrame, reach: pd.DataFrame 
     peak_index = values.argmax(axis=1)
     is_dead = values.max(axis=1) <= 0
     onset_index = (values >= values.max(axis=1, keepdims=True) / 2).argmax(axis=1)
-    onset = np.where(is_dead, np.nan, depth[onset_index])
-    target = _most_frequent_targets(contexts, dict(zip(curves.index, layers[peak_index]))).reindex(curves.index)
+    peak = np.where(is_dead, np.nan, depth[peak_index])
+    targets = target_statistics(contexts, dict(zip(curves.index, layers[peak_index]))).reindex(curves.index)
     median_reach = np.full(len(curves), np.nan)
     if reach is not None:
         median_reach = reach.groupby("factor")["reach"].median().reindex(curves.index).to_numpy()
+    purity, n_contexts = (targets[name].fillna(0).to_numpy(dtype=float) for name in ("purity", "n_contexts"))
+    is_pure = (purity >= PURE) & (n_contexts >= MIN_CONTEXTS)
     block = {
         "factor": curves.index.to_numpy(),
-        "token_index": target["token_index"].fillna(-1).to_numpy(),
-        "token_string": target["token_string"].fillna("").to_numpy(),
-        "level": np.where(is_dead, "", _levels(onset, median_reach)),
-        "peak": np.where(is_dead, np.nan, depth[peak_index]),
-        "onset": onset,
-        "purity": target["share"].to_numpy(),
+        "token_index": targets["token_index"].fillna(-1).to_numpy(),
+        "token_string": targets["token_string"].fillna("").to_numpy(),
+        "level": np.where(is_dead, "", _levels(peak, is_pure, median_reach)),
+        "peak": peak,
+        "onset": np.where(is_dead, np.nan, depth[onset_index]),
+        "purity": targets["purity"].to_numpy(dtype=float),
+        "sharpness": targets["sharpness"].to_numpy(dtype=float),
         "reach": median_reach,
+        "n_contexts": n_contexts.astype(int),
+        "n_texts": targets["n_texts"].fillna(0).to_numpy(dtype=int),
     }
     return tidy(COLUMNS, [block])
 
@@ -125,17 +139,8 @@ def _check_columns(name: str, frame: pd.DataFrame, columns: tuple[str, ...], sou
         raise errors.table_lacks_column(name, missing[0], source)
 
 
-def _most_frequent_targets(contexts: pd.DataFrame, peak_layer: Any) -> pd.DataFrame:
-    """The most frequent target of each factor in its peak layer, and its share. Ties go to the smallest token id."""
-    at_peak: Any = contexts[contexts["layer"] == contexts["factor"].map(peak_layer)]
-    counts = at_peak.value_counts(subset=["factor", "token_index", "token_string"]).reset_index()
-    counts = counts.sort_values(["factor", "count", "token_index"], ascending=[True, False, True])
-    counts["share"] = counts["count"] / counts.groupby("factor")["count"].transform("sum")
-    return counts.drop_duplicates(["factor"]).set_index("factor")
-
-
-def _levels(onset: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """The level of each factor; a reach of NaN does not change the level."""
-    levels = np.where(onset <= EARLY, "word", np.where(onset <= LATE, "pattern", "long range"))
-    levels = np.where((levels == "word") & (reach > SHORT_REACH), "pattern", levels)
-    return np.where((levels == "long range") & (reach <= SHORT_REACH), "pattern", levels)
+def _levels(peak: np.ndarray, is_pure: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """The level of each factor: by reach and purity where the reach was measured, by the depth of the peak elsewhere."""
+    measured = np.where(reach >= FAR, "long range", np.where(is_pure, "word", "pattern"))
+    by_depth = np.where(peak <= EARLY, "early", np.where(peak <= LATE, "middle", "late"))
+    return np.where(np.isnan(reach), by_depth, measured)

@@ -1,7 +1,10 @@
 """Saliency: which tokens of a context determine a factor's code, estimated by LIME with replaced tokens."""
 
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +17,7 @@ from tqdm import tqdm
 from .. import errors
 from ..forward.batches import TokenBatch, token_batches
 from ..forward.runs import collect_activations
+from ..forward.states import weights_key
 from ..forward.texts import texts_of
 from ..space.vocabulary import Vocabulary
 from ..tables.checks import check_integer
@@ -21,9 +25,10 @@ from ..tables.frames import tidy
 from ..weights.configuration import d_vocab, device_of, is_causal
 from ..weights.hook_points import state_hook
 from .dictionary import Factors
+from .saliency_checkpoint import DIGEST, SaliencyCheckpoint
 
-KERNEL_WIDTH = 0.25  # in cosine distance
-RIDGE = 1e-3  # the penalty of the linear models
+KERNEL_WIDTH = 25.0  # of lime's LimeTextExplainer, for 100 times the cosine distance
+RIDGE = 1e-3  # the penalty of the linear models; in lime 0.01 and 1, which makes coefficients smaller
 VARIANTS_PER_PASS = 128  # variants of a text in one forward pass
 GAP = 1e-3  # the duality gap of the codes
 COLUMNS = ["factor", "layer", "rank", "offset", "token_index", "token_string", "saliency"]
@@ -42,13 +47,17 @@ def saliency(
     replacement: str | int | None = None,
     seed: int = 0,
     column: str = "text",
+    checkpoint: str | os.PathLike[str] | None = None,
+    saved_only: bool = False,
 ) -> pd.DataFrame:
     r"""Explain the codes of factors by the tokens around their targets.
 
     Variants of a text have random tokens replaced. A linear model predicts the code at the target from the tokens that
     were kept (z). Variants with more kept tokens have more weight:
 
-    .. math:: \min_w \sum_z \pi(z) (\alpha_c(z) - w_0 - w^\top z)^2, \qquad \pi(z) = \exp(-d(z, 1)^2 / 0.25^2), \quad d = 1 - \cos
+    .. math:: \min_w \sum_z \pi(z) (\alpha_c(z) - w_0 - w^\top z)^2, \qquad \pi(z) = \sqrt{\exp(-d(z, 1)^2 / 25^2)}, \quad d = 100\,(1 - \cos)
+
+    The weights are those of the package lime, which has the square root and the factor 100 for text.
 
     The saliency of a token is its coefficient w: how much the code decreases when the token is replaced. A first fit with
     all tokens selects the `n_features` tokens with the largest absolute coefficients; a second fit uses only these.
@@ -58,13 +67,15 @@ def saliency(
         model: The model on which the dictionary was fitted.
         texts: The texts from which `contexts` was made.
         contexts: The contexts to explain: rows of `top_contexts` or `activity(…).contexts`.
-        n_samples: The number of variants; 2,001 in Yun et al.
+        n_samples: The number of variants; 2,001 in Yun et al. The site of `explore` uses 300.
         n_features: The largest number of tokens with a saliency; all other tokens have saliency 0.
         max_tokens: How many tokens may be replaced: up to the target in causal models, around it in bidirectional models.
         replacement: The token that replaces others, as text or id. By default the tokenizer's mask, unknown, end-of-text or
             padding token.
         seed: Seed of the variants.
         column: The column of texts in a table or dataset.
+        checkpoint: A file for finished contexts. If the call is interrupted, the same call resumes from it.
+        saved_only: Return only the contexts that the checkpoint contains, and compute no others.
 
     Returns:
         One row per (factor, layer, rank, offset): the token at this offset from the target, as `token_index` and
@@ -98,23 +109,52 @@ def saliency(
         texts = list(texts_of(texts, column=column))
     vocabulary = Vocabulary(model.tokenizer, d_vocab(model))
     replacement_id = _replacement_id(model, vocabulary, replacement)
+    saved = SaliencyCheckpoint(checkpoint)
+    run = _run_key(factors, model, n_samples, n_features, replacement_id) if checkpoint is not None else ""
     blocks = []
     rows: Any = contexts[[name for name in (*NEEDED, "token_index") if name in contexts.columns]]
-    for row in tqdm(rows.to_dict("records"), desc="saliency", unit="context", disable=None, leave=False):
-        context = _context(model, texts, row, max_tokens)
-        code = _Code(factors, model, context, replacement_id, int(row["layer"]), int(row["factor"]))
-        replaceable = context.tokens[context.first : context.last]
-        row_seed = [seed, *(int(row[name]) for name in NEEDED)]
-        blocks.append(
-            {name: np.full(len(replaceable), row[name]) for name in ("factor", "layer", "rank")}
-            | {
-                "offset": np.arange(context.first, context.last) - context.target,
-                "token_index": replaceable,
-                "saliency": _lime(code, len(replaceable), n_samples, n_features, row_seed),
-            }
-        )
+    read_text = cache(lambda example: next(token_batches(model, [texts[example]]), None))
+    try:
+        for row in tqdm(rows.to_dict("records"), desc="saliency", unit="context", disable=None, leave=False):
+            context = _context(model, len(texts), read_text, row, max_tokens)
+            replaceable = context.tokens[context.first : context.last].cpu()
+            row_seed = [seed, *(int(row[name]) for name in NEEDED)]
+            key = _context_key(run, context, row_seed)
+            if key not in saved.results:
+                if saved_only:
+                    continue
+                code = _Code(factors, model, context, replacement_id, int(row["layer"]), int(row["factor"]))
+                saved.add(key, _lime(code, len(replaceable), n_samples, n_features, row_seed))
+            blocks.append(
+                {name: np.full(len(replaceable), row[name]) for name in ("factor", "layer", "rank")}
+                | {
+                    "offset": np.arange(context.first, context.last) - context.target,
+                    "token_index": replaceable,
+                    "saliency": saved.results[key],
+                }
+            )
+    except KeyboardInterrupt as interrupt:
+        saved.save()
+        if saved.path is None:
+            raise
+        raise KeyboardInterrupt(
+            f"{saved.path} contains the finished contexts. The same call resumes from it."
+        ) from interrupt
+    saved.save()
     frame = tidy(COLUMNS, blocks, strings=vocabulary.array, kind="saliency")
     return frame.sort_values(["factor", "layer", "rank", "offset"], kind="stable", ignore_index=True)
+
+
+def _run_key(factors: Factors, model: Any, *options: int) -> str:
+    """A digest of all that results depend on, except the context and the seed."""
+    directions = factors.directions.detach().float().cpu().contiguous().numpy().tobytes()
+    return sha256(repr((weights_key(model), factors.l1, *options)).encode() + directions).hexdigest()
+
+
+def _context_key(run: str, context: "_Context", row_seed: list[int]) -> bytes:
+    """A digest of a run's key, a context and its seed."""
+    parts = (run, context.tokens.tolist(), context.target, context.first, context.last, row_seed)
+    return sha256(repr(parts).encode()).digest()[:DIGEST]
 
 
 class _Context(NamedTuple):
@@ -178,8 +218,8 @@ def _lime(
         return torch.from_numpy(kept)
 
     def weight(original: Tensor, variant: Tensor, kept: Tensor, **_: Any) -> Tensor:
-        distance = 1 - (kept.sum() / n_tokens).sqrt()  # 1 − cosine of `kept` and the vector of ones
-        return torch.exp(-(distance**2) / KERNEL_WIDTH**2)
+        cosine = (kept.sum() / n_tokens).sqrt()  # of `kept` and the vector of ones
+        return sample_weight(100 * (1 - cosine))
 
     class LinearModel:
         """The two ridge regressions, with the interface that captum requires."""
@@ -207,16 +247,23 @@ def _lime(
     return lime.attribute(torch.ones(1, n_tokens), n_samples=n_samples, perturbations_per_eval=n_samples)[0].numpy()
 
 
-def _context(model: Any, texts: Sequence[str], row: dict[str, Any], max_tokens: int) -> _Context:
+def sample_weight(distance: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The weight of a variant by 100 times its cosine distance from the text, as in lime: a root of the exponential kernel."""
+    return torch.exp(-(distance**2) / KERNEL_WIDTH**2).sqrt()
+
+
+def _context(
+    model: Any, n_texts: int, read_text: Callable[[int], TokenBatch | None], row: dict[str, Any], max_tokens: int
+) -> _Context:
     """The context of a row, with its tokens read from the text.
 
     Raises:
         EmbspaceError: If the text does not exist or does not have the target at this position.
     """
     example, pos = int(row["example"]), int(row["pos"])
-    if not 0 <= example < len(texts):
-        raise errors.example_not_in_texts(example, len(texts))
-    batch = next(token_batches(model, [texts[example]]), None)  # a text without tokens has no batch
+    if not 0 <= example < n_texts:
+        raise errors.example_not_in_texts(example, n_texts)
+    batch = read_text(example)  # None for a text without tokens
     own = batch.mask[0].nonzero()[:, 0] if batch is not None else torch.zeros(0, dtype=torch.int64)
     if batch is None or pos not in own:
         raise errors.pos_not_in_text(example, pos, own.tolist())

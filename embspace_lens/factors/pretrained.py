@@ -1,4 +1,4 @@
-"""The dictionary that comes with a demo model."""
+"""The dictionary that comes with a demo model, and saliency computed for it."""
 
 from pathlib import Path
 
@@ -26,9 +26,33 @@ def demo_factors(name: str = "reviews-small-0") -> Factors:
         >>> demo_factors()
         Factors(1000 factors, d_model 192, l1 2)
     """
-    folders: dict[str, Path] = {
-        file.parents[1].name: file.parent for file in catalog.MODELS.glob(f"*/factors/{WEIGHTS}")
-    }
+    return Factors.load(_folder(name))
+
+
+def demo_saliency(name: str = "reviews-small-0") -> Path:
+    """The checkpoint of `saliency` that comes with a demo model's factors; the site of the demo begins with these factors.
+
+    It contains ten contexts of 50 factors in texts that the model samples, with 300 variants of each context. The command
+    `python -m embspace_lens.site.demo_saliency` wrote it.
+
+    Args:
+        name: The name of the demo model.
+
+    Returns:
+        The path of the file, for `saliency(…, checkpoint=…)`.
+
+    Raises:
+        EmbspaceError: If the package contains no factors of this model.
+
+    Example:
+        >>> demo_saliency().name
+        'saliency.safetensors'
+    """
+    return _folder(name) / "saliency.safetensors"
+
+
+def _folder(name: str) -> Path:
+    folders = {file.parents[1].name: file.parent for file in catalog.MODELS.glob(f"*/factors/{WEIGHTS}")}
     if name not in folders:
         raise errors.choice("factors", name, sorted(folders))
-    return Factors.load(folders[name])
+    return folders[name]

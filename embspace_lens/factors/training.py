@@ -4,9 +4,10 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Int
@@ -23,6 +24,7 @@ from ..forward.states import HiddenStates, kept_states, states_of, weights_key
 from ..forward.texts import texts_of
 from ..tables.checks import check_choice, check_integer
 from ..weights.configuration import d_model, d_vocab, device_of
+from .deferred_interrupt import deferred_interrupt
 from .dictionary import Factors
 from .fitter import FactorFitter
 
@@ -76,7 +78,8 @@ def fit_factors(
         seed: Seed of the fit and of the shuffling.
         device: The device of the fit; the model's by default.
         shards: A folder in which hidden states are cached, as in `hidden_states`. Later epochs and other fits read them there.
-        checkpoint: A folder for checkpoints. The same call resumes from it and returns the same factors.
+        checkpoint: A folder for checkpoints, at most one a minute. The same call resumes from it and returns the same factors.
+            Ctrl-C saves a checkpoint too; a second Ctrl-C stops at once.
 
     Returns:
         The `Factors`. A checkpoint also contains the fit and its history: use `FactorFitter.load` on its folder `fitter-…`.
@@ -114,23 +117,29 @@ def fit_factors(
         "model": weights_key(model),
     }
     fit = _Fit(d_model(model), d_vocab(model), options, device or str(device_of(model)), checkpoint)
-    with tqdm(
-        desc="factors", unit=" vectors", initial=fit.n_vectors, total=max_vectors, disable=None, leave=False
-    ) as bar:
-        n_resumed = fit.n_batches_used
-        batches = _hidden_batches(model, texts, chosen, epochs, batch_tokens, max_tokens, n_resumed, shards)
-        for tokens, hidden in batches:
-            fit.register(tokens)
-            if hidden is not None:
-                fit.add(hidden)
-            bar.update(fit.n_vectors - bar.n)
-            if fit.progress:
-                bar.set_postfix_str(fit.progress)
-            if max_vectors is not None and fit.n_vectors >= max_vectors and fit.n_batches >= n_resumed:
-                break
-    if not fit.n_vectors:
-        raise errors.texts_without_tokens()
-    return fit.finish()
+    try:
+        with tqdm(
+            desc="factors", unit=" vectors", initial=fit.n_vectors, total=max_vectors, disable=None, leave=False
+        ) as bar:
+            n_resumed = fit.n_batches_used
+            batches = _hidden_batches(model, texts, chosen, epochs, batch_tokens, max_tokens, n_resumed, shards)
+            for tokens, hidden in batches:
+                fit.register(tokens)
+                if hidden is not None:
+                    fit.add(hidden)
+                bar.update(fit.n_vectors - bar.n)
+                if fit.progress:
+                    bar.set_postfix_str(fit.progress)
+                if max_vectors is not None and fit.n_vectors >= max_vectors and fit.n_batches >= n_resumed:
+                    break
+        if not fit.n_vectors:
+            raise errors.texts_without_tokens()
+        return fit.finish()
+    except KeyboardInterrupt as interrupt:
+        message = fit.save_interrupted()
+        if not message:
+            raise
+        raise KeyboardInterrupt(message) from interrupt
 
 
 def _hidden_batches(
@@ -155,6 +164,14 @@ def _hidden_batches(
             n_batches += 1
 
 
+class _Used(NamedTuple):
+    """What was read up to the last flush."""
+
+    n_vectors: int
+    texts_digest: str
+    token_counts: Int[Tensor, " d_vocab"]
+
+
 class _Fit:
     """A fitter with its shuffle buffer and its checkpoint.
 
@@ -163,6 +180,7 @@ class _Fit:
         n_batches_used: How many of them the fitter has received; those in the buffer do not count.
         n_vectors: How many hidden states were added.
         n_flushes: How often the buffer was emptied.
+        used: The hidden states and tokens that the fitter has received.
         progress: The measures of the last step, for the progress bar.
     """
 
@@ -180,8 +198,13 @@ class _Fit:
         self.n_batches = self.n_batches_used = self.n_vectors = self.n_flushes = 0
         self.progress = ""
         self.is_done = False
+        self.is_whole, self.is_saved = (
+            True,
+            True,
+        )  # no change of the fitter is half finished; none is newer than the checkpoint
         self.texts_digest = sha256()  # of all tokens read
         self.checkpoint_digest = ""  # of the tokens from which the checkpoint was made; empty after the next flush
+        self.used = _Used(0, self.texts_digest.hexdigest(), self.token_counts.clone())
         self.buffer: list[Tensor] = []  # hidden states; their weights are the last column
         self.folder = None if checkpoint is None else expand(checkpoint)
         self.save_time = time.monotonic()
@@ -217,8 +240,11 @@ class _Fit:
         generator = torch.Generator().manual_seed(self.options["seed"] * 1_000_003 + self.n_flushes)
         rows = rows[torch.randperm(len(rows), generator=generator)]
         self.buffer, self.checkpoint_digest = [], ""
-        self.n_batches_used, self.n_flushes = self.n_batches, self.n_flushes + 1
-        self.fitter.update(rows[:, :-1], weight=rows[:, -1])
+        with self._changes():
+            self.n_batches_used, self.n_flushes = self.n_batches, self.n_flushes + 1
+            self.fitter.update(rows[:, :-1], weight=rows[:, -1])
+            # Batches that are read after this go to the buffer; a checkpoint must not contain their counts.
+            self.used = _Used(self.n_vectors, self.texts_digest.hexdigest(), self.token_counts.clone())
         last = self.fitter.history.tail(1)
         if len(last):
             objective, explained = last["objective"].item(), last["explained_variance"].item()
@@ -232,11 +258,34 @@ class _Fit:
             raise errors.checkpoint_of_other_texts(self.folder)
         if self.buffer:
             self._flush()
-        self.fitter.flush()
-        if self.folder is not None and not self.is_done:
-            self.is_done = True
-            self._save(self.folder)
+        with self._changes():
+            self.fitter.flush()
+            if self.folder is not None and not self.is_done:
+                self.is_done = True
+                self._save(self.folder)
         return self.fitter.factors
+
+    @contextmanager
+    def _changes(self) -> Iterator[None]:
+        """Changes of the fitter: Ctrl-C waits for their end, because a half-finished change cannot be resumed."""
+        self.is_whole = self.is_saved = False
+        with deferred_interrupt():
+            yield
+            self.is_whole = True
+
+    def save_interrupted(self) -> str:
+        """Save a checkpoint after an interruption.
+
+        Returns:
+            How to resume; an empty string without a folder for checkpoints.
+        """
+        if self.folder is None:
+            return ""
+        if self.is_whole and self.n_flushes and not self.is_saved:
+            self._save(self.folder)
+        if not (self.folder / "fit.json").exists():
+            return "Interrupted before the first checkpoint: the buffer of hidden states was not full. The same call starts again."
+        return f"Interrupted. The checkpoint is in {self.folder}. The same call resumes from it."
 
     def _save(self, folder: Path) -> None:
         """Write the new state beside the old one, then the file that names it, then delete the old state."""
@@ -245,19 +294,19 @@ class _Fit:
         # the state before the last step must be kept until the new state is complete.
         name = f"fitter-{self.n_flushes}" + ("-end" if self.is_done else "")
         self.fitter.save(folder / name)
-        write_whole(folder / name / "counts.safetensors", save({"counts": self.token_counts}))
+        write_whole(folder / name / "counts.safetensors", save({"counts": self.used.token_counts}))
         state = {
             "parts": self.n_batches_used,
-            "seen": self.n_vectors,
+            "seen": self.used.n_vectors,
             "flushes": self.n_flushes,
             "done": self.is_done,
-            "texts": self.texts_digest.hexdigest(),
+            "texts": self.used.texts_digest,
         }
         write_json(folder / "fit.json", {"run": self.run, "fitter": name, "options": self.options, **state})
         for other in folder.glob("fitter-*"):
             if other.name != name:
                 shutil.rmtree(other)
-        self.save_time = time.monotonic()
+        self.is_saved, self.save_time = True, time.monotonic()
 
     def _load(self, folder: Path) -> None:
         """Restore the state of a checkpoint.
@@ -279,6 +328,7 @@ class _Fit:
             self.token_counts, self.checkpoint_digest = counts, str(state["texts"])
             self.n_batches_used, self.n_vectors = int(state["parts"]), int(state["seen"])
             self.n_flushes, self.is_done = int(state["flushes"]), bool(state["done"])
+            self.used = _Used(self.n_vectors, self.checkpoint_digest, counts.clone())
         except errors.EmbspaceError:
             raise
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as reason:

@@ -19,13 +19,13 @@ from ..display.tokens import visible
 from ..factors.contexts import Activity, activity
 from ..factors.dictionary import Factors
 from ..factors.levels import reach_of
-from ..factors.lime import saliency as compute_saliency
 from ..files import expand
 from ..lens import EmbeddingLens
 from ..tables.checks import check_integer
-from .site_data import N_BUCKETS, N_NEAREST, SiteData, bucket
+from .context_saliency import N_SAMPLES, peak_saliency
+from .site_data import N_BUCKETS, N_NEAREST, RARE, SiteData, bucket
+from .writers import head_writers, neuron_writers
 
-N_SAMPLES = 300  # variants of a context for saliency; fewer than the default, because many contexts are explained
 MARK = "embspace-lens-site"  # a folder with a file of this name is a site, and may be replaced
 TEMPLATES = Path(__file__).parent / "templates"
 PAGES = ("index.html", "factor.html", "about.html", "style.css")
@@ -47,6 +47,7 @@ def explore(
     max_tokens: int | None = None,
     title: str | None = None,
     about: Mapping[str, str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write a static site about factors: an overview with a search, a page for each factor, and a page about the method.
 
@@ -62,11 +63,13 @@ def explore(
         saliency: A table of `saliency` for contexts of `seen`; the tokens of these contexts are tinted.
         layers: The layers for which texts are read; by default the embedding (−1) and all blocks.
         n_contexts: How many contexts of each factor and layer, if texts are read.
-        n_explained: For how many contexts of each factor, in the layer of its peak, `saliency` is computed. About one second
-            per context.
+        n_explained: For how many contexts of each factor, in the layer of its peak, `saliency` is computed, with 300 variants
+            of each context instead of the 2,001 of Yun et al. About one second per context.
         max_tokens: The maximum length of a text in tokens, if texts are read.
         title: The name of the model or of the dictionary.
         about: More lines for the page about the method: label and text.
+        checkpoint: A file for the finished contexts of `saliency`. If the call is interrupted, the same call resumes from it.
+            Contexts that it contains are tinted even if `n_explained` is 0.
 
     Returns:
         The folder; open the `index.html` in it.
@@ -92,8 +95,8 @@ def explore(
             raise errors.texts_without_model()
         options: dict[str, Any] = {"layers": layers, "n_contexts": n_contexts, "max_tokens": max_tokens}
         activity_result = activity(factors, model, texts, **options)
-        if n_explained:
-            saliency = _saliency_at_peak(factors, model, texts, activity_result, n_explained)
+        if n_explained or checkpoint is not None:
+            saliency = peak_saliency(factors, model, texts, activity_result, n_explained, checkpoint=checkpoint)
     if activity_result is not None:
         largest = max(activity_result.importance["factor"].tolist(), default=0)
         if largest >= factors.n_factors:
@@ -101,7 +104,10 @@ def explore(
     if lens is None and model is not None:
         lens = EmbeddingLens(model)
     reach = reach_of(saliency) if saliency is not None and len(saliency) else None
-    site_data = SiteData(factors, activity_result, _nearest_tokens(factors, lens), saliency, reach)
+    writers = None
+    if getattr(lens, "weights", None) is not None:
+        writers = neuron_writers(lens, factors.directions), head_writers(lens, factors.directions)
+    site_data = SiteData(factors, activity_result, _nearest_tokens(factors, lens), saliency, reach, writers)
     name = visible(title or (lens.name if lens is not None else "a dictionary"))
     lines = _about_lines(factors, site_data, activity_result, lens, dict(about or {}))
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
@@ -118,15 +124,6 @@ def explore(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
-
-
-def _saliency_at_peak(
-    factors: Factors, model: Any, texts: Any, activity_result: Activity, n_explained: int
-) -> pd.DataFrame:
-    """The saliency of each factor's first contexts in the layer of its peak."""
-    peaks = activity_result.importance.sort_values("importance", kind="stable").groupby("factor").tail(1)
-    contexts: Any = activity_result.contexts.merge(peaks[["factor", "layer"]], on=["factor", "layer"])
-    return compute_saliency(factors, model, texts, contexts[contexts["rank"] < n_explained], n_samples=N_SAMPLES)
 
 
 def _nearest_tokens(factors: Factors, lens: Any) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -176,10 +173,14 @@ def _write_pages(
         "layers": site_data.layers,
         "buckets": N_BUCKETS,
         "salient": site_data.has_saliency,
+        "samples": N_SAMPLES,
+        "rare": RARE,
+        "vectors": activity_result.measures["n_vectors"].tolist() if activity_result is not None else [],
     }
     values = {
         "name": name,
         "n_factors": site_data.n_factors,
+        "n_samples": N_SAMPLES,
         "meta": safe(script_json(meta)),
         "about": about_lines,
         "measures": activity_result.measures.to_dict("records") if activity_result is not None else [],

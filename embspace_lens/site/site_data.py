@@ -14,7 +14,9 @@ from ..display.tokens import ELLIPSIS, SPACE, display, visible
 from ..factors.contexts import Activity
 from ..factors.dictionary import Factors
 from ..factors.levels import level
+from ..factors.targets import target_statistics
 from ..search.tiles import chunks
+from .ranking import best_first
 
 N_NEAREST, N_SIMILAR, N_TARGETS = 10, 8, 12
 WINDOW = 10  # tokens before and after a target for which saliency is shown
@@ -23,6 +25,8 @@ MAX_TEXT = 240  # characters of text on either side of a target
 N_BUCKETS = 251
 CURVE_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TARGET, NEAREST, AROUND = 0, 1, 2  # why a search finds a factor
+RARE = 10  # percent; a nearest token ranks above a target with a smaller share of the contexts
+LEVEL_CODES = {"word": "w", "pattern": "p", "long range": "r", "early": "e", "middle": "m", "late": "l", "": ""}
 MIN_SHARE = {TARGET: 0.01, AROUND: 0.05}  # words in a smaller share of the contexts are not indexed
 CONTEXT_COLUMNS = ("factor", "layer", "code", "before", "token_string", "token_index", "after", "example", "pos")
 _WORD = re.compile(r"\w+")
@@ -37,12 +41,15 @@ class SiteData:
         nearest: Tables of `lens.directions` for the factors, with the highest and with the lowest scores; None without a lens.
         saliency: A table of `saliency`.
         reach: A table of `reach_of`, for the levels.
+        writers: By factor, the neurons and the heads that write it, as in `writers`; None without a lens.
 
     Attributes:
         n_factors: The number of factors.
         layers: The layers, in ascending order; −1 is the embedding.
         curves: Importance, `[n_factors, n_layers]`.
         levels: The table of `level` by factor; None with fewer than two layers.
+        targets: The table of `target_statistics` by factor, in the layer of the factor's peak.
+        order: The factors in the order of the overview.
     """
 
     def __init__(
@@ -52,10 +59,12 @@ class SiteData:
         nearest: tuple[pd.DataFrame, pd.DataFrame] | None,
         saliency: pd.DataFrame | None,
         reach: pd.DataFrame | None,
+        writers: tuple[list[list[list[Any]]], list[list[list[Any]]]] | None = None,
     ) -> None:
         self.n_factors = factors.n_factors
         self.layers: list[int] = []
         self.levels: Any = None
+        self.targets: Any = None
         self._contexts: Any = None
         if activity_result is not None:
             importance, contexts = activity_result.importance, activity_result.contexts
@@ -66,12 +75,18 @@ class SiteData:
                 levels = level(importance, contexts, reach).set_index("factor")
                 levels = levels.reindex(range(self.n_factors))  # the tables may lack some factors
                 self.levels = levels.assign(level=levels["level"].fillna(""))
+            peaks = {factor: self.layers[self.peak(factor)] for factor in range(self.n_factors)}
+            self.targets = target_statistics(contexts, peaks).reindex(range(self.n_factors))
+            self.order = best_first(self.targets, self.curves.max(axis=1))
             self._contexts = {name: contexts[name].to_numpy() for name in CONTEXT_COLUMNS}
             self._first_row = np.searchsorted(self._contexts["factor"], np.arange(self.n_factors + 1))
         else:
             self.curves = np.zeros((self.n_factors, 0))
+            self.order = list(range(self.n_factors))
         self.nearest = [_nearest_by_factor(df, self.n_factors) for df in nearest] if nearest is not None else []
         self.similar = _similar_factors(factors.directions)
+        self.writers = writers
+        self._histogram = _histogram_by_factor(activity_result)
         self._saliency = _saliency_by_context(saliency)
         self._counts: tuple[tuple[int, int], Counter[tuple[str, int]]] | None = None
 
@@ -124,6 +139,14 @@ class SiteData:
         if self.levels is not None:
             row = self.levels.loc[factor]
             head |= {"level": row["level"], "reach": None if np.isnan(row["reach"]) else _rounded(row["reach"])}
+        if self.targets is not None and not np.isnan(self.targets.loc[factor, "purity"]):
+            row = self.targets.loc[factor]
+            label = token_label(row["token_string"])
+            head["strong"] = [label, round(100 * row["purity"]), int(row["n_contexts"]), int(row["n_texts"])]
+        if self.writers is not None:
+            head["neurons"], head["heads"] = (part[factor] for part in self.writers)
+        bins = self._histogram.get(factor, {})
+        head["codes"] = [bins.get(layer, []) for layer in self.layers]
         return head
 
     def contexts(self, factor: int, layer: int) -> list[list[Any]]:
@@ -139,7 +162,10 @@ class SiteData:
         return contexts
 
     def overview(self) -> dict[str, Any]:
-        """One row per factor: level, purity, peak, importance, curve as characters, and indices into a list of tokens."""
+        """One row per factor: level, sharpness in percent, peak, importance, curve as characters, indices into a list of tokens.
+
+        `order` is the order of the list; see `best_first`.
+        """
         token_indices: dict[str, int] = {}
 
         def index_of(token: str) -> int:
@@ -154,14 +180,18 @@ class SiteData:
             curve = self.curves[factor]
             largest = float(curve.max(initial=0.0))
             digits = (round(max(0.0, value) / (largest or 1.0) * (len(CURVE_DIGITS) - 1)) for value in curve)
-            purity = round(100 * counts.most_common(1)[0][1] / sum(counts.values())) if counts else -1
+            sharpness = self.targets.loc[factor, "sharpness"] if self.targets is not None else np.nan
+            percent = -1 if np.isnan(sharpness) else round(100 * sharpness)
             name = self.levels.loc[factor, "level"] if self.levels is not None else ""
             curve_code = "".join(CURVE_DIGITS[digit] for digit in digits)
-            rows.append([name[:1], purity, peak, _rounded(largest), curve_code, nearest, targets])
-        return {"tokens": list(token_indices), "rows": rows}
+            rows.append([LEVEL_CODES[name], percent, peak, _rounded(largest), curve_code, nearest, targets])
+        return {"tokens": list(token_indices), "rows": rows, "order": self.order}
 
     def search_words(self, factor: int) -> dict[str, tuple[int, int]]:
-        """The words by which a search finds the factor: for each, a share of its contexts in percent, and the reason."""
+        """The words by which a search finds the factor, each with a number and the reason.
+
+        The number is a share of the contexts in percent; for a nearest token it is its rank, from 1.
+        """
         words: dict[str, tuple[int, int]] = {}
         for layer in self.layers:
             counts = self.target_counts(factor, layer)
@@ -178,8 +208,11 @@ class SiteData:
                 if count >= max(2, MIN_SHARE[AROUND] * len(rows)) and word not in words:
                     words[word] = (max(1, round(100 * count / len(rows))), AROUND)
         for side in self.nearest[:1]:
-            for label, _, _ in side[factor]:
-                words.setdefault(search_form(label.replace(SPACE, " ")), (1, NEAREST))
+            for rank, (label, _, _) in enumerate(side[factor], start=1):
+                word = search_form(label.replace(SPACE, " "))
+                percent, reason = words.get(word, (0, AROUND))
+                if reason == AROUND or (reason == TARGET and percent < RARE):
+                    words[word] = (rank, NEAREST)
         words.pop("", None)
         return words
 
@@ -246,6 +279,16 @@ def _with_spaces(tokens: list[list[Any]], before: str, after: str) -> list[list[
             for i, piece in zip(indices, spaced):
                 result[i] = [tokens[i][0], piece, tokens[i][2]]
     return result
+
+
+def _histogram_by_factor(activity_result: Activity | None) -> dict[int, dict[int, list[list[float]]]]:
+    """By factor and layer, the bins of codes: the lower end and the number of codes."""
+    by_factor: dict[int, dict[int, list[list[float]]]] = {}
+    if activity_result is not None and activity_result.histogram is not None:
+        columns = (activity_result.histogram[name].tolist() for name in ("factor", "layer", "code_from", "n"))
+        for factor, layer, code_from, n in zip(*columns):
+            by_factor.setdefault(factor, {}).setdefault(layer, []).append([_rounded(code_from), n])
+    return by_factor
 
 
 def _saliency_by_context(df: pd.DataFrame | None) -> dict[tuple[int, int, int], list[list[Any]]]:

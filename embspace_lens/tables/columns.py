@@ -203,6 +203,11 @@ GLOSSARY: dict[str, Column] = {
     ),
     "low": Column("float32", "as the row's estimate", "Lower end of the 95 % interval of the row's estimate."),
     "high": Column("float32", "as the row's estimate", "Upper end of the 95 % interval of the row's estimate."),
+    "code_from": Column(
+        "float32",
+        "as the hidden states",
+        "Lower end of a bin of a histogram of codes; the upper end is √2 times as large.",
+    ),
     "n": Column("int64", "", "How many observations the row's estimate is computed from."),
     "n_left_out": Column(
         "int64",
@@ -214,7 +219,7 @@ GLOSSARY: dict[str, Column] = {
     "level": Column(
         "str",
         "",
-        "word, pattern or long range, by the rule of `factors.level`; empty for a factor that is never active.",
+        "word, pattern or long range where the reach was measured; early, middle or late elsewhere; empty for a factor that is never active. The rule is in `factors.level`.",
     ),
     "peak": Column(
         "float32", "share of the depth", "Depth at which a factor is most important: 0 is the first layer, 1 the last."
@@ -222,12 +227,25 @@ GLOSSARY: dict[str, Column] = {
     "onset": Column(
         "float32", "share of the depth", "Depth at which a factor first reaches half of its largest importance."
     ),
-    "purity": Column("float32", "", "Share of a factor's strongest targets that are the same token."),
+    "purity": Column(
+        "float32",
+        "",
+        "Share of a factor's strong contexts, those with at least half of its largest code, that have its most frequent target.",
+    ),
+    "sharpness": Column(
+        "float32",
+        "",
+        "How concentrated the targets of a factor's strong contexts are: 1 minus their entropy divided by its largest value; 1 if all are the same token.",
+    ),
     "reach": Column(
         "float32",
         "tokens",
         "Distance from the target of the tokens that determine a factor's code; NaN if not measured.",
     ),
+    "n_contexts": Column(
+        "int64", "", "How many strong contexts of the factor the purity and the sharpness are computed from."
+    ),
+    "n_texts": Column("int64", "", "How many different texts these contexts are from."),
     "objective": Column(
         "float32",
         "",

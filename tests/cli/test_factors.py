@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from embspace_lens import demo
 from embspace_lens.cli import app
 from embspace_lens.factors import Factors, demo_factors, fit_factors, saliency, top_contexts
-from embspace_lens.site import pages
+from embspace_lens.site import context_saliency
 
 needs_demo = pytest.mark.skipif(
     "reviews-small-0" not in demo.names(), reason="the demo models are not in this checkout"
@@ -103,7 +103,7 @@ def test_explore_writes_a_site(reviews, tmp_path, monkeypatch):
         "embspace_lens.forward.sampling.sample_texts", lambda model: sampled.append(model) or ["A film."]
     )
     pytest.importorskip("captum", reason="saliency needs captum")
-    monkeypatch.setattr(pages, "N_SAMPLES", 2)
+    monkeypatch.setattr(context_saliency, "N_SAMPLES", 2)
     result = run("explore", site, "--demo", "--saliency", 1)
     assert '"salient":true' in (site / "index.html").read_text(encoding="utf-8")
     assert result.exit_code == 0 and len(sampled) == 1, result.output

@@ -1,5 +1,8 @@
 """Importance, measures and contexts equal those that are computed code by code."""
 
+import math
+from collections import Counter
+
 import pytest
 import torch
 import zoo
@@ -113,6 +116,27 @@ def test_invalid_arguments_are_refused(change, message, factors, model):
     arguments = {"factors": factors, "texts": TEXTS} | change
     with pytest.raises(EmbspaceError, match=message):
         activity(arguments.pop("factors"), model, **arguments)
+
+
+def test_histogram_counts_every_code_once(factors, model):
+    result = activity(factors, model, TEXTS, n=4, n_contexts=3, batch_tokens=6)
+    expected = {}
+    for (factor, layer), rows in all_codes(factors, model).items():
+        for code, *_ in rows:
+            if code > 0.01:  # codes near 0 depend on the duality gap
+                lower = 2 ** (math.floor(2 * math.log2(code)) / 2)
+                expected.setdefault((factor, layer), []).append(lower)
+    check_tidy(result.histogram, ["factor", "layer", "code_from"], ["factor", "layer", "code_from", "n"])
+    differences = total = 0
+    for (factor, layer), rows in result.histogram.groupby(["factor", "layer"]):
+        counts = {round(code, 4): n for code, n in zip(rows["code_from"].tolist(), rows["n"].tolist()) if code > 0.01}
+        wanted = Counter(round(code, 4) for code in expected.get((factor, layer), []))
+        differences += sum((Counter(counts) - wanted).values())
+        total += sum(wanted.values())
+    assert total > 50 and differences <= 0.05 * total, "codes at the edge of a bin differ by the duality gap"
+    assert result.histogram["n"].sum() == pytest.approx(
+        (result.measures["n_active"] * result.measures["n_vectors"]).sum(), rel=1e-5
+    )
 
 
 def test_columns_are_in_the_glossary():

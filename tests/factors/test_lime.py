@@ -8,7 +8,7 @@ import zoo
 from tables import check_tidy
 
 from embspace_lens import EmbspaceError
-from embspace_lens.factors import Factors, saliency, top_contexts
+from embspace_lens.factors import Factors, lime, saliency, top_contexts
 from embspace_lens.factors.lime import _Code, _context, _lime
 from embspace_lens.forward.batches import token_batches
 from embspace_lens.forward.states import hidden_states
@@ -61,7 +61,7 @@ def test_fit_equals_weighted_least_squares():
     rows, values, weights = [], [], []
     for variant in mask[-300:]:
         cosine = variant.sum() / np.sqrt(max(variant.sum(), 1e-300) * 4)
-        weights.append(np.exp(-((1 - cosine) ** 2) / 0.25**2))
+        weights.append(np.sqrt(np.exp(-((100 * (1 - cosine)) ** 2) / 25**2)))  # as lime's LimeTextExplainer
         rows.append([1.0, *variant])
         values.append(variant[0] * variant[1] * 4 + variant[2])
     x, y, w = np.array(rows), np.array(values), np.array(weights)
@@ -74,8 +74,10 @@ def test_fit_equals_weighted_least_squares():
 
 def test_code_of_a_variant_equals_the_code_of_its_text(tiny, factors):
     model = tiny("gpt2")
+    batches = [next(token_batches(model, [text]), None) for text in TEXTS]
     n_prepended = int(next(token_batches(model, ["w9"])).mask[0].int().argmax())
-    context = _context(model, TEXTS, {"example": 2, "pos": n_prepended + 5}, 3)
+    row = {"example": 2, "pos": n_prepended + 5}
+    context = _context(model, len(TEXTS), batches.__getitem__, row, 3)
     assert context[1:] == (n_prepended + 5, n_prepended + 3, n_prepended + 6), (
         "three tokens up to the target may be replaced"
     )
@@ -120,6 +122,37 @@ def test_saliency_depends_only_on_the_seed_and_the_context(tiny, factors):
         if contexts["factor"].nunique() == 2
         else a[a["layer"] == contexts["layer"].iloc[-1]].reset_index(drop=True)
     ), "the result of a context is independent of the other contexts"
+
+
+def test_interrupted_saliency_resumes_from_finished_contexts(tiny, factors, tmp_path, monkeypatch):
+    model = tiny("gpt2")
+    contexts = contexts_of(factors, model).head(4)
+    expected, path, n_calls = explain(factors, model, contexts), tmp_path / "saliency.safetensors", []
+
+    def interrupt(*arguments):
+        if len(n_calls) == 2:
+            raise KeyboardInterrupt
+        n_calls.append(1)
+        return _lime(*arguments)
+
+    with monkeypatch.context() as m:
+        m.setattr(lime, "_lime", interrupt)
+        with pytest.raises(KeyboardInterrupt, match="contains the finished contexts"):
+            explain(factors, model, contexts, checkpoint=path)
+    assert len(explain(factors, model, contexts, checkpoint=path, saved_only=True).groupby(GRAIN[:3])) == 2
+    with monkeypatch.context() as m:
+        m.setattr(lime, "_lime", lambda *arguments: n_calls.append(1) or _lime(*arguments))
+        assert explain(factors, model, contexts, checkpoint=path).equals(expected)
+        assert len(n_calls) == 4, "finished contexts are not computed again"
+        assert explain(factors, model, contexts, checkpoint=path).equals(expected) and len(n_calls) == 4
+        for options in ({"n_samples": 61}, {"seed": 1}, {"n_features": 2}, {"replacement": "w59"}):
+            explain(factors, model, contexts.head(1), checkpoint=path, **options)
+        explain(Factors(factors.directions, l1=0.3), model, contexts.head(1), checkpoint=path)
+        assert len(n_calls) == 9, "results of other options are not used"
+    assert explain(factors, model, contexts, checkpoint=path, saved_only=True).equals(expected)
+    path.write_bytes(b"text")
+    with pytest.raises(EmbspaceError, match="is not a checkpoint of saliency, or is damaged"):
+        explain(factors, model, contexts, checkpoint=path)
 
 
 @pytest.mark.usefixtures("unchecked_types")

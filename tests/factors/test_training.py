@@ -1,6 +1,8 @@
 """fit_factors: the hidden states that are used, and the same factors after an interruption."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,42 @@ def test_interrupted_fit_resumes_to_the_same_factors(model, expected, tmp_path, 
         path.write_bytes(b"x")
     with pytest.raises(EmbspaceError, match="The checkpoint in .* cannot be read"):
         fit_factors(model, TEXTS, **OPTIONS, batch_tokens=40, checkpoint=folder)
+
+
+@pytest.mark.parametrize("at", ["reading", "fitting"])
+def test_ctrl_c_before_the_first_checkpoint_keeps_finished_work(model, tmp_path, monkeypatch, at):
+    """A signal while a batch is read, or in the middle of a step of the fitter."""
+    options = OPTIONS | {"batch_tokens": 40}
+    uninterrupted = fit_factors(model, TEXTS, **options)
+    owner, name, n = (training._Fit, "register", 9) if at == "reading" else (FactorFitter, "update", 2)
+    original, calls = getattr(owner, name), []
+
+    def interrupt(self, *arguments, **named):
+        calls.append(1)
+        if len(calls) == n:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *arguments, **named)
+
+    folder = tmp_path / "fit"
+    with monkeypatch.context() as m:
+        m.setattr(owner, name, interrupt)
+        with pytest.raises(KeyboardInterrupt, match="The checkpoint is in .*fit. The same call resumes from it"):
+            fit_factors(model, TEXTS, **options, checkpoint=folder)
+    saved = json.loads((folder / "fit.json").read_text())
+    assert saved["flushes"] >= 1 and not saved["done"]
+    if at == "fitting":
+        assert saved["flushes"] == 2, "the step is completed before the checkpoint is saved"
+    resumed = fit_factors(model, TEXTS, **options, checkpoint=folder)
+    assert torch.equal(resumed.directions, uninterrupted.directions)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_before_any_step_is_reported(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(training._Fit, "register", lambda self, tokens: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match="before the first checkpoint"):
+        fit_factors(model, TEXTS, **OPTIONS, checkpoint=tmp_path / "fit")
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        fit_factors(model, TEXTS, **OPTIONS)
 
 
 @pytest.mark.parametrize("options", [{}, {"max_vectors": 150}, {"epochs": 2, "buffer": 10_000}])

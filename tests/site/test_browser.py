@@ -21,14 +21,16 @@ pytestmark = needs_chromium
 def test_overview_can_be_sorted_filtered_and_searched(site, tmp_path):
     page = site / "index.html"
     text = render(page)
-    assert 'data-ready="1"' in text and listed_factors(text) == list(range(12))
+    _, overview = read_data(site / "data" / "overview.js")
+    assert 'data-ready="1"' in text and listed_factors(text) == overview["order"]
+    assert listed_factors(render(page, "#sort=factor")) == list(range(12))
     assert re.search(r'aria-label="Factor 0; [^"]*targets w', text)
     assert "12 transformer factors of tiny" in html.unescape(text) and "12 factors" in text
-    _, overview = read_data(site / "data" / "overview.js")
-    purity = sorted(range(12), key=lambda f: (-overview["rows"][f][1], f))
-    assert listed_factors(render(page, "#sort=purity")) == purity
-    words = [f for f in range(12) if overview["rows"][f][0] == "w"]
-    assert listed_factors(render(page, "#level=w")) == words
+    sharp = sorted(range(12), key=lambda f: (-overview["rows"][f][1], f))
+    assert listed_factors(render(page, "#sort=sharpness")) == sharp
+    code = next(row[0] for row in overview["rows"] if row[0])
+    of_level = [f for f in overview["order"] if overview["rows"][f][0] == code]
+    assert listed_factors(render(page, f"#level={code}")) == of_level
     _, index = read_data(site / "data" / "w" / f"{bucket('w3')}.js")
     matches = listed_factors(render(page, "#q=w3"))
     assert set(matches) == {f for word in index if word.startswith("w3") for f in index[word][::3]}
@@ -47,17 +49,18 @@ def test_overview_can_be_used_with_the_keyboard(site, tmp_path):
     const wait = (test) => new Promise((go) => { const look = () => test() ? go() : setTimeout(look, 20); look(); });
     (async () => {
       await wait(() => document.body.dataset.ready);
-      const log = [];
+      const log = [], hashes = [...document.querySelectorAll("#rows a")].map((link) => link.hash);
+      const name = (hash) => (hash === hashes[0] ? "first" : hash === hashes[1] ? "second" : hash);
       press("/"); log.push(document.activeElement.id);
-      press("ArrowDown"); log.push(document.activeElement.hash);
-      press("ArrowDown"); log.push(document.activeElement.hash);
+      press("ArrowDown"); log.push(name(document.activeElement.hash));
+      press("ArrowDown"); log.push(name(document.activeElement.hash));
       press("ArrowUp"); press("ArrowUp"); log.push(document.activeElement.id);
       document.getElementById("q").value = "5";
       document.getElementById("q").dispatchEvent(new Event("input"));
       await wait(() => document.querySelectorAll("#rows a")[0].hash === "#5");
       log.push("factor 5");
       press("Escape");
-      await wait(() => document.querySelectorAll("#rows a")[0].hash === "#0");
+      await wait(() => document.querySelectorAll("#rows a")[0].hash === hashes[0]);
       document.querySelector('[data-key="sort-importance"]').click();
       await wait(() => location.hash === "#sort=importance");
       log.push(document.querySelectorAll('[aria-pressed="true"]').length);
@@ -66,7 +69,7 @@ def test_overview_can_be_used_with_the_keyboard(site, tmp_path):
     """
     text = render(site / "index.html", script=press, tmp_path=tmp_path)
     log = json.loads(html.unescape(re.search(r'data-log="([^"]*)"', text).group(1)))
-    assert log == ["q", "#0", "#1", "q", "factor 5", 2]
+    assert log == ["q", "first", "second", "q", "factor 5", 2]
 
 
 def test_factor_page_shows_its_data(site, activity_result, tmp_path):
@@ -74,15 +77,20 @@ def test_factor_page_shows_its_data(site, activity_result, tmp_path):
     text = render(site / "factor.html", "#3")
     assert "<h1>Factor 3</h1>" in text and f'data-ready="3/{head["peak"]}"' in text
     plain = re.sub(r"<[^>]*>", "", text)
-    word, count = head["words"][head["peak"]][0]
-    share = round(100 * count / head["n"][head["peak"]])
-    assert f"{share} % of its {head['n'][head['peak']]} top targets there are {word}." in html.unescape(plain)
+    word, percent, n, _ = head["strong"]
+    expected = "one strong context" if n == 1 else f"{percent} % of its {n} strong contexts there"
+    assert expected in html.unescape(plain) and f"the target {word}." in html.unescape(plain)
+    assert head["neurons"][0][0] in plain and head["heads"][0][0] in plain and "Codes after" in text
     layer = [-1, 0, 1][head["peak"]]
     table = activity_result.contexts[
         (activity_result.contexts["factor"] == 3) & (activity_result.contexts["layer"] == layer)
     ]
     assert text.count('<td class="target">') == len(table)
-    assert text.count("<circle") == 3 and "Importance by layer: the embedding" in text
+    assert (
+        text.count("<circle") == 3
+        and text.count("<rect") == len(head["codes"][head["peak"]])
+        and "Importance by layer: the embedding" in text
+    )
     other_layer = (head["peak"] + 1) % 3
     assert f'data-ready="3/{other_layer}"' in render(site / "factor.html", f"#3/{other_layer}")
     assert "There is no factor 99" in render(site / "factor.html", "#99")

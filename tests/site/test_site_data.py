@@ -11,9 +11,12 @@ from hostile import hostile_activity
 
 from embspace_lens import EmbeddingLens
 from embspace_lens.factors import Activity, Factors
+from embspace_lens.factors.targets import sharpness, target_statistics
 from embspace_lens.site import explore, pages
 from embspace_lens.site.pages import script_json
-from embspace_lens.site.site_data import SiteData, bucket
+from embspace_lens.site.ranking import best_first
+from embspace_lens.site.site_data import AROUND, NEAREST, RARE, TARGET, SiteData, bucket
+from embspace_lens.site.writers import head_writers, neuron_writers
 from embspace_lens.tables.frames import tidy
 
 
@@ -52,15 +55,21 @@ def test_data_equal_the_tables(site, activity_result, factors, tiny):
         tokens = overview["tokens"]
         common = [tokens[i] for i in overview["rows"][factor][6]]
         assert common == [word for word, _ in head["words"][peak]][:3]
-        strongest = head["words"][peak]
-        if strongest:
-            assert overview["rows"][factor][1] == round(100 * strongest[0][1] / head["n"][peak])
+        at_peak = activity_result.contexts.query(f"factor == {factor} and layer == {peak - 1}")
+        strong = at_peak[at_peak["code"] >= at_peak["code"].max() / 2]
+        counts = strong["token_string"].value_counts().tolist()
+        if len(strong) > 1:
+            assert overview["rows"][factor][1] == round(100 * sharpness(counts))
+        if len(strong):
+            assert head["strong"][1:3] == [round(100 * max(counts) / len(strong)), len(strong)]
 
 
 def test_search_index_contains_targets_and_nearest_tokens(site, activity_result, factors):
     site_data = SiteData(factors, activity_result, None, None, None)
     for factor in range(12):
-        for word, (percent, _) in site_data.search_words(factor).items():
+        for word, (percent, reason) in site_data.search_words(factor).items():
+            if reason != TARGET or percent < RARE:
+                continue  # a nearest token may replace it
             _, index = read_data(site / "data" / "w" / f"{bucket(word)}.js")
             flat = index[word]
             assert [factor, percent] in [flat[i : i + 2] for i in range(0, len(flat), 3)]
@@ -68,6 +77,74 @@ def test_search_index_contains_targets_and_nearest_tokens(site, activity_result,
     for word in set(table["token_string"].str.strip()):
         _, index = read_data(site / "data" / "w" / f"{bucket(word)}.js")
         assert set(index[word][::3]) >= set(table.loc[table["token_string"].str.strip() == word, "factor"])
+
+
+def test_nearest_tokens_precede_rare_targets(factors, activity_result):
+    """A word that is a rare target and a nearest token is found as a nearest token; a frequent target stays a target."""
+    row = activity_result.contexts.iloc[0]
+    factor, layer = int(row["factor"]), int(row["layer"])
+    strings = [" often"] * 19 + [" seldom"]
+    frame = pd.DataFrame([row] * 20).assign(rank=range(20), token_string=strings, token_index=[1] * 19 + [2], before="")
+    table = Activity(activity_result.importance, activity_result.measures, frame.reset_index(drop=True))
+    labels = ["␣seldom", "␣often", "␣never"]
+    directions = {"direction": [str(factor)] * 3, "token_string": [label.replace("␣", " ") for label in labels]}
+    nearest = pd.DataFrame(directions | {"token_index": [2, 1, 3], "score": [3.0, 2.0, 1.0]})
+    words = SiteData(factors, table, (nearest, nearest), None, None).search_words(factor)
+    assert words["seldom"] == (1, NEAREST) and words["never"] == (3, NEAREST)
+    assert words["often"] == (95, TARGET) and RARE > 5
+    assert SiteData(factors, table, None, None, None).search_words(factor)["seldom"] == (5, TARGET)
+    assert AROUND not in (TARGET, NEAREST) and layer in activity_result.measures["layer"].tolist()
+
+
+def test_order_is_sharpness_times_importance_with_each_target_once(site, activity_result):
+    _, overview = read_data(site / "data" / "overview.js")
+    curves = activity_result.importance.pivot(index="factor", columns="layer", values="importance")
+    targets = target_statistics(activity_result.contexts, curves.idxmax(axis=1).to_dict())
+    score = (targets["sharpness"].reindex(range(12)) * curves.max(axis=1)).fillna(0)
+    tokens = targets["token_index"].reindex(range(12)).fillna(-1)
+    seen, first, rest = set(), [], []
+    for factor in sorted(range(12), key=lambda f: (-score[f], -curves.max(axis=1)[f])):
+        is_first = tokens[factor] not in seen and score[factor] > 0
+        (first if is_first else rest).append(factor)
+        seen.add(tokens[factor])
+    assert overview["order"] == first + rest and sorted(overview["order"]) == list(range(12))
+    assert best_first(targets.head(0), np.array([1.0, 3.0, 2.0])) == [1, 2, 0], "without contexts, by importance"
+
+
+def test_writers_equal_a_loop_over_neurons_and_heads(factors, tiny):
+    lens = EmbeddingLens(tiny("gpt2"))
+    neurons, heads = neuron_writers(lens, factors.directions), head_writers(lens, factors.directions)
+    weights = lens.weights
+    for factor, direction in enumerate(factors.directions):
+        unit = direction / direction.norm()
+        cosines = {
+            f"L{layer}N{n}": float(row @ unit / row.norm())
+            for layer in range(weights.n_layers)
+            for n, row in enumerate(weights.W_out(layer))
+        }
+        best = sorted(cosines, key=lambda name: -cosines[name])[:5]
+        assert [name for name, _, _ in neurons[factor]] == best
+        assert [c for _, c, _ in neurons[factor]] == pytest.approx([cosines[name] for name in best], abs=1e-3)
+        layer, neuron = (int(part) for part in best[0][1:].split("N"))
+        row = lens.neurons(layer=layer, neuron=neuron, weight="W_out", k=3)
+        assert neurons[factor][0][2] == [token.replace(" ", "␣") for token in row["token_string"]]
+        for name, cosine in heads[factor]:
+            layer, head = (int(part) for part in name[1:].split("H"))
+            output = weights.W_O(layer)[head]
+            best_input = torch.linalg.lstsq(output.T, unit[:, None]).solution[
+                :, 0
+            ]  # the output nearest to the direction
+            projection = best_input @ output
+            assert cosine == pytest.approx(float(projection @ unit / projection.norm()), abs=1e-3)
+
+
+def test_histogram_on_the_page_equals_the_table(site, activity_result):
+    for factor in (0, 5):
+        _, head = read_data(site / "data" / "f" / str(factor) / "head.js")
+        for index, layer in enumerate([-1, 0, 1]):
+            rows = activity_result.histogram.query(f"factor == {factor} and layer == {layer}")
+            assert [n for _, n in head["codes"][index]] == rows["n"].tolist()
+            assert [code for code, _ in head["codes"][index]] == pytest.approx(rows["code_from"].tolist(), rel=6e-3)
 
 
 @pytest.mark.parametrize(

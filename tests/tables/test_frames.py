@@ -131,6 +131,7 @@ def test_every_column_has_a_meaning_and_is_used():
     used |= {"n_vectors", "objective", "explained_variance", "n_active", "n_dead"}  # FactorFitter.history
     used |= {"factor", "importance", "example", "pos", "code", "before", "after"}  # factors.activity
     used |= {"level", "peak", "onset", "purity", "reach", "word", "tag", "method", "precision", "f1"}  # level, senses
+    used |= {"sharpness", "n_contexts", "n_texts", "code_from"}  # level, activity
     used |= {"offset", "saliency"}  # saliency
     used |= {"activation"}  # activations
     used |= {"row"}  # read

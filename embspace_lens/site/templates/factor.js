@@ -11,14 +11,13 @@
 
   function summary() {
     const parts = [];
-    if (head.level) parts.push({ word: "Word factor", pattern: "Pattern factor", "long range": "Long-range factor" }[head.level] + ": ");
+    if (head.level) parts.push({ word: "Word factor", pattern: "Pattern factor", "long range": "Long-range factor", early: "Early factor", middle: "Middle factor", late: "Late factor" }[head.level] + ": ");
     if (head.peak < 0) return esl.el("p", { class: "sentence" }, "This site was made without texts.");
-    const n = head.n[head.peak];
     parts.push((parts.length ? "its" : "Its") + " importance peaks after " + esl.layer(head.peak) + ". ");
     const sentence = esl.el("p", { class: "sentence" }, ...parts);
-    if (n) {
-      const [word, count] = head.words[head.peak][0];
-      sentence.append(Math.round((100 * count) / n) + " % of its " + n + " top targets there are ", esl.chip(word, 0.5), ".");
+    if (head.strong) {
+      const [word, percent, n, texts] = head.strong;
+      sentence.append(n === 1 ? "Its one strong context there has the target " : `${percent} % of its ${n} strong contexts there (from ${texts} text${texts === 1 ? "" : "s"}) have the target `, esl.chip(word, 0.5), ".");
     } else if (!Math.max(...head.curve)) return esl.el("p", { class: "sentence" }, "Dead factor: its code is 0 in all texts.");
     if (head.reach !== undefined && head.reach !== null) sentence.append(head.reach < 0.05 ? " Only the target token is salient." : ` Salient tokens are ${head.reach.toFixed(1)} tokens from the target on average.`);
     return sentence;
@@ -46,6 +45,45 @@
     });
     svg.append(esl.svg("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "after block"));
     return svg;
+  }
+
+  // The codes above 0 after the chosen layer, in bins from x to √2·x.
+  function histogram() {
+    const bins = head.codes[layer] || [];
+    if (!bins.length) return esl.el("p", { class: "quiet", id: "codes" }, "No code above 0 after " + esl.layer(layer) + ".");
+    const width = 400, height = 130, left = 44, right = 14, top = 18, bottom = 34;
+    const step = (code) => Math.round(2 * Math.log2(code));
+    const first = step(bins[0][0]), last = step(bins[bins.length - 1][0]) + 1;
+    const count = bins.reduce((sum, bin) => sum + bin[1], 0), most = Math.max(...bins.map((bin) => bin[1]));
+    const x = (k) => left + ((width - left - right) * (k - first)) / (last - first);
+    const label = `Codes after ${esl.layer(layer)}: ` + bins.map(([code, n]) => `${n} from ${code}`).join(", ");
+    const svg = esl.svg("svg", { class: "curve codes", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+    const floor = height - bottom;
+    svg.append(esl.svg("line", { class: "axis", x1: left, x2: width - right, y1: floor, y2: floor }));
+    svg.append(esl.svg("text", { x: left - 7, y: top + 4, "text-anchor": "end" }, most.toLocaleString("en")), esl.svg("text", { x: left - 7, y: floor + 4, "text-anchor": "end" }, "0"));
+    for (const [code, n] of bins) {
+      const bar = esl.svg("rect", { x: x(step(code)) + 0.7, width: Math.max(1, x(step(code) + 1) - x(step(code)) - 1.4), y: floor - ((floor - top) * n) / most, height: ((floor - top) * n) / most });
+      bar.append(esl.svg("title", {}, `${n.toLocaleString("en")} codes from ${code} to ${Number((code * Math.SQRT2).toPrecision(3))}`));
+      svg.append(bar);
+    }
+    const every = 2 * Math.ceil((last - first) / 12);
+    for (let k = Math.ceil(first / every) * every; k <= last; k += every) svg.append(esl.svg("text", { x: x(k), y: floor + 17, "text-anchor": "middle" }, String(Number((2 ** (k / 2)).toPrecision(2)))));
+    svg.append(esl.svg("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "code (logarithmic)"));
+    const share = META.vectors[layer] ? ` (${Number(((100 * count) / META.vectors[layer]).toPrecision(2))} %)` : "";
+    const note = esl.el("p", { class: "quiet" }, `${count.toLocaleString("en")}${share} of the codes after ${esl.layer(layer)} are above 0.`);
+    return esl.el("div", { id: "codes" }, svg, note);
+  }
+
+  function writers() {
+    const neurons = head.neurons || [], heads = head.heads || [];
+    if (!neurons.length && !heads.length) return [];
+    const unit = (name) => { const [, layer, index] = /^L(\d+).*[NH](\d+)$/.exec(name); return [layer, index]; };
+    const command = (name) => name.includes("N") ? `lens.neurons(layer=${unit(name)[0]}, neuron=${unit(name)[1]})` : `lens.ov(layer=${unit(name)[0]}, head=${unit(name)[1]})`;
+    const rows = [...neurons, ...heads].map(([name, cosine, chips]) => esl.el("tr", { title: command(name) },
+      esl.el("th", { scope: "row" }, name), esl.el("td", null, cosine.toFixed(2).replace("-", "−")),
+      esl.el("td", { class: "tokens" }, ...(chips || []).map((text, i) => esl.chip(text, i ? 0.25 : 0.6)))));
+    return [esl.el("h2", null, "Neurons and heads that write it, by cosine"), esl.el("table", { class: "writers" }, esl.el("tbody", null, ...rows)),
+      esl.el("p", { class: "quiet" }, "Read one in Python: ", esl.el("code", null, command((neurons[0] || heads[0])[0])))];
   }
 
   function nearest() {
@@ -104,7 +142,7 @@
     draw(rows.slice(0, FIRST));
     const rest = rows.length > FIRST ? esl.el("button", { class: "more", type: "button", on: { click: () => { draw(rows.slice(FIRST)); rest.remove(); } } }, `Show all ${rows.length}`) : null;
     const table = esl.el("table", { class: "kwic" }, esl.el("caption", { class: "unseen" }, "Top contexts after " + esl.layer(layer)), columns, body);
-    const note = rows.some((row) => row[6]) ? esl.el("p", { class: "quiet" }, "The tint is saliency, where it was computed: how much the code decreases when the token is replaced. Bold: more than half of the largest saliency. Dashed underline: the code increases.") : null;
+    const note = rows.some((row) => row[6]) ? esl.el("p", { class: "quiet" }, "The tint is saliency, where it was computed (LIME with " + META.samples + " variants): how much the code decreases when the token is replaced. Bold: more than half of the largest saliency. Dashed underline: the code increases.") : null;
     list.replaceChildren(...(rows.length ? [words, note, table, rest].filter(Boolean) : [esl.el("p", { class: "quiet" }, "The factor is not active after " + esl.layer(layer) + ".")]));
     document.body.dataset.ready = factor + "/" + layer;
   }
@@ -119,6 +157,7 @@
     layer = Math.max(0, Math.min(META.layers.length - 1, i));
     history.replaceState(null, "", href(factor, layer));
     document.querySelector(".curve").replaceWith(curve());
+    document.getElementById("codes").replaceWith(histogram());
     document.getElementById("layers").replaceChildren(...picks());
     if (hasFocus) document.querySelector(`[data-layer="${layer}"]`).focus();
     contexts();
@@ -133,10 +172,10 @@
       summary(),
     ];
     if (META.layers.length) {
-      parts.push(esl.el("div", { class: "pair" }, esl.el("section", null, esl.el("h2", null, "Importance over layers"), curve()), esl.el("section", null, ...nearestTokens, ...neighbours())));
+      parts.push(esl.el("div", { class: "pair" }, esl.el("section", null, esl.el("h2", null, "Importance over layers"), curve(), esl.el("h2", null, "Codes"), histogram()), esl.el("section", null, ...nearestTokens, ...writers(), ...neighbours())));
       parts.push(esl.el("h2", null, "Top contexts"), esl.el("div", { class: "controls" }, esl.el("span", { class: "quiet" }, "after block"), esl.el("div", { id: "layers", class: "picks", role: "group", "aria-label": "After which block" }, ...picks())));
       parts.push(esl.el("div", { id: "contexts" }, esl.el("p", { class: "quiet" }, "Loading …")));
-    } else parts.push(...nearestTokens, ...neighbours());
+    } else parts.push(...nearestTokens, ...writers(), ...neighbours());
     box.replaceChildren(...parts);
     if (META.layers.length) contexts();
     else document.body.dataset.ready = String(factor);

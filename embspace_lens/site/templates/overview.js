@@ -2,20 +2,24 @@
 // The list of factors, with search, sorting and filters. Rows are drawn in steps while the user scrolls.
 (async function () {
   const STEP = 150;
-  const LEVELS = { w: "word", p: "pattern", l: "long range" };
-  // Why a search finds a factor; n is a share of its top contexts.
-  const REASONS = [(n) => "target " + n + " %", () => "nearest token", (n) => "in context " + n + " %"];
+  const LEVELS = { w: "word", p: "pattern", r: "long range", e: "early", m: "middle", l: "late" };
+  // Why a search finds a factor; n is a share of its top contexts, or the rank of a nearest token.
+  const REASONS = [(n) => "target " + n + " %", (n) => "nearest token " + n, (n) => "in context " + n + " %"];
+  // Frequent targets come first, then nearest tokens, then rarer targets, then words around the target.
+  const group = (hit) => (hit.reason === 0 ? (hit.share >= META.rare ? 0 : 2) : hit.reason === 1 ? 1 : 3);
+  const rankOf = (hit) => (hit.exact ? 0 : 1e6) + 1e3 * group(hit) + (hit.reason === 1 ? hit.share : -hit.share);
   const SORTS = [
+    ["best", (f) => place[f], "best first"],
     ["factor", (f) => f, "factor"],
-    ["level", (f) => "wpl".indexOf(rows[f][0]), "level"],
+    ["level", (f) => "wpreml".indexOf(rows[f][0]), "level"],
     ["peak", (f) => rows[f][2], "by layer"],
     ["importance", (f) => -rows[f][3], "importance"],
-    ["purity", (f) => -rows[f][1], "purity"],
+    ["sharpness", (f) => -rows[f][1], "sharpness"],
   ];
   const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
   const list = document.getElementById("rows"), box = document.getElementById("q"), status = document.getElementById("status");
-  let rows, tokens, shown = [], drawn = 0, lastSearch = 0;
-  const state = { q: "", level: "", sort: "factor" };
+  let rows, tokens, place = [], shown = [], drawn = 0, lastSearch = 0;
+  const state = { q: "", level: "", sort: "best" };
 
   function spark(curve, peak) {
     const svg = esl.svg("svg", { class: "spark", viewBox: "0 0 96 24", "aria-hidden": "true" });
@@ -27,7 +31,7 @@
   }
 
   function draw([factor, hit]) {
-    const [level, purity, peak, importance, curve, nearest, targets] = rows[factor];
+    const [level, sharpness, peak, importance, curve, nearest, targets] = rows[factor];
     const cell = (name, ...children) => esl.el("span", { class: name }, ...children);
     const tokensOf = (label, indices, note) => {
       const element = cell("tokens", note, ...indices.map((index, i) => esl.chip(tokens[index], i ? 0.25 : 0.6)));
@@ -36,13 +40,13 @@
     };
     const note = hit ? cell("hit", esl.token(hit.word), " " + REASONS[hit.reason](hit.share) + ": ") : null;
     const words = (indices) => indices.map((index) => tokens[index].replaceAll("␣", "")).join(", ");
-    const label = [`Factor ${factor}`, LEVELS[level], purity < 0 ? "" : `purity ${purity} percent`, targets.length ? "targets " + words(targets) : "", nearest.length ? "nearest tokens " + words(nearest) : ""];
+    const label = [`Factor ${factor}`, LEVELS[level], sharpness < 0 ? "" : `sharpness ${(sharpness / 100).toFixed(2)}`, targets.length ? "targets " + words(targets) : "", nearest.length ? "nearest tokens " + words(nearest) : ""];
     return esl.el("li", null, esl.el("a", { class: "row", href: "factor.html#" + factor, "aria-label": label.filter(Boolean).join("; ") },
       esl.el("b", null, String(factor)),
       cell("level", LEVELS[level] || ""),
       curve ? spark(curve, peak) : cell(""),
       cell("number weight", curve ? esl.figures(importance) : ""),
-      cell("number purity", purity < 0 ? "" : purity + " %"),
+      cell("number sharpness", sharpness < 0 ? "" : (sharpness / 100).toFixed(2)),
       tokensOf("targets", targets, note),
       tokensOf("nearest", nearest)));
   }
@@ -73,8 +77,7 @@
       for (let i = 0; i < flat.length; i += 3) {
         const hit = { word: entry, share: flat[i + 1], reason: flat[i + 2], exact: entry === word };
         const old = best.get(flat[i]);
-        const better = !old || (hit.exact === old.exact ? hit.share > old.share : hit.exact);
-        if (better) best.set(flat[i], hit);
+        if (!old || rankOf(hit) < rankOf(old)) best.set(flat[i], hit);
       }
     }
     return best;
@@ -90,12 +93,12 @@
       const number = Number(word);
       selected = [number, ...[...hitOf.keys()].filter((f) => f !== number)];
     } else if (word) selected = [...hitOf.keys()];
-    const counts = { w: 0, p: 0, l: 0 };
-    for (const f of selected) counts[rows[f][0]] += 1;
+    const counts = Object.fromEntries(Object.keys(LEVELS).map((name) => [name, 0]));
+    for (const f of selected) if (rows[f][0]) counts[rows[f][0]] += 1;
     if (state.level) selected = selected.filter((f) => rows[f][0] === state.level);
     const key = SORTS.find((sort) => sort[0] === state.sort)[1];
-    if (word && state.sort === "factor") {
-      const rank = (f) => { const hit = hitOf.get(f); return hit ? (hit.exact ? 0 : 1e6) + (hit.reason === 1 ? 500 : 0) - hit.share : -1; };
+    if (word && state.sort === "best") {
+      const rank = (f) => (hitOf.get(f) ? rankOf(hitOf.get(f)) : -1);
       selected.sort((a, b) => rank(a) - rank(b) || a - b);
     } else selected.sort((a, b) => key(a) - key(b) || a - b);
     shown = selected.map((f) => [f, hitOf ? hitOf.get(f) : null]);
@@ -103,9 +106,9 @@
     drawn = 0;
     more();
     const n = selected.length.toLocaleString("en") + (selected.length === 1 ? " factor" : " factors");
-    status.textContent = word && !selected.length ? "No factor has “" + state.q.trim() + "” in its top contexts or nearest tokens." : n + (word ? " for “" + state.q.trim() + "”, best first" : "");
+    status.textContent = word && !selected.length ? "No factor has “" + state.q.trim() + "” in its top contexts or nearest tokens." : n + (word ? " for “" + state.q.trim() + "”" : "") + (state.sort === "best" ? ", best first" : "");
     controls(counts);
-    const query = new URLSearchParams(Object.entries(state).filter(([name, value]) => value && !(name === "sort" && value === "factor")));
+    const query = new URLSearchParams(Object.entries(state).filter(([name, value]) => value && !(name === "sort" && value === "best")));
     history.replaceState(null, "", query.size || String(query) ? "#" + query : location.pathname);
   }
 
@@ -113,12 +116,12 @@
     const levels = document.getElementById("levels"), sorts = document.getElementById("sorts");
     const focused = document.activeElement?.dataset?.key;
     const pick = (key, label, count, pressed, act) => esl.el("button", { type: "button", "data-key": key, "aria-pressed": String(pressed), on: { click: act } }, label, count === null ? null : esl.el("small", null, " " + count.toLocaleString("en")));
-    const total = counts.w + counts.p + counts.l;
+    const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
     levels.replaceChildren(...(total ? [pick("all", "all", total, !state.level, () => { state.level = ""; show(); }),
-      ...Object.entries(LEVELS).map(([key, label]) => pick(key, label, counts[key], state.level === key, () => { state.level = state.level === key ? "" : key; show(); }))] : []));
+      ...Object.entries(LEVELS).filter(([key]) => rows.some((row) => row[0] === key)).map(([key, label]) => pick(key, label, counts[key], state.level === key, () => { state.level = state.level === key ? "" : key; show(); }))] : []));
     sorts.replaceChildren(...SORTS.map(([key, , label], i) => {
       const button = pick("sort-" + key, label, null, state.sort === key, () => { state.sort = key; show(); });
-      if (i > 2) button.classList.add("right");
+      if (i > 3) button.classList.add("right");
       return button;
     }), esl.el("span", { class: "only" }, "most frequent targets"), esl.el("span", { class: "only" }, "nearest tokens in embedding space"));
     if (focused) document.querySelector('[data-key="' + focused + '"]')?.focus();
@@ -128,7 +131,7 @@
     const query = new URLSearchParams(location.hash.slice(1));
     state.q = query.get("q") || "";
     state.level = query.get("level") in LEVELS ? query.get("level") : "";
-    state.sort = SORTS.some((sort) => sort[0] === query.get("sort")) ? query.get("sort") : "factor";
+    state.sort = SORTS.some((sort) => sort[0] === query.get("sort")) ? query.get("sort") : "best";
     box.value = state.q;
   }
 
@@ -144,7 +147,9 @@
   box.addEventListener("input", () => { state.q = box.value; show(); });
   addEventListener("hashchange", () => { read(); show(); });
   try {
-    ({ rows, tokens } = await esl.load("overview"));
+    const data = await esl.load("overview");
+    ({ rows, tokens } = data);
+    data.order.forEach((f, i) => { place[f] = i; });
   } catch (error) {
     list.replaceWith(esl.failed("The list of factors cannot be shown:", error));
     return;
