@@ -83,18 +83,17 @@ def probe(
     if len(at.target) < len(marked):
         beyond = min(set(range(len(marked))) - set(at.target.tolist()))
         raise errors.marked_word_beyond_context(marked[beyond][2])
-    token_index = np.empty(len(marked), dtype=np.int64)
-    token_index[at.target] = at.token_index
-    grain = pd.MultiIndex.from_tuples([(example, variant) for example, variant, _ in marked])
-    first = pd.Series(token_index, index=grain).groupby(level=[0, 1]).first()
+    shape = (len(sentences), 2 + n_shuffles)  # each pair: kept, broken, and the shuffled sentences
+    row_of = np.argsort(at.target)
+    tokens = at.token_index[row_of].reshape(shape)
     blocks = []
     for layer, states in at.states.items():
-        codes = np.empty((len(marked), len(selected)), dtype=np.float32)
-        codes[at.target] = factors.encode(states)[:, selected].cpu().numpy()
-        means = pd.DataFrame.groupby(pd.DataFrame(codes, index=grain), level=[0, 1]).mean()
-        for (example, variant), row in zip(means.index, means.to_numpy()):
-            keys = {"example": example, "variant": variant, "token_index": int(first.loc[(example, variant)])}
-            blocks.append(keys | {"factor": selected, "layer": layer, "code": row})
+        codes = factors.encode(states[row_of])[:, selected].cpu().numpy().reshape(*shape, len(selected))
+        by_variant = {KEPT: codes[:, 0], BROKEN: codes[:, 1], SHUFFLED: codes[:, 2:].mean(axis=1)}
+        for i, (variant, of_pairs) in enumerate(by_variant.items()):
+            for example, row in enumerate(of_pairs):
+                keys = {"example": example, "variant": variant, "token_index": int(tokens[example, i])}
+                blocks.append(keys | {"factor": selected, "layer": layer, "code": row})
     frame = tidy(CODES, blocks, strings=Vocabulary(model.tokenizer, d_vocab(model)).array)
     return frame.sort_values(["factor", "layer", "example", "variant"], kind="stable", ignore_index=True)
 
