@@ -80,7 +80,8 @@ def _follows(rule: Any) -> Callable[[str, str, str], bool]:
     if not isinstance(rule, str | re.Pattern):
         if not callable(rule):
             raise errors.not_a_rule(rule)
-        return rule
+        function: Any = rule
+        return function
     try:
         pattern = re.compile(rule)
     except re.error as reason:

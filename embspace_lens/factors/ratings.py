@@ -142,7 +142,7 @@ def rater_agreement(sheets: Mapping[str, str | os.PathLike[str]]) -> pd.DataFram
 def read_ratings(path: str | os.PathLike[str]) -> pd.Series:
     """The rating of each item of a filled sheet: the first in its rows; items without a rating are left out."""
     table = read_table(Path(path), ["item", "rating"])
-    filled = table.assign(rating=table["rating"].fillna("").astype(str).str.strip().str.lower())
+    filled: Any = table.assign(rating=table["rating"].fillna("").astype(str).str.strip().str.lower())
     filled = filled[filled["rating"] != ""]
     unknown = sorted(set(filled["rating"]) - set(RATINGS))
     if unknown:

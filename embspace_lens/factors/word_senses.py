@@ -206,12 +206,8 @@ def _predict_by_tagger(
     tag: Tagger, sentences: Sequence[Sentence], occurrences: Occurrences, test: np.ndarray, sense: set[str]
 ) -> np.ndarray:
     """Whether the tagger gives each held-out occurrence a tag of the sense."""
-    return np.array(
-        [
-            tag([word for word, _ in sentences[occurrences.sentence[row]]])[occurrences.word_position[row]] in sense
-            for row in test
-        ]
-    )
+    places = zip(occurrences.sentence[test].tolist(), occurrences.word_position[test].tolist())
+    return np.array([tag([word for word, _ in sentences[index]])[position] in sense for index, position in places])
 
 
 class _Prediction(NamedTuple):

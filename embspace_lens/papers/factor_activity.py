@@ -45,7 +45,7 @@ def importance(setting: Setting) -> Findings:
         rows.append({"measure": f"share of factors that reach half of their importance {name}"} | measures)
     levels = level(result.importance, result.contexts)
     chosen = _factors_by_depth(values, curves, levels)
-    selected = result.importance[result.importance["factor"].isin(chosen)]
+    selected: Any = result.importance[result.importance["factor"].isin(chosen)]
     notes = (
         *its.notes,
         "The paper shows curves and no counts. Control: the layers of each curve in random order.",
@@ -74,10 +74,11 @@ def contexts(setting: Setting) -> Findings:
             value = measured.pop("share", np.nan)
             what = f"share of the top {N_SHOWN} contexts with the target {word}, factor {factor}, layer {layer}"
             rows.append({"measure": what, "value": value, "published": count / N_SHOWN, **measured})
-    targets: Any = shown[shown["factor"] == factor].value_counts(["factor", "layer", "token_index", "token_string"])
+    of_factor: Any = shown[shown["factor"] == factor]
+    targets = of_factor.value_counts(["factor", "layer", "token_index", "token_string"])
     targets = targets.rename("n").reset_index().sort_values(["layer", "n"], ascending=[True, False])
     commonest = targets.groupby("layer").head(5)
-    strongest = shown[(shown["factor"] == factor) & (shown["rank"] < 3)]
+    strongest = of_factor[of_factor["rank"] < 3]
     notes = (
         *its.notes,
         f"Factor {factor} has the largest share of left among its top contexts in layer {its.layers[0]}; the paper's is factor "
@@ -103,7 +104,7 @@ def saliency(setting: Setting) -> Findings:
         (result.contexts["rank"] == 0) & (result.contexts["layer"] == result.contexts["factor"].map(peaks))
     ]
     n = min(setting.size(N_EXPLAINED, 6), len(at_peak))
-    chosen = at_peak.sample(n, random_state=setting.seed).sort_values(["factor", "layer"])
+    chosen: Any = at_peak.sample(n, random_state=setting.seed).sort_values(["factor", "layer"])
 
     def explain(n_samples: int, seed: int) -> pd.DataFrame:
         return lime_saliency(its.factors, its.model, its.chunks, chosen, n_samples=n_samples, seed=seed)
@@ -121,7 +122,7 @@ def saliency(setting: Setting) -> Findings:
     reach = reach_of(full).set_index("factor")["reach"].reindex(chosen["factor"]).to_numpy()
     known = reach[~np.isnan(reach)]
     low, high = bootstrap_interval(known, seed=setting.seed)
-    offsets = full.groupby(["factor", "layer", "rank"])["offset"].apply(lambda each: each.abs().mean())
+    offsets: Any = full.groupby(["factor", "layer", "rank"])["offset"].apply(lambda each: each.abs().mean())
     what = "reach: mean distance of salient tokens from the target, in tokens"
     control = float(offsets.mean())
     rows.append({"measure": what, "value": known.mean(), "low": low, "high": high, "control": control, "n": len(known)})
@@ -164,7 +165,7 @@ def _correlations(first: pd.DataFrame, second: pd.DataFrame) -> tuple[np.ndarray
     return own[~np.isnan(own)], float(np.nanmean(others)) if len(others) else np.nan
 
 
-def _correlation(x: pd.Series, y: pd.Series) -> float:
+def _correlation(x: Any, y: Any) -> float:
     """The Pearson correlation over the offsets that both have; NaN if one is constant."""
     both = x.index.intersection(y.index)
     left, right = x.loc[both].to_numpy("float64"), y.loc[both].to_numpy("float64")

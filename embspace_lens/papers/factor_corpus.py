@@ -121,7 +121,7 @@ def corpus_activity(setting: Setting) -> Activity:
 
 def shown_contexts(setting: Setting) -> pd.DataFrame:
     """The 200 top contexts of every factor and layer."""
-    contexts = corpus_activity(setting).contexts
+    contexts: Any = corpus_activity(setting).contexts
     return contexts[contexts["rank"] < N_SHOWN].reset_index(drop=True)
 
 
@@ -139,7 +139,8 @@ def brown(setting: Setting) -> tuple[list[Sentence], list[str]]:
         )
     table = pd.read_parquet(path).sort_values(["file", "sentence", "position"])
     sentences, files = [], []
-    for (file, _), part in table.groupby(["file", "sentence"], sort=False):
+    groups: Any = table.groupby(["file", "sentence"], sort=False)
+    for (file, _), part in groups:
         sentences.append(list(zip(part["word"], part["tag"], strict=True)))
         files.append(str(file))
     return sentences, files

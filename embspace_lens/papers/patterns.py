@@ -22,7 +22,7 @@ MIN_CONTEXTS = 20  # a factor with fewer contexts in a layer is not selected
 @lru_cache(maxsize=1)
 def selected_factors(setting: Setting) -> tuple[dict[str, tuple[int, int]], dict[str, pd.DataFrame]]:
     """By pattern, the factor and layer with the largest share on half of the texts, and the shares on the other half."""
-    contexts = corpus_activity(setting).contexts
+    contexts: Any = corpus_activity(setting).contexts
     half = np.random.default_rng(setting.seed).permutation(len(corpus(setting).chunks)) % 2
     is_first = half[contexts["example"].to_numpy()] == 0
     selected, shares = {}, {}
@@ -56,7 +56,7 @@ def patterns(setting: Setting) -> Findings:
         blocks[name] = tidy(["sample", "layer", "share", "low", "high", "n"], [own, base] if len(table) else [])
         here = (contexts["factor"] == factor) & (contexts["layer"] == layer) & (contexts["rank"] < 5)
         strongest.append(contexts[here])
-    seen = [name for name, table in shares.items() if (table["low"] > table["control"]).any()]
+    seen = [name for name, table in shares.items() if np.any(table["low"].to_numpy() > table["control"].to_numpy())]
     notes = (
         *its.notes,
         "The rules: " + "; ".join(f"{name}: {pattern.meaning}" for name, pattern in PATTERNS.items()) + ".",
@@ -84,7 +84,7 @@ def probes(setting: Setting) -> Findings:
     rows, details, significant = [], [], []
     for name, pattern in PATTERNS.items():
         factor, layer = selected[name]
-        codes = probe(its.factors, its.model, pattern.sentences, layers=[layer], seed=setting.seed)
+        codes: Any = probe(its.factors, its.model, pattern.sentences, layers=[layer], seed=setting.seed)
         own = codes[codes["factor"] == factor]
         details.append(own)
         differences = probe_differences(own, seed=setting.seed)
@@ -103,7 +103,7 @@ def probes(setting: Setting) -> Findings:
         "Pairs of sentences keep or break a pattern at the same word; shuffled has the words of the first in random order. Control: the "
         "mean over all other factors that are active at these words.",
         _listed("Codes are higher where the pattern is kept (sign-flip test, p < .05)", significant),
-        _listed("They are not", [name for name in PATTERNS if name not in significant]),
+        _listed("No such difference is found for", [name for name in PATTERNS if name not in significant]),
         "The last rows follow table 4 of the paper with sentences of our own, as shares of the original sentence's code: the paper "
         "divides nothing and reports 9.5 for the original. Its row with masked adjectives is left out, because the demo models have "
         "no unknown token. Their control is the mean over all other factors that are active at the original sentence.",
@@ -114,7 +114,7 @@ def probes(setting: Setting) -> Findings:
 def _variations(its: Corpus, factor: int, layer: int) -> list[dict[str, Any]]:
     """The code of each variation of the list of adjectives, divided by that of the original."""
     pairs = [(variation.sentence, variation.sentence) for variation in TABLE_4]
-    codes = probe(its.factors, its.model, pairs, layers=[layer], n_shuffles=1)
+    codes: Any = probe(its.factors, its.model, pairs, layers=[layer], n_shuffles=1)
     kept: Any = codes[codes["variant"] == "kept"].pivot(index="factor", columns="example", values="code")
     active = kept[kept[0] > 0]
     ratios = active.div(active[0], axis=0)

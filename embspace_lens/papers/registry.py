@@ -4,7 +4,7 @@ from importlib import import_module
 
 from .experiment import Experiment
 
-MODULES: tuple[str, ...] = ("factor_activity", "senses", "patterns", "ratings")
+MODULES: tuple[str, ...] = ("factor_activity", "sense_predictions", "patterns", "rater_labels")
 """The modules of this folder that define experiments, in the order of the papers; each has a list `EXPERIMENTS`."""
 
 

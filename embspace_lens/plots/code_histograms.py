@@ -50,7 +50,7 @@ def plot_code_histograms(df: pd.DataFrame, senses: Mapping[str, Sequence[str]] |
             raise errors.too_many_groups("plot_code_histograms()", limit, noun, count, remedy)
     go = plotly()
     n_columns = balanced_columns(len(layers), COLUMNS)
-    panels = [
+    panels: Any = [
         [
             ("embedding" if layer < 0 else f"layer {layer}", df[df["layer"] == layer])
             for layer in layers[i : i + n_columns]
@@ -58,7 +58,7 @@ def plot_code_histograms(df: pd.DataFrame, senses: Mapping[str, Sequence[str]] |
         for i in range(0, len(layers), n_columns)
     ]
     figure, width, height = panel_grid(panels)
-    edges = np.linspace(0, float(df["code"].max()) or 1.0, N_BINS + 1)
+    edges = np.linspace(0, float(df["code"].to_numpy().max()) or 1.0, N_BINS + 1)
     for i, row in enumerate(panels, 1):
         for j, (panel, rows) in enumerate(row, 1):
             for colour, (sense, tags) in zip(theme.SERIES, tags_of.items()):

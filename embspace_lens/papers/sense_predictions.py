@@ -117,8 +117,8 @@ def code_histogram(setting: Setting) -> Findings:
 
 def _row(table: pd.DataFrame, method: str) -> dict[str, Any]:
     """The row of a method; empty if the table has none."""
-    rows = table[table["method"] == method].to_dict("records")
-    return {str(name): value for name, value in rows[0].items()} if rows else {}
+    rows: Any = table[table["method"] == method]
+    return rows.to_dict("records")[0] if len(rows) else {}
 
 
 def _placements(first: np.ndarray, second: np.ndarray) -> np.ndarray:

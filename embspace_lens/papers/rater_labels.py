@@ -20,7 +20,7 @@ def raters(setting: Setting) -> Findings:
     active = curves[curves.max(axis=1) > 0]
     n_items = min(setting.size(N_ITEMS, 30), len(active))
     chosen = active.sample(n_items, random_state=setting.seed).idxmax(axis=1)
-    at_peak = shown[shown["layer"] == shown["factor"].map(chosen)]
+    at_peak: Any = shown[shown["layer"] == shown["factor"].map(chosen)]
     folder = make_folder(setting.folder / f"ratings-{its.key}")
     key = rating_sheet(at_peak, folder / SHEET, n_controls=setting.size(N_CONTROLS, 10), seed=setting.seed)
     with whole(folder / KEY) as partial:
