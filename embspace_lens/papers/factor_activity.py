@@ -100,7 +100,7 @@ def saliency(setting: Setting) -> Findings:
     its, result = corpus(setting), corpus_activity(setting)
     curves: Any = result.importance.pivot(index="factor", columns="layer", values="importance")
     peaks = curves.idxmax(axis=1)
-    at_peak = result.contexts[
+    at_peak: Any = result.contexts[
         (result.contexts["rank"] == 0) & (result.contexts["layer"] == result.contexts["factor"].map(peaks))
     ]
     n = min(setting.size(N_EXPLAINED, 6), len(at_peak))
@@ -109,7 +109,7 @@ def saliency(setting: Setting) -> Findings:
     def explain(n_samples: int, seed: int) -> pd.DataFrame:
         return lime_saliency(its.factors, its.model, its.chunks, chosen, n_samples=n_samples, seed=seed)
 
-    full = explain(N_SAMPLES, setting.seed)
+    full: Any = explain(N_SAMPLES, setting.seed)
     rows = []
     for n_samples, other in (
         (N_SAMPLES, explain(N_SAMPLES, setting.seed + 1)),
