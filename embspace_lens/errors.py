@@ -1251,6 +1251,39 @@ def too_few_occurrences() -> EmbspaceError:
     )
 
 
+def not_a_rule(rule: object) -> EmbspaceError:
+    """A rule for contexts is neither an expression nor a function."""
+    return EmbspaceError(
+        f"rule={rule!r} is not a rule. Pass a regular expression, or a function of the text before the target, the target, and "
+        "the text after it."
+    )
+
+
+def bad_expression(rule: object, reason: object) -> EmbspaceError:
+    """A rule for contexts is not a regular expression."""
+    return EmbspaceError(
+        f"rule={rule!r} is not a regular expression: {reason}. Escape characters such as ( with a backslash."
+    )
+
+
+def not_one_marked_word(sentence: str) -> EmbspaceError:
+    """A constructed sentence does not have exactly one marked word."""
+    return EmbspaceError(f"{sentence!r} does not have exactly one marked word. Put « and » around one word.")
+
+
+def marked_word_beyond_context(sentence: str) -> EmbspaceError:
+    """The marked word of a constructed sentence is beyond the model's context length."""
+    return EmbspaceError(
+        f"The marked word of {sentence!r} is beyond the model's context length. Pass a shorter sentence."
+    )
+
+
+def no_file_of_data(folder: object, names: Sequence[str], holding: str) -> EmbspaceError:
+    """The data folder lacks the texts that an experiment needs."""
+    where = "No data folder was given" if folder is None else f"{folder} has no file {_listed(names)}"
+    return EmbspaceError(f"{where}. The experiment needs {holding}: pass a folder with {_listed(names)}.")
+
+
 def texts_without_model() -> EmbspaceError:
     """The site needs a model to read texts."""
     return EmbspaceError(

@@ -7,8 +7,14 @@ from .fitter import FactorFitter as FactorFitter
 from .levels import level as level
 from .levels import reach_of as reach_of
 from .lime import saliency as saliency
+from .pattern_shares import pattern_share as pattern_share
 from .pretrained import demo_factors as demo_factors
+from .probes import probe as probe
+from .probes import probe_differences as probe_differences
+from .ratings import rater_agreement as rater_agreement
+from .ratings import rating_sheet as rating_sheet
 from .sparse_coding import SparseCodes as SparseCodes
 from .sparse_coding import sparse_codes as sparse_codes
 from .training import fit_factors as fit_factors
+from .word_senses import sense_codes as sense_codes
 from .word_senses import senses as senses

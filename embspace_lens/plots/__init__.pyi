@@ -1,5 +1,6 @@
 from .agreement_scatter import plot_agreement as plot_agreement
 from .alignment_maps import plot_alignment as plot_alignment
+from .code_histograms import plot_code_histograms as plot_code_histograms
 from .comparison_curves import plot_displacement as plot_displacement
 from .comparison_curves import plot_stitch as plot_stitch
 from .evidence_curves import plot_keep_k as plot_keep_k

@@ -36,8 +36,10 @@ GLOSSARY: dict[str, Column] = {
     "method": Column(
         "str",
         "",
-        "How the sense is predicted: factor (the code of one factor), or a control (logistic regression, majority class).",
+        "How the sense is predicted: factor (a threshold on the code of one factor), code or state (logistic regression on that code, or on the hidden state), tagger, or the control (majority).",
     ),
+    "rater_a": Column("str", "", "Name of the first of two raters."),
+    "rater_b": Column("str", "", "Name of the second of two raters."),
     "factor": Column("int64", "", "Index of a factor in its dictionary, from 0; −1 if the method uses no factor."),
     "relation": Column("str", "", "Name of a relation between words, such as antonyms."),
     "metric": Column(
@@ -68,6 +70,7 @@ GLOSSARY: dict[str, Column] = {
         "",
         "What is measured: the claim (paired, aligned, own) or a control that should be lower (shuffled, permuted, other, random).",
     ),
+    "item": Column("int64", "", "Number of an item in a sheet for raters, from 0."),
     "layer_a": Column("int64", "", "Block of the first of two models."),
     "layer_b": Column("int64", "", "Block of the second of two models."),
     "expert_a": Column("int64", "", "Expert of the first of two models; −1 for a dense MLP or a shared expert."),
@@ -98,6 +101,9 @@ GLOSSARY: dict[str, Column] = {
         "str", "", "Exact text of the token, leading space kept; the texts of several tokens, joined by +; or vector."
     ),
     "example": Column("int64", "", "Index of the text, from 0."),
+    "variant": Column(
+        "str", "", "Form of a constructed sentence: kept or broken (the pattern), or shuffled (the control)."
+    ),
     "pos": Column(
         "int64",
         "tokens",
@@ -180,7 +186,9 @@ GLOSSARY: dict[str, Column] = {
         "Share of a hidden state's top tokens among the top tokens of its parameters (a mean); or share of a tag's occurrences that are predicted.",
     ),
     "share": Column(
-        "float32", "", "Share of a direction's top tokens that are words of the more frequent sentiment; a mean."
+        "float32",
+        "",
+        "Share of a direction's top tokens that are words of the more frequent sentiment, of contexts that follow a rule, or of items that two raters label equally; a mean.",
     ),
     "precision": Column("float32", "", "Share of the predicted occurrences that have the tag."),
     "f1": Column("float32", "", "F1 score: the harmonic mean of precision and recall."),
@@ -189,7 +197,12 @@ GLOSSARY: dict[str, Column] = {
         "float32", "", "Share of a relation's pairs whose target is among a head's top tokens for the source."
     ),
     "control": Column(
-        "float32", "as the row's estimate", "The same score with shuffled targets; a mean over all shuffles."
+        "float32",
+        "as the row's estimate",
+        "The same estimate for the control that the function's docstring names, such as shuffled targets; a mean.",
+    ),
+    "kappa": Column(
+        "float32", "", "Cohen's kappa of two raters: 1 if they agree on all items, 0 if as often as by chance."
     ),
     "published": Column("float32", "as the value", "The value that the paper reports for its own model; NaN if none."),
     "published_control": Column("float32", "as the value", "The control that the paper reports; NaN if none."),

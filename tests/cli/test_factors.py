@@ -120,7 +120,7 @@ def test_explore_writes_a_site(reviews, tmp_path, monkeypatch):
 
 
 @needs_demo
-def test_senses_reports_three_methods(tmp_path):
+def test_senses_reports_four_methods(tmp_path):
     rows = [
         (i, w, t)
         for i in range(60)
@@ -131,8 +131,8 @@ def test_senses_reports_three_methods(tmp_path):
     result = run("senses", "--tagged", path, "--word", "left=vb", "--format", "csv")
     assert result.exit_code == 0, result.output
     df = pd.read_csv(io.StringIO(result.stdout))
-    assert df["method"].tolist() == ["factor", "logistic", "majority"] and set(df["n"]) == {45}
-    assert df["f1"].iloc[1] > 0.9
+    assert df["method"].tolist() == ["code", "factor", "majority", "state"] and set(df["n"]) == {45}
+    assert df["f1"].iloc[3] > 0.9
 
 
 @needs_demo

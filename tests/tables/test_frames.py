@@ -133,6 +133,8 @@ def test_every_column_has_a_meaning_and_is_used():
     used |= {"level", "peak", "onset", "purity", "reach", "word", "tag", "method", "precision", "f1"}  # level, senses
     used |= {"sharpness", "n_contexts", "n_texts", "code_from"}  # level, activity
     used |= {"offset", "saliency"}  # saliency
+    used |= {"experiment", "measure", "model", "published", "published_control"}  # papers
+    used |= {"variant", "rater_a", "rater_b", "kappa", "item"}  # probe, rater_agreement, rating_sheet
     used |= {"activation"}  # activations
     used |= {"row"}  # read
     used |= {
