@@ -229,7 +229,7 @@ def _check_folder(folder: str | os.PathLike[str]) -> Path:
     """The absolute path of a folder in which a site may be written.
 
     Raises:
-        EmbspaceError: If it is a file, contains other files than a site, or cannot be created.
+        EmbspaceError: If it is a file, contains other files than a site, or cannot be written.
     """
     path = expand(folder).absolute()
     if path.exists() and not path.is_dir():
@@ -238,6 +238,10 @@ def _check_folder(folder: str | os.PathLike[str]) -> Path:
         raise errors.not_a_site(path)
     if not path.parent.is_dir():
         raise errors.no_parent_folder(path, path.parent)
+    try:  # the site is written into a temporary folder beside its path
+        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as reason:
+        raise errors.site_not_written(path, reason.strerror or reason) from reason
     return path
 
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 
 import pytest
@@ -110,3 +111,9 @@ def test_missing_parts_are_left_out(factors, activity_result, texts, tiny, tmp_p
     with pytest.raises(EmbspaceError, match="seen has rows of factor 11, but the dictionary has 2"):
         explore(Factors(factors.directions[:2], l1=0.1), tmp_path / "x", seen=activity_result)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc on this system")
+def test_folders_that_cannot_be_written_are_refused_before_the_computation():
+    with pytest.raises(EmbspaceError, match=r"/proc/self/site.*"):
+        pages._check_folder("/proc/self/site")
