@@ -45,6 +45,9 @@ class EmbeddingLens(BaseLens):
     A lens holds references to the model and copies nothing. Readings never change the model and never run it. A lens is
     immutable; make another one for other options.
 
+    Tables are plain dataframes. `table.embspace.show()` shows tokens as chips, `.label()` gives one label per neuron, head or
+    direction, and `.plot()` draws the table.
+
     Args:
         model: A TransformerBridge or a HookedTransformer, with or without weight processing; or `Weights`.
         tokenizer: The tokenizer; `model.tokenizer` by default. Without a tokenizer, the string of a token is its id.
