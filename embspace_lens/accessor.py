@@ -7,7 +7,8 @@ import pandas as pd
 
 from . import errors
 from .display.labels import label_groups
-from .display.table_groups import check_kind, count_groups, kind
+from .display.line_counts import count_lines
+from .display.table_groups import TOKEN_KINDS, check_kind, count_groups, kind
 from .tables.checks import check_integer
 
 
@@ -58,9 +59,11 @@ class ShownTable:
 
 @pd.api.extensions.register_dataframe_accessor("embspace")
 class EmbspaceAccessor:
-    """Show, label and plot a table that an EmbeddingLens made.
+    """Show, label and plot a table of this package: `df.embspace.show()`, `.label()`, `.plot()`.
 
     Example:
+        >>> lens.neurons(layer=0, neuron=3, k=2).embspace
+        <embspace: a table of tokens, 2 lines; .show(n=10), .label(k=5), .plot()>
         >>> lens.neurons(layer=0, neuron=3, k=2).embspace.label()["weight"].tolist()
         ['W_in', 'W_out']
     """
@@ -68,11 +71,21 @@ class EmbspaceAccessor:
     def __init__(self, df: pd.DataFrame) -> None:
         self._df = df
 
+    def __repr__(self) -> str:
+        try:
+            table_kind = kind(self._df)
+        except errors.EmbspaceError:
+            return "<embspace: not a table of this package>"
+        _, n_lines = count_lines(self._df, table_kind, None)
+        methods = [".show(n=10)"]
+        methods += [".label(k=5)"] * (table_kind in TOKEN_KINDS) + [".plot()"] * (table_kind in plots_by_kind())
+        return f"<embspace: a table of {table_kind.replace('_', ' ')}, {n_lines:,} lines; {', '.join(methods)}>"
+
     def show(self, n: int = 10) -> ShownTable:
-        """Show the table with one line per neuron, head or direction.
+        """Show the table with one line per neuron, head or direction and weight; for `search()`, one line per weight.
 
         Args:
-            n: How many neurons, heads or directions to show.
+            n: How many lines to show; for `search()`, how many components of each weight.
 
         Returns:
             An object that a notebook shows as token chips and a terminal as lines.

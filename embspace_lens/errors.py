@@ -1345,6 +1345,14 @@ def too_many_groups(caller: str, limit: int, noun: str, count: int, remedy: str)
     return EmbspaceError(f"{caller} draws at most {limit} {noun} at a time, and this table holds {count:,}. {remedy}")
 
 
+def not_plane_arguments(name: str, value: object) -> EmbspaceError:
+    """`plot_plane` was given something other than a lens, and vectors or a table."""
+    return EmbspaceError(
+        f"{name}={type(value).__name__} is not what plot_plane(lens, what) takes: an EmbeddingLens, and vectors ([d_model] or "
+        "[n, d_model]) or a table of neurons(), subheads(), singular() or directions()."
+    )
+
+
 def not_numeric(caller: str, column: str) -> EmbspaceError:
     """A column to be drawn does not hold numbers."""
     return EmbspaceError(f"{caller} draws numbers, and column {column!r} does not hold numbers.")

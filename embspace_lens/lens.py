@@ -51,6 +51,9 @@ class EmbeddingLens(BaseLens):
     never change the model and never run it. A lens is immutable; make another one for other options. A lens can be copied, and
     cannot be pickled: make it in each process, from the model's name.
 
+    Tables are plain dataframes. `table.embspace.show()` shows tokens as chips, `.label()` gives one label per neuron, head or
+    direction, and `.plot()` draws the table.
+
     Args:
         model: A TransformerBridge or a HookedTransformer, with or without weight processing; or `Weights`.
         tokenizer: The tokenizer; `model.tokenizer` by default. Without a tokenizer, the string of a token is its id.

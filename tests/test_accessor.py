@@ -9,7 +9,7 @@ from handmade import TABLES, assert_harmless, neurons_of, pairs_of
 from rich.console import Console
 from unchecked import unchecked_types
 
-from embspace_lens import EmbspaceError, accessor, align, plots
+from embspace_lens import EmbeddingLens, EmbspaceError, accessor, align, plots
 from embspace_lens.display import terminal
 from embspace_lens.display.table_groups import count_groups
 from embspace_lens.tables.frames import KINDS
@@ -61,6 +61,16 @@ def test_other_tables_and_invalid_arguments_raise(lens):
             lens.neurons(k=1).embspace.show(n=n)
         with unchecked_types(), pytest.raises(EmbspaceError, match=f"k={n!r} is not an integer of 1 or more"):
             lens.neurons(k=1).embspace.label(k=n)
+
+
+def test_repr_names_the_kind_and_the_methods(lens):
+    assert (
+        repr(lens.neurons(k=1).embspace)
+        == "<embspace: a table of tokens, 192 lines; .show(n=10), .label(k=5), .plot()>"
+    )
+    assert repr(lens.components().embspace) == "<embspace: a table of components, 15 lines; .show(n=10)>"
+    assert repr(pd.DataFrame({"a": [1]}).embspace) == "<embspace: not a table of this package>"
+    assert ".embspace" in EmbeddingLens.__doc__
 
 
 def test_plot_depends_on_the_kind_of_the_table(lens):

@@ -33,8 +33,8 @@ def plot_plane(lens: Any, what: Any, *, side: Side = "write", k: int = 60, seed:
 
     Args:
         lens: The lens that has the embeddings.
-        what: Vectors, `[d_model]` or `[n, d_model]`, or a table of `neurons()`, `subheads()`, `singular()` or `directions()`; six
-            vectors at most.
+        what: Vectors (a tensor or an array), `[d_model]` or `[n, d_model]`, or a table of `neurons()`, `subheads()`,
+            `singular()` or `directions()`; six vectors at most.
         side: The embeddings: `"write"` (E) or `"read"` (E').
         k: How many tokens of each vector; a table keeps its own.
         seed: Seed of t-SNE; the same seed gives the same picture.
@@ -43,14 +43,22 @@ def plot_plane(lens: Any, what: Any, *, side: Side = "write", k: int = 60, seed:
         A plotly figure.
 
     Raises:
-        EmbspaceError: If there are more than six vectors, or fewer than three tokens; or scikit-learn or plotly is not
-            installed.
+        EmbspaceError: If `lens` or `what` is something else; if there are more than six vectors, or fewer than three tokens; or
+            scikit-learn or plotly is not installed.
+
+    Example:
+        >>> len(plot_plane(lens, lens.neurons(layer=0, neuron=3, k=4)).data)
+        2
 
     References:
         Dar et al. (2023), Analyzing Transformers in Embedding Space.
     """
     go = plotly()
+    if not isinstance(lens, BaseLens):
+        raise errors.not_plane_arguments("lens", lens)
     if not isinstance(what, pd.DataFrame):
+        if not isinstance(what, torch.Tensor | np.ndarray | list | tuple) or not len(np.shape(what)):
+            raise errors.not_plane_arguments("what", what)
         what = lens.directions(what, side=side, k=min(k, lens.space.n_tokens))
     check_kind(what, "plot_plane()", ("tokens",))
     groups = list(table_groups(what))

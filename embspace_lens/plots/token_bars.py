@@ -8,9 +8,9 @@ import pandas as pd
 
 from .. import errors
 from ..display import theme
-from ..display.table_groups import VERBS, TableGroup, check_kind, name_of, noun_of
+from ..display.table_groups import VERBS, TableGroup, check_kind, key_columns, name_of, noun_of, table_groups
 from ..display.tokens import format_score
-from .figure import TOP, balanced_columns, finish, groups_to_draw, label_width, plotly, token_label
+from .figure import TOP, balanced_columns, finish, label_width, plotly, token_label
 
 MAX_NAMES = 6
 MAX_COLUMNS = 4
@@ -33,8 +33,8 @@ def plot_tokens(df: pd.DataFrame, k: int = 12) -> Any:
     """Draw the best tokens of neurons, sub-heads or directions as bars, the weights of a neuron side by side.
 
     Args:
-        df: A table of `neurons()`, `subheads()`, `singular()`, `directions()` or `search()`, of at most six neurons (or heads,
-            directions).
+        df: A table of `neurons()`, `subheads()`, `singular()` or `directions()`, of at most six neurons, sub-heads or
+            directions; or of `search()`.
         k: How many tokens of each.
 
     Returns:
@@ -50,15 +50,27 @@ def plot_tokens(df: pd.DataFrame, k: int = 12) -> Any:
     go = plotly()
     if check_kind(df, "plot_tokens()", ("tokens", "search")) == "search":
         return _plot_search(go, df, k)
-    groups = groups_to_draw(df, 4 * MAX_NAMES, "plot_tokens()", SELECT_SOME)
+    n_rows = _count_rows(df)
+    if n_rows > MAX_NAMES:
+        raise errors.too_many_groups(
+            "plot_tokens()", MAX_NAMES, "neurons, sub-heads or directions", n_rows, SELECT_SOME
+        )
+    groups = list(table_groups(df))
+    if not groups:
+        raise errors.empty_table()
     rows = _rows_of_panels(groups)
-    if len(rows) > MAX_NAMES:
-        raise errors.too_many_groups("plot_tokens()", MAX_NAMES, "neurons, heads or directions", len(rows), SELECT_SOME)
     names = list(dict.fromkeys(group.name for group in groups))
     panels = [
         _panel(i, j, group, k, with_name=len(names) > 1) for i, row in enumerate(rows) for j, group in enumerate(row)
     ]
     return _draw(go, panels, len(rows), max(map(len, rows)), escape(_title(df, names, panels)))
+
+
+def _count_rows(df: pd.DataFrame) -> int:
+    """How many rows of panels `_rows_of_panels` makes, without the groups."""
+    within_row = ("side",) if "component" in df.columns else ("weight", "side")
+    names = [name for name in key_columns(df) if name not in within_row]
+    return len(df[names].drop_duplicates()) if names else min(1, len(df))
 
 
 def _rows_of_panels(groups: list[TableGroup]) -> list[list[TableGroup]]:

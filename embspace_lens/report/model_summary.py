@@ -3,13 +3,16 @@
 import os
 import shlex
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
 from .. import errors
 from ..demo import catalog
+from ..display.table_groups import table_groups
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
+from ..weights.effective import side_of
 from ..weights.experts import NO_EXPERT
 from .legible import legible_heads, legible_neurons, one_neuron
 
@@ -20,6 +23,13 @@ K = 10
 N_WORD_NEURONS = 3  # neurons that read the word, and as many that write it
 NAMED_MASKS = ("ascii", "words", "trained", "frequent")
 """Values of `--vocabulary`."""
+
+
+class TokenScore(NamedTuple):
+    """The score of one token for a neuron's weight, and how many of the tokens that the lens reads have a higher score."""
+
+    score: float
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class ModelSummary:
         neurons: Neurons chosen by a rule, W_out first.
         heads: Heads chosen by a rule: some for W_OV, then some for W_QK.
         word: The neurons that write the word most strongly, then those that read it, each with its own best tokens.
+        word_scores: The word's own score and rank for each of these neurons, in the same order.
         ov: The best pairs of every head, W_OV.
         qk: The best pairs of every head, W_QK.
     """
@@ -43,6 +54,7 @@ class ModelSummary:
     neurons: pd.DataFrame
     heads: pd.DataFrame
     word: pd.DataFrame
+    word_scores: list[TokenScore]
     ov: pd.DataFrame
     qk: pd.DataFrame
 
@@ -79,13 +91,16 @@ def summarize_model(
     k = min(K, lens.space.n_tokens)
     empty = tidy(["layer"], [])
     neurons = word_neurons = ov = qk = heads = empty
+    word_scores: list[TokenScore] = []
     if lens.weights.layers_with("mlp"):
         neurons = legible_neurons(lens, n_neurons, k=k)
         word_neurons = neurons_of_token(lens, token, n=N_WORD_NEURONS, k=k)
+        word_scores = token_scores(lens, word_neurons, token)
     if lens.weights.layers_with("attn"):
         ov, qk = lens.ov(k=k), lens.qk(k=k)
         heads = pd.concat([legible_heads(lens, n_heads, pairs=table) for table in (ov, qk)], ignore_index=True)
-    return ModelSummary(lens, str(model or lens.name), token, _writing_first(neurons), heads, word_neurons, ov, qk)
+    name = str(model or lens.name)
+    return ModelSummary(lens, name, token, _writing_first(neurons), heads, word_neurons, word_scores, ov, qk)
 
 
 def _writing_first(df: pd.DataFrame) -> pd.DataFrame:
@@ -106,7 +121,8 @@ def find_word(lens: EmbeddingLens, word: str | None) -> int:
     token_ids = lens.space.token_ids.tolist()
     id_of = {str(lens.vocabulary.strings[i]): i for i in reversed(token_ids)}
     if word is None:
-        return next((id_of[candidate] for candidate in WORDS if candidate in id_of), token_ids[0])
+        candidates = (text for word in WORDS for text in (word, word.strip()))  # WordPiece has no leading spaces
+        return next((id_of[text] for text in candidates if text in id_of), token_ids[0])
     # The token with a space is the word; the token without it may be the end of another word.
     for candidate in (word if word.startswith(" ") else f" {word}", word):
         if candidate in id_of:
@@ -127,6 +143,23 @@ def neurons_of_token(lens: EmbeddingLens, token: int, n: int = 4, *, k: int = K)
         for row in best.sort_values(["weight", "rank"], ascending=[False, True]).to_dict("records")
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def token_scores(lens: EmbeddingLens, df: pd.DataFrame, token: int) -> list[TokenScore]:
+    """For each neuron and weight of a table, the token's score, and its rank among all tokens that the lens reads."""
+    scores = []
+    for group in table_groups(df):
+        row = group.rows.iloc[0].to_dict()
+        rows = lens.weights.directions(row["weight"], row["layer"], row.get("expert", NO_EXPERT))
+        of_tokens = lens.project(rows[row["neuron"]], side_of(row["weight"]))
+        scores.append(TokenScore(float(of_tokens[token]), int((of_tokens > of_tokens[token]).sum())))
+    return scores
+
+
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `11th`, `1,203rd`."""
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{suffix}"
 
 
 def model_lines(lens: EmbeddingLens) -> list[str]:

@@ -15,7 +15,7 @@ from ..files import refuse_unwritable, write_whole
 from ..lens import EmbeddingLens
 from ..plots.head_maps import head_grid
 from .legible import HEAD_RULE, NEURON_RULE
-from .model_summary import K, ModelSummary, lens_options, model_lines, summarize_model
+from .model_summary import K, ModelSummary, lens_options, model_lines, ordinal, summarize_model
 
 MAX_HEADS = 24  # rows and columns that the map has room for
 N_PAIRS = 6  # pairs of a head that fit on one line
@@ -68,7 +68,12 @@ def report_html(summary: ModelSummary) -> str:
     """
     lens = summary.lens
     k = min(K, lens.space.n_tokens)
-    neurons, heads, word_neurons = (_cards(table) for table in (summary.neurons, summary.heads, summary.word))
+    neurons, heads = _cards(summary.neurons), _cards(summary.heads)
+    word_neurons = _cards(summary.word, summary.token)
+    lines = (line for card in word_neurons for line in card["lines"])
+    for line, word_score in zip(lines, summary.word_scores, strict=True):
+        line["score"] = format_score(word_score.score)
+        line["rank"] = ordinal(word_score.rank + 1)
     command = f"embspace-lens {{}} {lens_options(summary)}"
     commands = {
         "neurons": command.format(f"neurons {_selection(neurons[-1])}") if neurons else "",
@@ -94,8 +99,8 @@ def report_html(summary: ModelSummary) -> str:
     )
 
 
-def _cards(df: pd.DataFrame) -> list[dict[str, Any]]:
-    """One card for each neuron or head: its name, its keys, and a line of chips for each weight."""
+def _cards(df: pd.DataFrame, marked: int | None = None) -> list[dict[str, Any]]:
+    """One card for each neuron or head: its name, its keys, and a line of chips for each weight; one token may be marked."""
     cards: dict[tuple[str, str], dict[str, Any]] = {}
     for group in table_groups(df) if len(df) else ():
         rows = group.rows
@@ -103,7 +108,7 @@ def _cards(df: pd.DataFrame) -> list[dict[str, Any]]:
         line = {
             "weight": group.weight,
             "verb": VERBS[group.weight],
-            "chips": chips(rows, N_PAIRS if has_pairs else None),
+            "chips": chips(rows, N_PAIRS if has_pairs else None, marked),
         }
         keys = {name: int(rows[name].iloc[0]) for name in ("layer", "head", "neuron") if name in rows.columns}
         card = cards.setdefault(

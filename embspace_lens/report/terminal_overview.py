@@ -7,7 +7,7 @@ import pandas as pd
 from ..display import terminal
 from ..display.table_groups import table_groups
 from ..display.tokens import display, format_score
-from .model_summary import ModelSummary, model_lines
+from .model_summary import ModelSummary, model_lines, ordinal
 
 MAX_HEADS = 12  # heads of a layer that fit on a line
 
@@ -25,14 +25,26 @@ def overview(summary: ModelSummary) -> str:
         "Neurons with similar tokens: what they write (W_out) and read (W_in)": summary.neurons,
         "Heads: attending to a promotes b, a→b (W_OV)": ov,
         "Heads: a query on a attends to a key on b, a→b (W_QK)": qk,
-        f"Neurons that write {word} (W_out), and that read it (W_in)": summary.word,
     }
     for title, df in sections.items():
         if len(df):
             lines += [title, *terminal.render(df).splitlines()[1:], ""]
+    if len(summary.word):
+        title = f"Neurons that write {word} (W_out), and that read it (W_in): its score and rank"
+        lines += [title, *_word_lines(summary), ""]
     if len(summary.ov):
         lines += ["The score of each head's best pair (W_OV)", *head_map_lines(summary.ov)]
     return "\n".join(lines).rstrip()
+
+
+def _word_lines(summary: ModelSummary) -> list[str]:
+    """One line for each neuron that writes or reads the word: the word's score and rank, then the neuron's best tokens."""
+    scores = [(format_score(score), ordinal(rank + 1)) for score, rank in summary.word_scores]
+    widths = [max(map(len, column)) for column in zip(*scores, strict=True)]
+    lines = terminal.render(summary.word, columns=terminal.COLUMNS - sum(widths) - 4).splitlines()[1:]
+    return [
+        f"{score:>{widths[0]}}  {rank:>{widths[1]}}  {line}" for (score, rank), line in zip(scores, lines, strict=True)
+    ]
 
 
 def head_map_lines(df: pd.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from unchecked import unchecked_types
 
 from embspace_lens import EmbspaceError
 from embspace_lens.plots import plot_plane
@@ -21,6 +22,19 @@ def test_same_seed_gives_the_same_figure(lens):
         plot_plane(lens, lens.ov(0, 0, k=3))
     with pytest.raises(EmbspaceError, match=r"plot_plane\(\) draws at most 6 vectors .* this table holds 7"):
         plot_plane(lens, lens.weights.W_out(0)[:7])
+
+
+def test_error_says_what_the_plot_takes(lens):
+    df = lens.neurons(0, 1, k=4)
+    for arguments, given in [((df, lens), "lens=DataFrame"), ((lens.model, df), "lens="), ((lens, "a"), "what=str")]:
+        with (
+            unchecked_types(),
+            pytest.raises(EmbspaceError, match=rf"^{given}.* takes: an EmbeddingLens, and vectors .* or a table"),
+        ):
+            plot_plane(*arguments)
+    for what in (None, 5, {"a": 1}):
+        with unchecked_types(), pytest.raises(EmbspaceError, match=r"is not what plot_plane\(lens, what\) takes"):
+            plot_plane(lens, what)
 
 
 def test_labels_do_not_overlap_marks_or_other_labels():

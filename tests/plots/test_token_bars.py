@@ -22,12 +22,19 @@ def test_weights_of_a_neuron_have_adjacent_panels(lens):
 
 
 def test_too_many_groups_and_other_tables_raise(lens):
-    with pytest.raises(EmbspaceError, match=r"plot_tokens\(\) draws at most .* this table holds 192"):
-        plot_tokens(lens.neurons(k=1))
-    with pytest.raises(
-        EmbspaceError, match=r"plot_tokens\(\) draws at most 6 neurons, .* this table holds 7\. Select some"
-    ):
-        plot_tokens(lens.neurons(0, range(7), weight="W_out", k=1))
+    tables = {
+        96: lens.neurons(k=1),
+        7: lens.neurons(0, range(7), weight="W_out", k=1),
+        64: lens.subheads(weight=["W_V", "W_O"], k=1),
+        8: lens.singular(0, 0, n_directions=8, k=1),
+    }
+    for count, df in tables.items():  # the limit and the count are of the same thing, whatever the size of the table
+        message = (
+            rf"plot_tokens\(\) draws at most 6 neurons, sub-heads or directions .* this table holds {count}\. Select"
+        )
+        with pytest.raises(EmbspaceError, match=message):
+            plot_tokens(df)
+    assert len(plot_tokens(lens.subheads(0, 0, k=1).query("subhead < 6")).data) == 24
     with pytest.raises(EmbspaceError, match="nothing to draw"):
         plot_tokens(neurons_of([]))
     with pytest.raises(

@@ -2,13 +2,17 @@
 
 import copy
 
+import numpy as np
 import pytest
 import zoo
 from handmade import UNSAFE_TOKENS, assert_harmless
 
 from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.display.table_groups import table_groups
+from embspace_lens.display.tokens import format_score
 from embspace_lens.report import write_report
-from embspace_lens.report.model_summary import find_word, summarize_model
+from embspace_lens.report.model_summary import find_word, ordinal, summarize_model
+from embspace_lens.report.terminal_overview import overview
 
 
 def test_report_is_one_file_without_external_resources(lens, tmp_path):
@@ -73,3 +77,26 @@ def test_report_of_the_demo_model(demo_lens, tmp_path):
     assert summary.word_text == " film" and summary.neurons["weight"].iloc[0] == "W_out"
     page = write_report(demo_lens, tmp_path / "r.html", word="film").read_text("utf-8")
     assert "Large Movie Review Dataset" in page and "film" in page
+
+
+def test_neurons_of_the_word_have_its_own_score_and_rank(demo_lens, tmp_path):
+    summary = summarize_model(demo_lens, word="film")
+    groups = list(table_groups(summary.word))
+    best = demo_lens.search(summary.token, weight=["W_in", "W_out"], k=3)
+    scores = best.sort_values(["weight", "rank"], ascending=[False, True])["score"]
+    np.testing.assert_allclose([word_score.score for word_score in summary.word_scores], scores, rtol=1e-4)
+    page = write_report(demo_lens, tmp_path / "r.html", word="film").read_text("utf-8")
+    text = overview(summary)
+    for group, (score, rank) in zip(groups, summary.word_scores, strict=True):
+        row = group.rows.iloc[0]
+        all_tokens = demo_lens.neurons(
+            int(row["layer"]), int(row["neuron"]), weight=row["weight"], k=demo_lens.space.n_tokens
+        )
+        assert all_tokens.loc[all_tokens["token_index"] == summary.token, "rank"].item() == rank
+        assert f'<span class="own">{format_score(score)}, {ordinal(rank + 1)}</span>' in page
+        assert f"{ordinal(rank + 1)}  {group.name}" in text
+    assert page.count("esl-marked") == 1 + sum(summary.token in set(group.rows["token_index"]) for group in groups)
+
+
+def test_ordinals():
+    assert [ordinal(n) for n in (1, 2, 3, 4, 11, 21, 1203)] == ["1st", "2nd", "3rd", "4th", "11th", "21st", "1,203rd"]
