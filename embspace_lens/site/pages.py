@@ -24,7 +24,7 @@ from ..lens import EmbeddingLens
 from ..tables.checks import check_integer
 from .context_saliency import N_SAMPLES, peak_saliency
 from .site_data import N_BUCKETS, N_NEAREST, RARE, SiteData, bucket
-from .writers import head_writers, neuron_writers
+from .writers import head_writers, neuron_writers, random_cosines
 
 MARK = "embspace-lens-site"  # a folder with a file of this name is a site, and may be replaced
 TEMPLATES = Path(__file__).parent / "templates"
@@ -104,15 +104,16 @@ def explore(
     if lens is None and model is not None:
         lens = EmbeddingLens(model)
     reach = reach_of(saliency) if saliency is not None and len(saliency) else None
-    writers = None
+    writers, chance = None, []
     if getattr(lens, "weights", None) is not None:
+        chance = random_cosines(lens, factors.d_model)
         writers = neuron_writers(lens, factors.directions), head_writers(lens, factors.directions)
     site_data = SiteData(factors, activity_result, _nearest_tokens(factors, lens), saliency, reach, writers)
     name = visible(title or (lens.name if lens is not None else "a dictionary"))
     lines = _about_lines(factors, site_data, activity_result, lens, dict(about or {}))
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        _write_pages(partial, name, site_data, lines, activity_result)
+        _write_pages(partial, name, site_data, lines, activity_result, chance)
         _write_all_data(partial / "data", site_data)
         (partial / MARK).write_text(
             "This folder is a site made by embspace_lens. It is replaced when the site is made again.\n"
@@ -166,6 +167,7 @@ def _write_pages(
     site_data: SiteData,
     about_lines: list[tuple[str, str]],
     activity_result: Activity | None,
+    chance: list[float],
 ) -> None:
     meta = {
         "name": name,
@@ -175,6 +177,7 @@ def _write_pages(
         "salient": site_data.has_saliency,
         "samples": N_SAMPLES,
         "rare": RARE,
+        "chance": chance,
         "vectors": activity_result.measures["n_vectors"].tolist() if activity_result is not None else [],
     }
     values = {

@@ -25,6 +25,7 @@ MAX_TEXT = 240  # characters of text on either side of a target
 N_BUCKETS = 251
 CURVE_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TARGET, NEAREST, AROUND = 0, 1, 2  # why a search finds a factor
+FEW = 10  # contexts; a share of fewer is divided by this number, because it is weak evidence
 RARE = 10  # percent; a nearest token ranks above a target with a smaller share of the contexts
 LEVEL_CODES = {"word": "w", "pattern": "p", "long range": "r", "early": "e", "middle": "m", "late": "l", "": ""}
 MIN_SHARE = {TARGET: 0.01, AROUND: 0.05}  # words in a smaller share of the contexts are not indexed
@@ -197,7 +198,7 @@ class SiteData:
             counts = self.target_counts(factor, layer)
             n = sum(counts.values())
             for (token, _), count in counts.items():
-                word, percent = search_form(token), max(1, round(100 * count / n))
+                word, percent = search_form(token), max(1, round(100 * count / max(n, FEW)))
                 if count >= MIN_SHARE[TARGET] * n and percent > words.get(word, (0, TARGET))[0]:
                     words[word] = (percent, TARGET)
         if self.layers:

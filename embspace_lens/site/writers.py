@@ -11,6 +11,7 @@ from ..errors import EmbspaceError
 from ..weights.indices import weight_indices
 
 N_NEURONS, N_HEADS, N_TOKENS = 5, 3, 3
+N_RANDOM = 100  # random directions, as a control
 
 
 def neuron_writers(lens: Any, directions: Float[Tensor, "n_factors d_model"]) -> list[list[list[Any]]]:
@@ -87,3 +88,13 @@ def head_writers(lens: Any, directions: Float[Tensor, "n_factors d_model"]) -> l
         [[names[i], round(value, 3)] for value, i in zip(values, indices)]
         for values, indices in zip(best.values.tolist(), best.indices.tolist())
     ]
+
+
+def random_cosines(lens: Any, d_model: int) -> list[float]:
+    """The control: the mean of the best neuron's cosine, and of the best head's, over random directions."""
+    directions = torch.randn(N_RANDOM, d_model, generator=torch.Generator().manual_seed(0))
+    means = []
+    for by_direction in (neuron_writers(lens, directions), head_writers(lens, directions)):
+        best = [writers[0][1] for writers in by_direction if writers]
+        means.append(round(sum(best) / len(best), 2) if best else 0.0)
+    return means

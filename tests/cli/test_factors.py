@@ -88,6 +88,19 @@ def test_saliency_equals_the_function(reviews):
     pd.testing.assert_frame_equal(printed, expected, check_dtype=False, rtol=1e-3)
 
 
+@needs_demo
+def test_interrupted_commands_state_how_to_resume(reviews, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt(f"The checkpoint is in {options['checkpoint']}. The same call resumes from it.")
+
+    monkeypatch.setattr("embspace_lens.factors.training.fit_factors", interrupt)
+    monkeypatch.setattr("embspace_lens.site.pages.explore", interrupt)
+    fit_options = ("fit", tmp_path / "d", "--n-factors", 4, "--l1", 1.0, "--texts", reviews)
+    for arguments in (fit_options, ("explore", tmp_path / "site", "--saliency", 1, "--texts", reviews)):
+        result = run(*arguments)
+        assert result.exit_code == 130 and "The same command resumes from it" in result.stderr, result.output
+
+
 @pytest.mark.full
 @needs_demo
 def test_explore_writes_a_site(reviews, tmp_path, monkeypatch):

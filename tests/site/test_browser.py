@@ -35,7 +35,9 @@ def test_overview_can_be_sorted_filtered_and_searched(site, tmp_path):
     matches = listed_factors(render(page, "#q=w3"))
     assert set(matches) == {f for word in index if word.startswith("w3") for f in index[word][::3]}
     assert set(matches[: len(set(index["w3"][::3]))]) == set(index["w3"][::3]), "the word itself before longer ones"
-    assert "best first" in render(page, "#q=%E2%90%A3W3")
+    assert "for “W3”" in html.unescape(render(page, "#q=W3")) and set(
+        listed_factors(render(page, "#q=%E2%90%A3W3"))
+    ) == set(matches)
     assert listed_factors(render(page, "#q=7"))[0] == 7
     page_without_matches = render(page, "#q=zzzz%3Cb%3E")
     assert (

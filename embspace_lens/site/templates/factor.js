@@ -19,7 +19,7 @@
       const [word, percent, n, texts] = head.strong;
       sentence.append(n === 1 ? "Its one strong context there has the target " : `${percent} % of its ${n} strong contexts there (from ${texts} text${texts === 1 ? "" : "s"}) have the target `, esl.chip(word, 0.5), ".");
     } else if (!Math.max(...head.curve)) return esl.el("p", { class: "sentence" }, "Dead factor: its code is 0 in all texts.");
-    if (head.reach !== undefined && head.reach !== null) sentence.append(head.reach < 0.05 ? " Only the target token is salient." : ` Salient tokens are ${head.reach.toFixed(1)} tokens from the target on average.`);
+    if (head.reach !== undefined && head.reach !== null) sentence.append(head.reach < 0.05 ? " Only the target token is salient." : ` The salient tokens are ${head.reach.toFixed(1)} tokens from the target on average.`);
     return sentence;
   }
 
@@ -83,7 +83,7 @@
       esl.el("th", { scope: "row" }, name), esl.el("td", null, cosine.toFixed(2).replace("-", "−")),
       esl.el("td", { class: "tokens" }, ...(chips || []).map((text, i) => esl.chip(text, i ? 0.25 : 0.6)))));
     return [esl.el("h2", null, "Neurons and heads that write it, by cosine"), esl.el("table", { class: "writers" }, esl.el("tbody", null, ...rows)),
-      esl.el("p", { class: "quiet" }, "Read one in Python: ", esl.el("code", null, command((neurons[0] || heads[0])[0])))];
+      esl.el("p", { class: "quiet" }, META.chance.length ? `For random directions the best neuron has ${META.chance[0].toFixed(2)} and the best head ${META.chance[1].toFixed(2)} on average. ` : "", "In Python: ", esl.el("code", null, command((neurons[0] || heads[0])[0])))];
   }
 
   function nearest() {

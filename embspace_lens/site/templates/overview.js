@@ -106,7 +106,7 @@
     drawn = 0;
     more();
     const n = selected.length.toLocaleString("en") + (selected.length === 1 ? " factor" : " factors");
-    status.textContent = word && !selected.length ? "No factor has “" + state.q.trim() + "” in its top contexts or nearest tokens." : n + (word ? " for “" + state.q.trim() + "”" : "") + (state.sort === "best" ? ", best first" : "");
+    status.textContent = word && !selected.length ? "No factor has “" + state.q.trim() + "” in its top contexts or nearest tokens." : n + (word ? " for “" + state.q.trim() + "”" : "");
     controls(counts);
     const query = new URLSearchParams(Object.entries(state).filter(([name, value]) => value && !(name === "sort" && value === "best")));
     history.replaceState(null, "", query.size || String(query) ? "#" + query : location.pathname);
@@ -119,9 +119,11 @@
     const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
     levels.replaceChildren(...(total ? [pick("all", "all", total, !state.level, () => { state.level = ""; show(); }),
       ...Object.entries(LEVELS).filter(([key]) => rows.some((row) => row[0] === key)).map(([key, label]) => pick(key, label, counts[key], state.level === key, () => { state.level = state.level === key ? "" : key; show(); }))] : []));
-    sorts.replaceChildren(...SORTS.map(([key, , label], i) => {
-      const button = pick("sort-" + key, label, null, state.sort === key, () => { state.sort = key; show(); });
-      if (i > 3) button.classList.add("right");
+    const buttonOf = ([key, , label]) => pick("sort-" + key, label, null, state.sort === key, () => { state.sort = key; show(); });
+    document.getElementById("best").replaceChildren(buttonOf(SORTS[0]));
+    sorts.replaceChildren(...SORTS.slice(1).map((sort, i) => {
+      const button = buttonOf(sort);
+      if (i > 2) button.classList.add("right");
       return button;
     }), esl.el("span", { class: "only" }, "most frequent targets"), esl.el("span", { class: "only" }, "nearest tokens in embedding space"));
     if (focused) document.querySelector('[data-key="' + focused + '"]')?.focus();
