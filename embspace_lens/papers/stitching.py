@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..compare.embedding_translation import translate
+from ..compare.state_translation import translate_layers
 from ..compare.stitching_sweep import Donors, Kernel, stitch_sweep
 from ..compare.translation import Translation
 from ..demo import catalog
@@ -56,6 +57,13 @@ def notebook_translation(recipient: EmbeddingLens, donor: EmbeddingLens, *layers
     return NotebookTranslation(**parts, recipient=recipient.weights, positions=donor.weights.W_pos)
 
 
+def state_kernel(recipient: EmbeddingLens, base: EmbeddingLens, seed: int) -> Kernel:
+    """The maps of `translate_states` to the base, for all donors: the blocks below the tuned ones are those of the base."""
+    keeps = range(-1, recipient.weights.n_layers)
+    translations = translate_layers(recipient, base, list(keeps), base.weights.n_layers - N_BLOCKS - 1, seed=seed)
+    return lambda recipient, donor, layer_source, layer_target: translations[layer_source]
+
+
 def run(setting: Setting) -> Findings:
     """Tune the classifiers, and measure all protocols on the test reviews."""
     recipient_name, base_name = two_models(NAME, setting)
@@ -67,8 +75,8 @@ def run(setting: Setting) -> Findings:
     texts, labels = read_labelled(data_file(setting, "reviews"), where=TEST)
     texts, labels = (part[: setting.size(N_TEXTS, 20)] for part in (texts, labels))
     options: dict[str, Any] = {"graft": N_BLOCKS, "max_tokens": MAX_TOKENS, "seed": setting.seed}
-    kernels: dict[str, Kernel] = {name: name for name in ("pinv", "states", "untranslated", "random")}
-    kernels[NOTEBOOK] = notebook_translation
+    kernels: dict[str, Kernel] = {name: name for name in ("pinv", "untranslated", "random")}
+    kernels |= {NOTEBOOK: notebook_translation, "states": state_kernel(recipient, base, setting.seed)}
     table: Any = stitch_sweep(recipient, donors, texts, labels, kernels=kernels, **options)
     bases = dict.fromkeys(donors, base)
     only: Any = stitch_sweep(recipient, donors, texts, labels, kernels={SUBTRACT: "pinv"}, subtract=bases, **options)
