@@ -4,7 +4,7 @@ from importlib import import_module
 
 from .experiment import Experiment
 
-MODULES: tuple[str, ...] = ("relations", "relation_prompts", "relation_ablation", "head_statistics", "channels")
+MODULES: tuple[str, ...] = ("relations", "relation_prompts", "relation_ablation", "ablated_heads", "channels")
 """The modules of this folder that define experiments, in the order of the papers; each has a list `EXPERIMENTS`."""
 
 
