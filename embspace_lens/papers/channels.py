@@ -135,6 +135,7 @@ def run_ablation(setting: Setting) -> Findings:
             f"Control: {CONTROL}, in place of the channels. n: channels.",
             "W_out: mean absolute change of logits at the neuron's most active positions. W_in and W_gate: mean absolute change of the activation at "
             "positions of the tokens.",
+            "The lens reads W_in through W_E; the paper reads all weights through W_U.",
         ),
     )
 

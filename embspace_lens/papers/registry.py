@@ -22,7 +22,7 @@ MODULES: tuple[str, ...] = (
     "relations",
     "relation_prompts",
     "relation_ablation",
-    "head_statistics",
+    "ablated_heads",
     "channels",
 )
 """The modules of this folder that define experiments, in the order of the papers; each has a list `EXPERIMENTS`."""

@@ -19,7 +19,7 @@ from .relation_tables import SOURCE, TEMPLATES, enough, published, raw_weights, 
 
 CONTEXTS = ("without context", "with context")
 KINDS = ("hits", "score")
-Scores = dict[str, Float[np.ndarray, " n"]]
+Scores = dict[str, Float[np.ndarray, " n_heads_of_all_blocks"]]
 """By kind, a number for each head: the true targets' and, with the suffix `control`, the mean over shuffled targets."""
 
 
@@ -72,10 +72,10 @@ def _with_means(rows: list[dict]) -> list[dict]:
     return means + rows
 
 
-def static_scores(lens: EmbeddingLens, pairs: Sequence[tuple[int, int]], k: int) -> Scores:
+def static_scores(lens: EmbeddingLens, pairs: Sequence[tuple[int, int]], k: int, *, first_mlp: bool = True) -> Scores:
     """How well each head maps the sources to the targets by its weights alone."""
-    source, target = torch.tensor(pairs).T
-    x = source_vectors(lens, source, range(lens.weights.n_layers), first_mlp=True)
+    source, target = torch.tensor(pairs).T.contiguous()
+    x = source_vectors(lens, source, range(lens.weights.n_layers), first_mlp)
     outputs = (
         x(layer).to(form.A) @ form.A[head] @ form.B[head]
         for layer in lens.weights.layers_with("attn")
@@ -94,7 +94,7 @@ def dynamic_scores(
     With context, the output is that of the run. Without, the head attends to the source alone, while its input is that of the
     run: the output is then the value vector at the source, times W_O.
     """
-    source, target = torch.tensor(pairs).T
+    source, target = torch.tensor(pairs).T.contiguous()
     batch, position = prompts(lens, source, template)
     weights, layers = lens.weights, lens.weights.layers_with("attn")
     hooks = [(head_hook(weights, layer, "W_V"), head_hook(weights, layer, "W_O")) for layer in layers]
