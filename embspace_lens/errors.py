@@ -696,10 +696,10 @@ def names_of_mapping() -> EmbspaceError:
     )
 
 
-def not_picklable(name: str) -> EmbspaceError:
-    """A lens is pickled, for example to send it to another process."""
+def not_serialisable(name: str) -> EmbspaceError:
+    """A lens is serialised, for example to send it to another process."""
     return EmbspaceError(
-        f"The lens of {name} cannot be pickled: a lens refers to its model, and TransformerLens models cannot be pickled. "
+        f"The lens of {name} cannot be serialised or sent to another process: it refers to a TransformerLens model. "
         "Make the lens in each process, with EmbeddingLens.from_pretrained(name, …). copy.copy and copy.deepcopy work."
     )
 

@@ -48,8 +48,8 @@ class EmbeddingLens(BaseLens):
     .. math:: s_\mathrm{read}(w) = w E', \qquad s_\mathrm{write}(w) = w E, \qquad E \in \mathbb{R}^{d_\mathrm{model} \times d_\mathrm{vocab}}
 
     A lens holds references to the model and copies nothing: after an edit of the model, it reads the edited weights. Readings
-    never change the model and never run it. A lens is immutable; make another one for other options. A lens can be copied, and
-    cannot be pickled: make it in each process, from the model's name.
+    never change the model and never run it. A lens is immutable; make another one for other options. A lens can be copied,
+    but not sent to another process: make it there, from the model's name.
 
     Tables are plain dataframes. `table.embspace.show()` shows tokens as chips, `.label()` gives one label per neuron, head or
     direction, and `.plot()` draws the table.
@@ -167,7 +167,7 @@ class EmbeddingLens(BaseLens):
         return lens
 
     def __reduce__(self) -> Any:
-        raise errors.not_picklable(self.name)
+        raise errors.not_serialisable(self.name)
 
     def _d_mlp(self) -> int:
         """How many neurons the first MLP has (for a mixture, its last expert); 0 if no MLP can be read."""

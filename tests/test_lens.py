@@ -124,7 +124,9 @@ def test_a_lens_has_the_name_that_is_given(tiny):
 
 def test_a_pickled_lens_raises_an_error_that_says_what_to_do(lens):
     for protocol in (2, pickle.HIGHEST_PROTOCOL):
-        with pytest.raises(EmbspaceError, match=r"lens of zoo cannot be pickled: .*from_pretrained\(name, …\)"):
+        with pytest.raises(
+            EmbspaceError, match=r"lens of zoo cannot be serialised or sent .*from_pretrained\(name, …\)"
+        ):
             pickle.dumps(lens, protocol)
 
 

@@ -87,6 +87,7 @@ def report_html(summary: ModelSummary) -> str:
         mono=safe(theme.MONO),
         name=lens.name,
         lens=repr(lens),
+        lens_score=lens.space.score,
         facts=" ".join(model_lines(lens)),
         neurons=neurons,
         heads=heads,
