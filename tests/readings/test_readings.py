@@ -5,6 +5,7 @@ import pytest
 import torch
 import zoo
 from laws import permute_neurons, random_rotation, rotate_residual_stream, same_tokens
+from reference import brute_normalized_scores
 
 from embspace_lens import EmbeddingLens
 from embspace_lens.search.tiles import chunk_bytes
@@ -93,6 +94,11 @@ def test_scores_equal_slow_loops(tiny, family):
         form = w.W_V(row.layer)[row.head].double() @ w.W_O(row.layer)[row.head].double()
         assert row.score == pytest.approx((E[row.src_token_index] @ form @ U[:, row.dest_token_index]).item(), abs=1e-5)
     for row in lens.qk(k=3).itertuples():
+        if family == "olmo2":  # queries and keys are normalised
+            pair = w.W_E[[row.dest_token_index, row.src_token_index]]
+            expected = brute_normalized_scores(tiny(family), row.layer, pair, "dot")[row.head, 0, 1]
+            assert row.score == pytest.approx(expected.item(), rel=1e-5)
+            continue
         form = w.W_Q(row.layer)[row.head].double() @ w.W_K(row.layer)[row.head].double().T
         assert row.score == pytest.approx((E[row.dest_token_index] @ form @ E[row.src_token_index]).item(), abs=1e-5)
     for row in lens.search(7, k=3).itertuples():
