@@ -25,8 +25,8 @@ def search_lines(df: pd.DataFrame, n: int | None = None) -> list[SearchLine]:
     if "token_string" in df.columns and len(df["token_string"].unique()) > 1:
         added.append("token_string")
     lines = []
-    for values, rows in df.groupby([*added, "weight"], sort=False, observed=True):
-        *names, weight = values
+    by_weight: Any = df.groupby([*added, "weight"], sort=False, observed=True)
+    for (*names, weight), rows in by_weight:
         components: Any = rows.sort_values("rank", kind="stable").iloc[:n].to_dict("records")
         lines.append(SearchLine(", ".join(map(str, names)), str(weight), components))
     return lines
@@ -36,15 +36,17 @@ def searched_token(df: pd.DataFrame) -> tuple[str, int] | None:
     """The token that a search is for, and its id; None if there are several, or none."""
     if "token_string" not in df.columns or "token_index" not in df.columns:
         return None
-    tokens = df[["token_string", "token_index"]].drop_duplicates()
-    return (str(tokens["token_string"].iloc[0]), int(tokens["token_index"].iloc[0])) if len(tokens) == 1 else None
+    columns: Any = df[["token_string", "token_index"]]
+    tokens = columns.drop_duplicates().to_dict("records")
+    return (str(tokens[0]["token_string"]), int(tokens[0]["token_index"])) if len(tokens) == 1 else None
 
 
 def component_name(row: dict[str, Any]) -> str:
     """A component of a search: `L3N120`; for a head that scores a pair highest, `L2H5 ␣a→␣b`."""
     source, target = row.get("src_token_string"), row.get("dest_token_string")
-    has_pair = isinstance(source, str) and isinstance(target, str) and source and target
-    return f"{name_of(row)} {pair(source, target)}" if has_pair else name_of(row)
+    if isinstance(source, str) and isinstance(target, str) and source and target:
+        return f"{name_of(row)} {pair(source, target)}"
+    return name_of(row)
 
 
 def context_numbers(df: pd.DataFrame) -> pd.Series:

@@ -59,7 +59,8 @@ def plot_plane(lens: Any, what: Any, *, side: Side = "write", k: int = 60, seed:
     if not isinstance(what, pd.DataFrame):
         if not isinstance(what, torch.Tensor | np.ndarray | list | tuple) or not len(np.shape(what)):
             raise errors.not_plane_arguments("what", what)
-        what = lens.directions(what, side=side, k=min(k, lens.space.n_tokens))
+        reader: Any = lens
+        what = reader.directions(what, side=side, k=min(k, lens.space.n_tokens))
     check_kind(what, "plot_plane()", ("tokens",))
     groups = list(table_groups(what))
     if len(groups) > MAX_VECTORS:

@@ -56,7 +56,7 @@ class TokenSimilarity:
         self.d_model = lens.weights.d_model
         embeddings = lens.weights.W_E, unembedding_rows(lens.weights)
         is_word = whole_words.choose(lens.vocabulary, lambda: embeddings).numpy()
-        if is_word.mean() < 0.05:  # the tokenizer does not write words with a leading space
+        if is_word.mean() < 0.05:  # a vocabulary of parts of words, or of ids
             is_word = np.ones_like(is_word)
         indicator, _ = undertraining(lens.vocabulary, *embeddings)
         self.counts = is_word & (indicator > indicator.median() / 2).cpu().numpy()
