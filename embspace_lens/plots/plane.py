@@ -12,7 +12,7 @@ from .. import errors
 from ..display import theme
 from ..display.table_groups import TableGroup, check_kind, table_groups
 from ..display.tokens import display, format_score
-from ..readings.base import BaseLens
+from ..lens import EmbeddingLens
 from ..space.embedding_space import EmbeddingSpace
 from ..weights.effective import Side
 from .figure import finish, plotly
@@ -54,7 +54,7 @@ def plot_plane(lens: Any, what: Any, *, side: Side = "write", k: int = 60, seed:
         Dar et al. (2023), Analyzing Transformers in Embedding Space.
     """
     go = plotly()
-    if not isinstance(lens, BaseLens):
+    if not isinstance(lens, EmbeddingLens):
         raise errors.not_plane_arguments("lens", lens)
     if not isinstance(what, pd.DataFrame):
         if not isinstance(what, torch.Tensor | np.ndarray | list | tuple) or not len(np.shape(what)):
@@ -159,7 +159,7 @@ def _marks(
 
 
 def _layout(
-    lens: BaseLens, token_ids: Int[np.ndarray, " n_tokens"], side: Side, seed: int
+    lens: EmbeddingLens, token_ids: Int[np.ndarray, " n_tokens"], side: Side, seed: int
 ) -> tuple[Float[np.ndarray, "n_tokens 2"], str]:
     """A point for each token, and the name of the method."""
     space = EmbeddingSpace(lens.weights, space=lens.space.kind, score="cosine", token_ids=lens.space.token_ids)
