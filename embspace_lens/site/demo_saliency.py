@@ -4,7 +4,7 @@ It explains ten contexts of each of the 50 factors with which the overview of `f
 ten minutes on one core. Run it again if the demo model, its dictionary, the sampled texts or the options of saliency change.
 """
 
-from .. import demo
+from ..demo.catalog import load
 from ..factors.contexts import activity
 from ..factors.pretrained import demo_factors, demo_saliency
 from ..forward.sampling import sample_texts
@@ -18,7 +18,7 @@ N_FACTORS = 50
 
 def main() -> None:
     """Write the file; an interrupted run resumes from it."""
-    model, factors = demo.load(NAME), demo_factors(NAME)
+    model, factors = load(NAME), demo_factors(NAME)
     texts = sample_texts(model)
     result = activity(factors, model, texts, layers=range(n_layers(model)))  # it was not fitted to the embedding
     order = SiteData(factors, result, None, None, None).order

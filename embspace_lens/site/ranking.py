@@ -17,9 +17,11 @@ def best_first(targets: pd.DataFrame, importance: np.ndarray) -> list[int]:
         All factors. Those without sharpness come last, by importance.
     """
     table = targets.reindex(range(len(importance)))
-    sharpness = table["sharpness"].to_numpy(dtype=float)
-    order = pd.DataFrame({"score": np.nan_to_num(sharpness) * importance, "importance": importance})
-    order["token"] = table["token_index"].fillna(-1).to_numpy()
-    order = order.sort_values(["score", "importance"], ascending=False, kind="stable")
-    is_repeat = order["token"].duplicated() | (order["score"] <= 0)
-    return [*order.index[~is_repeat], *order.index[is_repeat]]
+    score = np.nan_to_num(table["sharpness"].to_numpy(dtype=float)) * importance
+    tokens = table["token_index"].fillna(-1).tolist()
+    first, others, listed = [], [], set()
+    for factor in np.lexsort((-importance, -score)).tolist():
+        is_first = tokens[factor] not in listed and score[factor] > 0
+        (first if is_first else others).append(factor)
+        listed.add(tokens[factor])
+    return first + others
