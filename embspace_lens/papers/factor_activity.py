@@ -1,5 +1,6 @@
 """Yun et al.: importance of factors over layers, top contexts, and saliency."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,11 @@ def importance(setting: Setting) -> Findings:
 
 def contexts(setting: Setting) -> Findings:
     """The words of one factor's top contexts by layer, against the top contexts of all other factors."""
-    its, shown = corpus(setting), shown_contexts(setting)
+    its = corpus(setting)
+    shown: Any = shown_contexts(setting)
+    n_left = sum(len(re.findall(r"(?i)\bleft\b", chunk)) for chunk in its.chunks)
+    n_shown = min(N_SHOWN, max(n_left, 1))  # in a small corpus there are not 200 contexts of the word
+    shown = shown[shown["rank"] < n_shown]
     layer_of = [round(depth * (len(its.layers) - 1)) for depth in WORD_DEPTHS]
     shares = {word: pattern_share(shown, rf"(?i)«\W*{word}»") for word in WORD_SHARES}
     first: Any = shares["left"][shares["left"]["layer"] == its.layers[0]]
@@ -72,7 +77,7 @@ def contexts(setting: Setting) -> Findings:
         for layer, count in zip(layer_of, counts):
             measured = table.loc[(factor, layer)].to_dict() if (factor, layer) in table.index else {"n": 0}
             value = measured.pop("share", np.nan)
-            what = f"share of the top {N_SHOWN} contexts with the target {word}, factor {factor}, layer {layer}"
+            what = f"share of the top {n_shown} contexts with the target {word}, factor {factor}, layer {layer}"
             rows.append({"measure": what, "value": value, "published": count / N_SHOWN, **measured})
     of_factor: Any = shown[shown["factor"] == factor]
     targets = of_factor.value_counts(["factor", "layer", "token_index", "token_string"])
@@ -83,6 +88,7 @@ def contexts(setting: Setting) -> Findings:
         *its.notes,
         f"Factor {factor} has the largest share of left among its top contexts in layer {its.layers[0]}; the paper's is factor "
         "30. The paper's layers 0, 4 and 10 of 12 stand beside the layers of the same depth. Control: all other factors.",
+        f"left occurs {n_left:,} times in these texts; as many contexts are counted, at most {N_SHOWN} (the paper's number).",
         _verdict(
             f"the top contexts of factor {factor} in the first layer are of the word left",
             float(first["share"].max()) >= 0.5,
