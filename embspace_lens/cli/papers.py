@@ -13,6 +13,8 @@ from .output import Output, print_text
 if TYPE_CHECKING:
     from ..papers.runs import Run, RunOptions
 
+FIGURES = (".html", ".png", ".svg", ".pdf")
+
 
 def paper(
     name: Annotated[
@@ -95,6 +97,8 @@ def paper(
             raise errors.no_experiment_named(check or [])
         print_text(_listing(options))
         return
+    if plot is not None:
+        _check_plot(plot, options)
     runs = _finish(options, is_shown=not (write or texts or out))
     if plot is not None:
         _draw(plot, runs)
@@ -167,22 +171,26 @@ def _figures(runs: "list[Run]") -> Any:
     return pd.concat([run.findings.figures for run in runs if run.findings is not None], ignore_index=True)
 
 
+def _check_plot(path: Path, options: "RunOptions") -> None:
+    """Check the file and the number of experiments before they run."""
+    if path.suffix not in FIGURES:
+        raise errors.choice("--plot", path.suffix, FIGURES)
+    if len(options.experiments()) > 1:
+        raise errors.one_experiment_needed()
+
+
 def _draw(path: Path, runs: "list[Run]") -> None:
     plots = [run.findings.plot for run in runs if run.findings is not None and run.findings.plot is not None]
     if not plots:
         raise errors.no_figure(runs[0].experiment.name)
-    if len({run.experiment.name for run in runs}) > 1:
-        raise errors.one_experiment_needed()
     from ..files import whole, write_whole
 
     figure = plots[0]()
     if path.suffix == ".html":
         write_whole(path, figure.to_html(include_plotlyjs=True).encode())
-    elif path.suffix in (".png", ".svg", ".pdf"):
+    else:
         with whole(path) as part:
             figure.write_image(part, format=path.suffix[1:])
-    else:
-        raise errors.choice("--plot", path.suffix, (".html", ".png", ".svg", ".pdf"))
     typer.echo(f"{path}: the figure of {runs[0].experiment.name}, {runs[0].setting.model}", err=True)
 
 
