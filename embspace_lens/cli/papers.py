@@ -89,6 +89,8 @@ def paper(
             raise errors.no_experiment_named(check or [])
         print_text(_listing(options))
         return
+    if output.plot is not None:
+        _check_one_experiment(options)
     runs = _finish(options, is_shown=not (write or texts or output.out))
     if output.plot is not None:
         _draw(output.plot, runs)
@@ -153,12 +155,16 @@ def _figures(runs: "list[Run]") -> Any:
     return pd.concat([run.findings.figures for run in runs if run.findings is not None], ignore_index=True)
 
 
+def _check_one_experiment(options: "RunOptions") -> None:
+    """Check that a figure is of one experiment, before it runs."""
+    if len(options.experiments()) > 1:
+        raise errors.one_experiment_needed()
+
+
 def _draw(path: Path, runs: "list[Run]") -> None:
     plots = [run.findings.plot for run in runs if run.findings is not None and run.findings.plot is not None]
     if not plots:
         raise errors.no_figure(runs[0].experiment.name)
-    if len({run.experiment.name for run in runs}) > 1:
-        raise errors.one_experiment_needed()
     write_figure(plots[0](), path)
     typer.echo(f"{path}: the figure of {runs[0].experiment.name}, {runs[0].setting.model}", err=True)
 

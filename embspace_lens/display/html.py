@@ -181,8 +181,9 @@ def _saliency_table(df: pd.DataFrame, n: int | None) -> Table:
     """A concordance with the saliency of each token as its tint; targets in one column."""
     columns: list[Column] = [("context", "quiet"), ("", "before"), ("target", "target"), ("", "after")]
     numbers, rows = context_numbers(df), []
-    for _, rows_of_context in df[numbers < (len(df) if n is None else n)].groupby(numbers, sort=False):
-        context: Any = rows_of_context.sort_values(["offset"], kind="stable")
+    shown: Any = df[numbers < (len(df) if n is None else n)]
+    for _, rows_of_context in shown.groupby(numbers, sort=False):
+        context = rows_of_context.sort_values(["offset"], kind="stable")
         offsets, values = context["offset"].to_numpy(), context["saliency"].to_numpy(dtype=float)
         largest = float(np.abs(values).max(initial=0.0)) or 1.0
         sides: dict[str, list[str]] = {"before": [], "target": [], "after": []}

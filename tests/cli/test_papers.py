@@ -70,4 +70,7 @@ def test_file_that_names_no_experiment_is_refused(run, calls, tmp_path):
 
 
 def test_unknown_ending_of_a_figure_is_refused(run, calls):
-    assert run("paper", NAME, "--plot", "figure.txt").exit_code == 2
+    check_refusal(
+        run("paper", NAME, "--plot", "figure.txt"), "--plot='.txt' is not one of '.html', '.png', '.svg', '.pdf'\\."
+    )
+    assert not calls, "it is refused before the experiment runs"

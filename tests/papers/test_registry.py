@@ -37,7 +37,7 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize("experiment", ALL.values(), ids=list(ALL))
 def test_every_experiment_is_described(experiment):
-    assert re.fullmatch(r"[A-Z]\w*:[a-z0-9-]+", experiment.name)
+    assert re.fullmatch(r"\w+:[a-z0-9-]+", experiment.name)
     assert experiment.title and experiment.source and experiment.protocol.endswith((".", ")"))
     models = {part for model in experiment.models for part in model.split(",")}
     assert models and models <= set(demo.names()) and 0 < experiment.demo_scale <= 1
