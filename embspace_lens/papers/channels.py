@@ -206,7 +206,7 @@ EXPERIMENTS = [
         ),
         run=run_ablation,
         demo_scale=0.1,
-        models=("reviews-small-0", "reviews-small-1", "reviews-medium-0"),
+        models=("reviews-small-0", "reviews-small-1"),
         needs=("reviews",),
     ),
 ]
