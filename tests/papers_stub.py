@@ -13,7 +13,7 @@ def counted(calls: list[Setting], **changes) -> Experiment:
         calls.append(setting)
         rows = [
             {"measure": "overlap", "value": 0.1234, "control": 0.05, "published": 0.0083, "n": setting.size(100)},
-            {"measure": "count", "value": 24.0, "n": 24},
+            {"measure": "k = 64", "value": 24.0, "n": 24},
         ]
         details = {"Heads": tidy(["layer", "head", "label"], [{"layer": [0, 1], "head": 2, "label": ["␣a", "␣b"]}])}
         return Findings(figures(NAME, setting, rows), details, draw, ("A note.",))

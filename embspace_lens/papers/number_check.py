@@ -96,7 +96,7 @@ def _line_problems(name: str, number: int, line: str, runs: Iterable[Run]) -> It
 
 
 def _numbers(run: Run) -> np.ndarray:
-    """All numbers of an experiment's tables."""
+    """All numbers of an experiment's tables, and those in the names of its measures, such as k = 64."""
     if run.findings is None:
         return np.empty(0)
     tables = [run.findings.figures, *run.findings.details.values()]
@@ -106,7 +106,8 @@ def _numbers(run: Run) -> np.ndarray:
         for column in table.columns
         if pd.api.types.is_numeric_dtype(table[column].dtype)
     ]
-    return np.concatenate(columns)
+    names = [_value(number) for name in run.findings.figures["measure"] for number in NUMBER.findall(name)]
+    return np.concatenate([*columns, np.array(names, dtype=np.float64)])
 
 
 def _decimals(number: str) -> int:

@@ -113,7 +113,7 @@ def summarise(table: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(measure: str, value: float, control: float, n: int, published: float = float("nan")) -> dict[str, Any]:
+def _row(measure: str, value: Any, control: Any, n: int, published: float = float("nan")) -> dict[str, Any]:
     return {"measure": measure, "value": value, "control": control, "n": n, "published": published}
 
 

@@ -42,7 +42,9 @@ def test_missing_line_is_found(check):
     assert any("lines" in problem for problem in check(check.page.replace("- A note.\n\n", "")))
 
 
-@pytest.mark.parametrize("line", ["| overlap .12 (control .05) | `T:counted` |", "24 of 24, 0.123, see `T:counted`"])
+@pytest.mark.parametrize(
+    "line", ["| overlap .12 (control .05) | `T:counted` |", "24 of 24, 0.123, k = 64, see `T:counted`"]
+)
 def test_rounded_numbers_of_other_documents_pass(check, line):
     assert check(f"Other 17 lines.\n\n{line}\n") == []
 

@@ -18,7 +18,7 @@ Count.
 ```text
 measure  model            value  control  published    n
 overlap  reviews-small-0  0.123     0.05     0.0083  100
-count    reviews-small-0     24                       24
+k = 64   reviews-small-0     24                       24
 ```
 
 - A note.
