@@ -49,7 +49,7 @@ def pattern_share(contexts: pd.DataFrame, rule: Rule) -> pd.DataFrame:
         True
 
     References:
-        Yun et al. (2021), Transformer visualization via dictionary learning, §4.2. https://arxiv.org/abs/2103.15949
+        Yun et al. (2021), Transformer visualization via dictionary learning, §4. https://arxiv.org/abs/2103.15949
     """
     missing = [name for name in NEEDED if name not in contexts.columns]
     if missing:

@@ -84,7 +84,7 @@ def senses(
         ['code', 'factor', 'majority', 'state']
 
     References:
-        Yun et al. (2021), Transformer visualization via dictionary learning, §4.1. https://arxiv.org/abs/2103.15949
+        Yun et al. (2021), Transformer visualization via dictionary learning, §4. https://arxiv.org/abs/2103.15949
     """
     try:
         import sklearn  # noqa: F401 (checked before the forward passes)
@@ -159,7 +159,7 @@ def sense_codes(
         ['vb', 'nn']
 
     References:
-        Yun et al. (2021), Transformer visualization via dictionary learning, §4.1. https://arxiv.org/abs/2103.15949
+        Yun et al. (2021), Transformer visualization via dictionary learning, §4. https://arxiv.org/abs/2103.15949
     """
     factor = check_integer("factor", factor, minimum=0, maximum=factors.n_factors - 1)
     positions = sample_positions(sentences, {word.lower()}, at_most, check_integer("seed", seed, minimum=0))

@@ -189,7 +189,7 @@ EXPERIMENTS = [
     Experiment(
         name="B:importance",
         title="Importance of factors over layers",
-        source=f"{SOURCE}, §3 and figure 3",
+        source=f"{SOURCE}, §3",
         protocol="The importance of a factor in a layer is the mean of its largest codes there; the onset is the first layer with half of "
         "its maximum. Control: the layers of each curve in random order.",
         run=importance,

@@ -134,7 +134,7 @@ EXPERIMENTS = [
     Experiment(
         name="B:patterns",
         title="Mid-level patterns in top contexts",
-        source=f"{SOURCE}, §4.2",
+        source=f"{SOURCE}, §4",
         protocol="The share of the top contexts of a layer that follow a stated rule, for the factor that follows it most on other texts. "
         "Control: the contexts of all other factors.",
         run=patterns,

@@ -33,7 +33,7 @@ def plot_code_histograms(df: pd.DataFrame, senses: Mapping[str, Sequence[str]] |
             for; or plotly is not installed.
 
     References:
-        Yun et al. (2021), Transformer visualization via dictionary learning, §4.1. https://arxiv.org/abs/2103.15949
+        Yun et al. (2021), Transformer visualization via dictionary learning, §4. https://arxiv.org/abs/2103.15949
     """
     missing = [name for name in NEEDED if name not in df.columns]
     if missing:
