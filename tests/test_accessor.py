@@ -21,7 +21,7 @@ def test_show_is_text_in_a_terminal_and_html_in_a_notebook(lens, name):
     shown = df.embspace.show(n=2)
     assert repr(shown) == terminal.render(df, n=2)
     parsed = assert_harmless(shown._repr_html_())
-    assert parsed.tags.count("tr") == (7 if name == "search" else 3)
+    assert parsed.tags.count("tr") == (9 if name == "search" else 3)
     assert "prefers-color-scheme" not in shown._repr_html_(), "the notebook's theme decides, not the system's"
     if name == "directions":
         assert "<i>b</i>" in parsed.text

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .. import errors
 from . import theme
-from .line_counts import component_name, context_numbers, count_lines, search_lines, searched_token
+from .line_counts import component_name, context_numbers, count_lines, score_and_rank, search_lines, searched_token
 from .measurements import n_numeric_at_end, text_cells
 from .table_groups import VERBS, kind, name_of, pair_ends, table_groups, title_of
 from .tokens import chip, cut_end, cut_start, display, format_score, pair_chip, text_chip, token_in_text, visible
@@ -137,7 +137,10 @@ def _search_table(df: pd.DataFrame, n: int | None) -> Table:
     lines = search_lines(df, n)
     token = searched_token(df)
     shown = "their token" if token is None else chip(*token, strength=1, marked=True)
-    columns: list[Column] = [("weight", "quiet"), (safe(f"components that score {shown} highest"), "tokens")]
+    columns: list[Column] = [
+        ("weight", "quiet"),
+        (safe(f"components that score {shown} highest (and its rank among their tokens)"), "tokens"),
+    ]
     rows: list[list[Any]] = [[_with_verb(line.weight), _component_chips(line.components)] for line in lines]
     if any(line.name for line in lines):
         columns.insert(0, ("search", "quiet"))
@@ -152,7 +155,7 @@ def _component_chips(components: list[dict[str, Any]]) -> Any:
     for row, score, strength in zip(components, scores, strengths(scores), strict=True):
         name = component_name(row)
         shown = text_chip(name, f"{name} {row['weight']}, score {format_score(score)}", score, strength)
-        parts.append(f'{shown}<span class="esl-score">{format_score(score)}</span>')
+        parts.append(f'{shown}<span class="esl-score">{score_and_rank(row)}</span>')
     return safe(" ".join(parts))
 
 

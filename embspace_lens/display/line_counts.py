@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .table_groups import KEYS, added_keys, count_groups, name_of
-from .tokens import pair
+from .tokens import format_score, ordinal, pair
 
 CONTEXT = ["factor", "layer", "rank"]
 """The keys of a context."""
@@ -47,6 +47,12 @@ def component_name(row: dict[str, Any]) -> str:
     if isinstance(source, str) and isinstance(target, str) and source and target:
         return f"{name_of(row)} {pair(source, target)}"
     return name_of(row)
+
+
+def score_and_rank(row: dict[str, Any]) -> str:
+    """The score of a component of a search, and the token's rank among the component's tokens if it is known: `0.369 (4th)`."""
+    rank = int(row.get("token_rank", -1))
+    return format_score(row["score"]) + ("" if rank < 0 else f" ({ordinal(rank + 1)})")
 
 
 def context_numbers(df: pd.DataFrame) -> pd.Series:

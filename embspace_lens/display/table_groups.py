@@ -8,6 +8,7 @@ import pandas as pd
 
 from .. import errors
 from ..tables.columns import GLOSSARY
+from ..tables.frames import GIVEN
 from .tokens import visible
 
 TOKEN = ("token_index", "token_string")
@@ -138,8 +139,9 @@ def added_keys(df: pd.DataFrame, names: list[str]) -> list[str]:
     They are the columns of text outside the glossary with one value for each group, and, if a group has several rows of one
     rank, the columns that tell these rows apart.
     """
-    content = {*KEYS, "rank", "score", *TOKEN, *PAIR}
+    content = {*KEYS, "rank", "token_rank", "score", *TOKEN, *PAIR}
     others = [str(name) for name in df.columns if name not in content and df.columns.is_unique]
+    others = [name for name in others if not name.endswith(GIVEN)]  # values of the rows given to `lens.read`
     types = {name: pd.api.types.infer_dtype(df[name], skipna=True) for name in others}
     others = [name for name in others if types[name] in _HASHABLE]
     if not others or df.empty:

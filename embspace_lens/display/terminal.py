@@ -11,7 +11,15 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from .line_counts import CONTEXT, component_name, context_numbers, count_lines, search_lines, searched_token
+from .line_counts import (
+    CONTEXT,
+    component_name,
+    context_numbers,
+    count_lines,
+    score_and_rank,
+    search_lines,
+    searched_token,
+)
 from .measurements import n_numeric_at_end, text_cells
 from .table_groups import kind, name_of, pair_ends, table_groups, title_of
 from .tokens import ELLIPSIS, SPACE, cut_end, cut_start, for_terminal, format_score, isolate, visible, width
@@ -113,9 +121,11 @@ def _search_lines(df: pd.DataFrame, n: int | None) -> Table:
     lines = search_lines(df, n)
     has_names = any(line.name for line in lines)
     shown = "their token" if token is None else for_terminal(token[0])
-    table = _titled([*["search"] * has_names, "weight", f"components that score {shown} highest"])
+    table = _titled(
+        [*["search"] * has_names, "weight", f"components that score {shown} highest (and its rank among their tokens)"]
+    )
     for line in lines:
-        components = [f"{isolate(component_name(row))} {format_score(row['score'])}" for row in line.components]
+        components = [f"{isolate(component_name(row))} {score_and_rank(row)}" for row in line.components]
         name = [Line(for_terminal(line.name))] * has_names
         table.add_row(*name, Line(line.weight), Tokens(components, "  "))
     return table

@@ -128,6 +128,12 @@ def format_score(value: float, n: int = 3) -> str:
     return f"−{text}" if value < 0 and text.strip("0.,") else text
 
 
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `11th`, `1,203rd`."""
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{suffix}"
+
+
 def markup(token: str) -> str:
     """A token as escaped HTML: the signs for spaces are faint, and its writing direction does not affect its neighbours."""
     text = escape(display(token))

@@ -2,11 +2,10 @@
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import FactoredMatrix
 
 from ..space.embedding_space import EmbeddingSpace
 from ..space.normalized_pairs import NormalizedPairs
-from ..weights.effective import Side
+from ..weights.effective import FactoredMatrix, Side
 from ..weights.query_key_norms import normalized_circuits
 from .base import BaseLens, Block
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
@@ -47,7 +47,7 @@ class Target:
     def label(self, lens: BaseLens) -> str:
         """The token's text; the texts of several tokens, joined; or "vector"."""
         texts = [str(lens.vocabulary.strings[token]) for token in self.tokens]
-        return texts[0] if len(texts) == 1 else " + ".join(text.strip() or text for text in texts) or "vector"
+        return texts[0] if len(texts) == 1 else "+".join(text.strip() or text for text in texts) or "vector"
 
     def row(self, lens: BaseLens, side: Side) -> Float[Tensor, " d_model"]:
         """The vector whose inner products with directions of that side are the scores."""
@@ -120,7 +120,7 @@ def search_token(
             best[f"{_searched_end(name)}_token_string"] = [text] * len(best["rank"])
         blocks.append(best | {"weight": name, "token_index": target.token_index, "token_string": text})
     columns = ["layer", *lens.expert_column, "head", "neuron", "subhead", "weight", "rank", *TOKEN_COLUMNS]
-    return tidy([*columns, *PAIR_COLUMNS], blocks, kind="search")
+    return tidy([*columns, *PAIR_COLUMNS, "token_rank"], blocks, kind="search")
 
 
 def _searched_end(name: str) -> str:
@@ -146,7 +146,11 @@ def _best_heads(lens: BaseLens, name: str, indices: list[WeightIndex], target: T
         f"{searched}_token_index": np.full(n, target.token_index),
         f"{other}_token_index": torch.cat(partners)[order].numpy(),
     }
-    return dict(zip(KEYS, np.array(keys).T[:, order.numpy()])) | pairs | {"rank": np.arange(n), "score": score[order]}
+    return (
+        dict(zip(KEYS, np.array(keys).T[:, order.numpy()]))
+        | pairs
+        | {"rank": np.arange(n), "score": score[order], "token_rank": np.full(n, -1)}
+    )
 
 
 def _best_directions(
@@ -155,13 +159,16 @@ def _best_directions(
     """The k directions of one weight, over all layers, that score the target highest (or lowest)."""
     side = side_of(name)
     row_of_target = target.row(lens, side)
-    scores, keys = [], []
+    scores, keys, vectors = [], [], []
     for index in indices:
         x = lens.weights.directions(name, *index)
-        flat = (lens.space.vectors(x.reshape(-1, x.shape[-1]), side) @ row_of_target).cpu()
-        scores.append(flat)
-        row, none = np.arange(len(flat)), np.full(len(flat), -1)
-        layer_and_expert = [np.full(len(flat), index.layer), np.full(len(flat), index.expert)]
+        flat = lens.space.vectors(x.reshape(-1, x.shape[-1]), side)
+        score = flat @ row_of_target
+        row = torch.argsort(score, descending=largest, stable=True)[:k]
+        scores.append(score[row].cpu())
+        vectors.append(flat[row])
+        row, none = row.cpu().numpy(), np.full(len(row), -1)
+        layer_and_expert = [np.full(len(row), index.layer), np.full(len(row), index.expert)]
         if name in ATTENTION:
             d_head = x.shape[-2]
             keys.append(np.stack([*layer_and_expert, row // d_head, none, row % d_head]))
@@ -171,5 +178,17 @@ def _best_directions(
     order = torch.argsort(score, descending=largest, stable=True)[:k]
     key = dict(zip(KEYS, np.concatenate(keys, axis=1)[:, order.numpy()]))
     none = np.full(len(order), NO_TOKEN)
-    pairs = {"dest_token_index": none, "src_token_index": none}
-    return key | pairs | {"rank": np.arange(len(order)), "score": score[order]}
+    best = torch.cat([x.to(vectors[0].device) for x in vectors])[order.to(vectors[0].device)]
+    found = {"rank": np.arange(len(order)), "score": score[order], "token_rank": none}
+    if target.token_index != NO_TOKEN:
+        found["token_rank"] = _ranks(lens, best, side, target.token_index, largest)
+    return key | {"dest_token_index": none, "src_token_index": none} | found
+
+
+def _ranks(
+    lens: BaseLens, x: Float[Tensor, "n d_model"], side: Side, token: int, largest: bool
+) -> Int[np.ndarray, " n"]:
+    """For each direction, how many tokens score higher than the given one (with `largest` False, lower)."""
+    scores = lens.space.rows(side).scores(x if largest else -x).cpu()
+    own = scores[:, torch.searchsorted(lens.space.token_ids, token)]
+    return (scores > own[:, None]).sum(dim=1).numpy()

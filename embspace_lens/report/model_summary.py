@@ -156,12 +156,6 @@ def token_scores(lens: EmbeddingLens, df: pd.DataFrame, token: int) -> list[Toke
     return scores
 
 
-def ordinal(number: int) -> str:
-    """`1st`, `2nd`, `11th`, `1,203rd`."""
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number:,}{suffix}"
-
-
 def model_lines(lens: EmbeddingLens) -> list[str]:
     """A model's sizes, and for a demo model its training data."""
     w = lens.weights

@@ -10,12 +10,12 @@ import pandas as pd
 from ..display import theme
 from ..display.html import chips, environment, safe, stylesheet
 from ..display.table_groups import VERBS, table_groups
-from ..display.tokens import format_score, markup
+from ..display.tokens import format_score, markup, ordinal
 from ..files import refuse_unwritable, write_whole
 from ..lens import EmbeddingLens
 from ..plots.head_maps import head_grid
 from .legible import HEAD_RULE, NEURON_RULE
-from .model_summary import K, ModelSummary, lens_options, model_lines, ordinal, summarize_model
+from .model_summary import K, ModelSummary, lens_options, model_lines, summarize_model
 
 MAX_HEADS = 24  # rows and columns that the map has room for
 N_PAIRS = 6  # pairs of a head that fit on one line

@@ -6,8 +6,8 @@ import pandas as pd
 
 from ..display import terminal
 from ..display.table_groups import table_groups
-from ..display.tokens import display, format_score
-from .model_summary import ModelSummary, model_lines, ordinal
+from ..display.tokens import display, format_score, ordinal
+from .model_summary import ModelSummary, model_lines
 
 MAX_HEADS = 12  # heads of a layer that fit on a line
 

@@ -98,7 +98,9 @@ GLOSSARY: dict[str, Column] = {
         "int64", "", "Vocabulary id of the token; −1 if a search was for several tokens or for a vector."
     ),
     "token_string": Column(
-        "str", "", "Exact text of the token, leading space kept; the texts of several tokens, joined by +; or vector."
+        "str",
+        "",
+        "Exact text of the token, leading space kept; the texts of several tokens without spaces, joined by +; or vector.",
     ),
     "example": Column("int64", "", "Index of the text, from 0."),
     "variant": Column(
@@ -136,6 +138,11 @@ GLOSSARY: dict[str, Column] = {
         "float32",
         "as the lens's score",
         "The lens's score: an inner product, plain or centred, or a cosine. The cosine score of a pair is the bilinear form of normalised centred embeddings, divided by the form's largest singular value: between −1 and 1.",
+    ),
+    "token_rank": Column(
+        "int64",
+        "",
+        "How many tokens a component scores higher than the searched token; −1 for several tokens, a vector or a head.",
     ),
     "activation": Column(
         "float32",

@@ -68,6 +68,10 @@ def tidy(
     return frame
 
 
+GIVEN = "_given"
+"""The suffix of columns that `join_rows` renames."""
+
+
 def join_rows(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Add the columns of other rows to a table, whose column `row` is the position of each row among them.
 
@@ -76,14 +80,14 @@ def join_rows(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         rows: A table with other columns, also such that are not in the glossary.
 
     Returns:
-        The table's columns, then the others in their order; a column that both have is added with the suffix `_given`.
+        The table's columns, then the others in their order; a column that both have is added with the suffix `GIVEN`.
     """
     others = rows.iloc[table["row"].to_numpy()].reset_index(drop=True)
     names, taken = [], {*table.columns, *others.columns}
     for name in others.columns:
         new = name
         while new in table.columns or (new != name and new in taken):
-            new = f"{new}_given"
+            new += GIVEN
         taken.add(new)
         names.append(new)
     joined = pd.concat([table, others.set_axis(names, axis=1)], axis=1)

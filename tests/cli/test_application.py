@@ -13,7 +13,7 @@ from embspace_lens import demo
 from embspace_lens.cli import app, main
 
 COMMANDS = [
-    "demo", "models", "neurons", "heads", "singular", "directions", "search", "components", "align", "stitch", "difference", "relations", "operations",
+    "demo", "models", "neurons", "heads", "singular", "directions", "search", "components", "align", "stitch", "difference", "relations", "operations", "paper",
     "evidence", "evidence related-pairs", "evidence recall", "evidence keep-k",
     "factors", "factors fit", "factors contexts", "factors importance", "factors saliency", "factors senses", "factors explore",
 ]  # fmt: skip

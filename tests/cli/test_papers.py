@@ -71,6 +71,7 @@ def test_file_that_names_no_experiment_is_refused(run, calls, tmp_path):
 
 def test_unknown_ending_of_a_figure_is_refused(run, calls):
     check_refusal(
-        run("paper", NAME, "--plot", "figure.txt"), "--plot='.txt' is not one of '.html', '.png', '.svg', '.pdf'\\."
+        run("paper", NAME, "--plot", "figure.txt"),
+        "The ending of --plot figure.txt names no format. Use one of .html, .png.",
     )
     assert not calls, "it is refused before the experiment runs"

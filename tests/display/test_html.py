@@ -9,8 +9,9 @@ from handmade import UNSAFE_TOKENS, assert_harmless, neurons_of, pairs_of
 
 from embspace_lens import EmbspaceError
 from embspace_lens.display import html, terminal
+from embspace_lens.display.line_counts import score_and_rank
 from embspace_lens.display.table_groups import name_of
-from embspace_lens.display.tokens import display, format_score
+from embspace_lens.display.tokens import display
 
 
 def test_styles_apply_to_our_tables_only(lens):
@@ -43,13 +44,13 @@ def test_names_with_control_characters_are_visible():
 
 
 def test_a_search_has_one_line_per_weight_with_the_token_marked_and_scores(lens):
-    df = lens.search(5, k=3)
+    df = lens.search(5, weight=["W_in", "W_out", "W_Q", "W_K", "W_V", "W_O"], k=3)
     page = df.embspace.show(2)._repr_html_()
     assert page.count("w5") == 2 and page.count("esl-marked") == 2, "once in its chip and once in its title; one rule"
     assert page.count("<tr>") == 7 and "reads (W_in)" in page and "6 more of 18; show(n=3) shows all." in page
     for row in df[df["rank"] < 2].to_dict("records"):
         name = name_of(row)
-        assert f'<bdi>{name}</bdi></span><span class="esl-score">{format_score(row["score"])}</span>' in page
+        assert f'<bdi>{name}</bdi></span><span class="esl-score">{score_and_rank(row)}</span>' in page
     assert "more of" not in df.embspace.show(3)._repr_html_()
 
 

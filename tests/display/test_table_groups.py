@@ -123,3 +123,9 @@ def test_components_of_two_models_are_labelled_separately(lens):
     search = lens.search(5, k=2)
     df = pd.concat([search.assign(model="one"), search.assign(model="two")], ignore_index=True)
     assert len(df.embspace.label()) == len(df)
+
+
+def test_values_of_rows_given_to_a_reading_are_not_part_of_a_name(lens):
+    found = lens.search(5, weight="W_out", k=2).assign(token_string=["a", "b"])
+    names = [group.name for group in table_groups(lens.read(found, k=2))]
+    assert names == [f"L{row.layer}N{row.neuron}" for row in found.itertuples()]

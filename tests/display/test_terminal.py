@@ -58,9 +58,9 @@ def test_arrows_point_from_source_to_target_and_from_query_to_key():
 def test_a_search_has_one_line_per_weight(lens):
     df = lens.search(5, weight=["W_out", "W_V"], k=2)
     lines = terminal.render(df).splitlines()
-    assert lines[0] == "weight  components that score w5 highest"
-    assert re.fullmatch(r"W_out   L\dN\d+ \d\.\d\d\d?  L\dN\d+ \d\.\d\d\d?", lines[1])
-    assert re.fullmatch(r"W_V     L\dH\d\.\d \d\.\d\d\d?  L\dH\d\.\d \d\.\d\d\d?", lines[2])
+    assert lines[0] == "weight  components that score w5 highest (and its rank among their tokens)"
+    assert re.fullmatch(r"W_out   L\dN\d+ \d\.\d\d\d? \(\d+\w\w\)  L\dN\d+ \d\.\d\d\d? \(\d+\w\w\)", lines[1])
+    assert re.fullmatch(r"W_V     L\dH\d\.\d \d\.\d\d\d? \(\d+\w\w\)  L\dH\d\.\d \d\.\d\d\d? \(\d+\w\w\)", lines[2])
 
 
 def test_columns_stay_aligned_with_control_and_wide_characters_in_names():

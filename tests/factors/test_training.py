@@ -107,6 +107,15 @@ def test_interrupted_fit_resumes_to_the_same_factors(model, expected, tmp_path, 
         fit_factors(model, TEXTS, **OPTIONS, batch_tokens=40, checkpoint=folder)
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler of SIGINT: a shell that starts the tests in the background makes them ignore it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("at", ["reading", "fitting"])
 def test_ctrl_c_before_the_first_checkpoint_keeps_finished_work(model, tmp_path, monkeypatch, at):
     """A signal while a batch is read, or in the middle of a step of the fitter."""
@@ -135,6 +144,7 @@ def test_ctrl_c_before_the_first_checkpoint_keeps_finished_work(model, tmp_path,
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_before_any_step_is_reported(model, tmp_path, monkeypatch):
     monkeypatch.setattr(training._Fit, "register", lambda self, tokens: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match="before the first checkpoint"):

@@ -8,7 +8,7 @@ from tables import check_tidy
 from embspace_lens import EmbeddingLens, EmbspaceError
 
 COLUMNS = ["layer", "head", "neuron", "subhead", "weight", "rank", "token_index", "token_string"]
-COLUMNS += ["dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score"]
+COLUMNS += ["dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score", "token_rank"]
 OPTIONS = [
     {},
     dict(score="centered"),
@@ -82,7 +82,7 @@ def test_heads_are_scored_by_the_mean_over_several_tokens(tiny):
         form = lens.weights.W_OV(row.layer)[row.head].AB.double()
         scores = E @ form @ U / torch.linalg.matrix_norm(form, 2)
         assert row.score == pytest.approx(scores.max().item(), abs=1e-5) and row.src_token_index == scores.argmax()
-        assert (row.dest_token_index, row.dest_token_string) == (-1, "w9 + w30")
+        assert (row.dest_token_index, row.dest_token_string) == (-1, "w9+w30")
 
 
 def test_all_weights_are_searched_by_default(lens, moe_lens):
@@ -106,3 +106,17 @@ def test_all_weights_are_searched_by_default(lens, moe_lens):
 def test_targets_that_cannot_be_searched_raise_an_error(lens, token, message):
     with pytest.raises(EmbspaceError, match=message):
         lens.search(token)
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_the_rank_of_the_token_is_its_place_in_the_components_list(tiny, largest):
+    lens = EmbeddingLens(tiny("llama"), score="cosine", vocabulary=range(5, 60))
+    found = lens.search(9, weight=["W_in", "W_out", "W_V", "W_O"], k=6, largest=largest)
+    lists = lens.read(found, k=lens.space.n_tokens, largest=largest)
+    places = lists[lists["token_index"] == 9].sort_values("row")["rank"]
+    assert found["token_rank"].tolist() == places.tolist()
+
+
+def test_the_rank_is_unknown_for_several_tokens_and_for_heads(lens):
+    assert lens.search([5, 6], weight="W_out", k=2)["token_rank"].eq(-1).all()
+    assert lens.search(5, weight=["W_OV", "W_QK"], k=2)["token_rank"].eq(-1).all()

@@ -9,9 +9,9 @@ from handmade import UNSAFE_TOKENS, assert_harmless
 
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.display.table_groups import table_groups
-from embspace_lens.display.tokens import format_score
+from embspace_lens.display.tokens import format_score, ordinal
 from embspace_lens.report import write_report
-from embspace_lens.report.model_summary import find_word, ordinal, summarize_model
+from embspace_lens.report.model_summary import find_word, summarize_model
 from embspace_lens.report.terminal_overview import overview
 
 
