@@ -11,7 +11,7 @@ from ..tables.checks import check_integer
 from ..weights.configuration import context_length, is_causal, model_name, prepends_bos
 from .batches import TokenBatch
 
-MAX_LENGTH = 64  # the default length of a sequence in a model with a long context
+MAX_LENGTH = 32  # the default length of a sequence in a model with a long context
 MIN_LENGTH = 2
 
 
@@ -24,7 +24,7 @@ def random_sequences(
         model: A causal TransformerLens model.
         token_ids: The tokens to choose from.
         n_sequences: The number of sequences.
-        length: Their length in tokens; by default the largest that fits, at most 64.
+        length: Their length in tokens; by default the largest that fits, at most 32.
         seed: Seed of the choice.
 
     Raises:

@@ -32,7 +32,7 @@ def head_measurements(
     head: Select = None,
     *,
     length: int | None = None,
-    n_sequences: int = 16,
+    n_sequences: int = 32,
     n_queries: int = 1024,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def head_measurements(
         lens: The lens of a causal model, which runs; words are the tokens that it reads, without special tokens.
         layer: Which blocks; all by default.
         head: Which query heads.
-        length: n; by default the largest that fits twice into the context window, at most 64.
+        length: n; by default the largest that fits twice into the context window, at most 32.
         n_sequences: The number of texts.
         n_queries: The number of random positions at which `copied` is measured.
         seed: Seed of the words and positions.
@@ -149,7 +149,9 @@ class _Measurements:
         patterns = {index: pattern_hook(weights, index) for index in self.attention}
         outputs = {index: head_hook(weights, index) for index in self.attention}
         hooks = [(patterns[index], add_attention(index)) for index in self.attention]
-        values = collect_activations(self._lens.model, batch, list(outputs.values()), hooks=hooks)
+        # In some architectures, the attention of a block fires after its outputs.
+        last = patterns[max(patterns)]
+        values = collect_activations(self._lens.model, batch, [*outputs.values(), last], hooks=hooks)
         if missing := sorted(set(patterns.values()) - fired):
             raise errors.hook_did_not_fire(missing)
         for index, name in outputs.items():
@@ -179,9 +181,11 @@ class _Measurements:
         for h in heads:
             rows = unembedding.scores(W_O[h].to(unembedding.device, unembedding.dtype)).T
             z = outputs[:, h].to(rows)
-            of_word = (z * rows[torch.searchsorted(token_ids, words[:, h].contiguous())]).sum(dim=1)
+            own = torch.searchsorted(token_ids, words[:, h].contiguous()).to(rows.device)
+            of_word = (z * rows[own]).sum(dim=1, keepdim=True)
             below = torch.zeros(len(z), device=rows.device)
             for chunk in chunks(len(rows), 4 * len(z)):
-                below += (z @ rows[chunk].T < of_word[:, None]).sum(dim=1)
+                is_own = torch.arange(chunk.start, chunk.stop, device=rows.device) == own[:, None]
+                below += ((z @ rows[chunk].T < of_word) & ~is_own).sum(dim=1)  # rounding may place a word below itself
             shares.append(float(below.mean()) / max(1, len(rows) - 1))
         return torch.tensor(shares)

@@ -45,7 +45,7 @@ def repetition_loss(
 
     Args:
         lens: The lens of a causal model, which runs; words are the tokens that it reads, without special tokens.
-        length: n; by default the largest that fits twice into the context window, at most 64.
+        length: n; by default the largest that fits twice into the context window, at most 32.
         n_sequences: The number of random sequences.
         seed: Seed of the words.
         hooks: Interventions, such as those of `ablation_hooks`.

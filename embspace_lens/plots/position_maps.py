@@ -46,7 +46,7 @@ def plot_position_qk(df: pd.DataFrame, value: str = "score") -> Any:
     n_columns = balanced_columns(len(maps), MAPS_PER_ROW)
     n_rows = -(-len(maps) // n_columns)
     width, height = n_columns * (SIZE + GAP_X) - GAP_X, n_rows * (SIZE + GAP_Y) - GAP_Y
-    spacing = {"horizontal_spacing": GAP_X / width, "vertical_spacing": GAP_Y / height}
+    spacing: dict[str, Any] = {"horizontal_spacing": GAP_X / width, "vertical_spacing": GAP_Y / height}
     figure = make_subplots(n_rows, n_columns, subplot_titles=list(map(escape, maps)), **spacing)
     for i, grid in enumerate(maps.values()):
         row, column = i // n_columns + 1, i % n_columns + 1
@@ -80,8 +80,13 @@ def plot_position_qk(df: pd.DataFrame, value: str = "score") -> Any:
             figure.update_xaxes(title=axis_title("key position"), row=row, col=column)
     figure.update_annotations(font={"size": 13, "color": theme.LIGHT.text})
     figure.update_layout(margin={"l": 66, "r": 24, "t": 104, "b": 56})
-    note = "each row minus its mean; each map has its own colour scale" if value == "score" else "each map has its own colour scale"
-    return finish(figure, f"{escape(value)} by position", width + 90, height + 160, note)
+    title = "Scores of key positions" if value == "score" else f"{escape(value)} by key position"
+    note = (
+        "each row minus its mean; each map has its own colour scale"
+        if value == "score"
+        else "each map has its own colour scale"
+    )
+    return finish(figure, title, width + 90, height + 160, note)
 
 
 def _maps(df: pd.DataFrame, value: str) -> dict[str, pd.DataFrame]:

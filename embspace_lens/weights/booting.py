@@ -66,8 +66,9 @@ def boot_attention_only(name: str, tokenizer: Any, **sizes: int) -> tuple[Any, d
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge import TransformerBridge
 
-    config = TransformerBridgeConfig(**sizes, attn_only=True, normalization_type=None, act_fn="relu", seed=0)
-    model = TransformerBridge.boot_native(config, tokenizer=tokenizer, model_name=name).eval()
+    bridge: Any = TransformerBridge  # type checkers do not know its sources
+    options: dict[str, Any] = {**sizes, "attn_only": True, "normalization_type": None, "act_fn": "relu", "seed": 0}
+    model = bridge.boot_native(TransformerBridgeConfig(**options), tokenizer=tokenizer, model_name=name).eval()
     stored = model.original_model.named_parameters()
     return model, {key.replace("_original_component.", ""): parameter for key, parameter in stored}
 
