@@ -62,7 +62,9 @@ def slow_measurements(lens, length, n_sequences, seed):
     return rows
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neo", "ht_gpt2", "ht_gqa_gated_rms", "native_ln"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama", "gpt_neo", "gemma2", "bloom", "qwen3", "ht_gpt2", "ht_gqa_gated_rms", "native_ln"]
+)
 @torch.no_grad()
 def test_measurements_equal_a_slow_loop(models, name):
     lens = EmbeddingLens(models(name), vocabulary=torch.arange(zoo.D_VOCAB) % 3 != 0)
