@@ -135,10 +135,9 @@ class _Measurements:
 
         def add_attention(index: int) -> Callable[..., None]:
             def add(value: Tensor, hook: Any) -> None:
-                self._check(
-                    value, hook_name := patterns[index], (len(batch), weights.n_heads, *[batch.tokens.shape[1]] * 2)
-                )
-                fired.add(hook_name)
+                n_pos = batch.tokens.shape[1]
+                self._check(value, patterns[index], (len(batch), weights.n_heads, n_pos, n_pos))
+                fired.add(patterns[index])
                 self.attention[index] += self._attention_sums(value)
                 to_words = value[example, :, pos].masked_fill(~batch.mask[example, None].to(value.device), -1)
                 attended = to_words.argmax(dim=-1).cpu()
