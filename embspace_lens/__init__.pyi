@@ -24,6 +24,7 @@ from .circuits import position_qk as position_qk
 from .circuits import read_relations as read_relations
 from .circuits import relation_scores as relation_scores
 from .circuits import salient_operations as salient_operations
+from .circuits import token_composition as token_composition
 from .circuits import vocabulary_channels as vocabulary_channels
 from .compare import Alignment as Alignment
 from .compare import StitchedModel as StitchedModel
@@ -47,8 +48,11 @@ from .interventions import attribution_frame as attribution_frame
 from .interventions import channel_effects as channel_effects
 from .interventions import channel_input_effects as channel_input_effects
 from .interventions import composition_frame as composition_frame
+from .interventions import head_measurements as head_measurements
 from .interventions import logit_lens_frame as logit_lens_frame
 from .interventions import patching_frame as patching_frame
+from .interventions import repetition_gain as repetition_gain
+from .interventions import repetition_loss as repetition_loss
 from .interventions import scaling_hooks as scaling_hooks
 from .interventions import steering_hooks as steering_hooks
 from .lens import EmbeddingLens as EmbeddingLens

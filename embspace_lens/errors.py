@@ -482,6 +482,21 @@ def not_causal(model: str) -> EmbspaceError:
     return EmbspaceError(f"Sampling needs a causal model; {model or 'this one'} is bidirectional. Pass texts instead.")
 
 
+def causal_needed(model: str) -> EmbspaceError:
+    """Repetitions were requested from a bidirectional model."""
+    return EmbspaceError(
+        f"A repetition is predicted from left to right; {model or 'this model'} is bidirectional. Use a causal model."
+    )
+
+
+def no_room_for_repetition(model: str, n_positions: int, n_words: int) -> EmbspaceError:
+    """A sequence that is repeated has fewer than two tokens."""
+    return EmbspaceError(
+        f"A sequence and its repetition need 2 or more positions each and 2 or more words; {model or 'this model'} has room "
+        f"for {n_positions}, and the lens reads {n_words} words. Use a longer context window or a wider vocabulary."
+    )
+
+
 def no_layers() -> EmbspaceError:
     """An empty selection of layers."""
     return EmbspaceError("layers selects no layer. Omit it for all layers.")
@@ -1335,6 +1350,13 @@ def missing_columns(caller: str, missing: Sequence[str]) -> EmbspaceError:
     return EmbspaceError(f"{caller} needs {noun} {_listed(missing)}, which this table does not have.")
 
 
+def missing_samples(caller: str, missing: Sequence[str]) -> EmbspaceError:
+    """A table lacks rows of a sample."""
+    return EmbspaceError(
+        f"{caller} needs rows of the samples {_listed(missing)}. Pass the whole table of repetition_loss."
+    )
+
+
 def empty_table() -> EmbspaceError:
     """A table without rows was given to a plot."""
     return EmbspaceError("The table is empty: there is nothing to draw.")
@@ -1374,6 +1396,13 @@ def several_values_per_head(column: str) -> EmbspaceError:
     """A map of heads was given several rows of one head."""
     return EmbspaceError(
         f"A head has several values of {column!r}. Give one row per head, for example by df.groupby(['layer', 'head'])."
+    )
+
+
+def several_values_per_position(column: str) -> EmbspaceError:
+    """A map of positions was requested for a table with several values for a pair of positions."""
+    return EmbspaceError(
+        f"The table has several values of {column} for the same head, query and key position. Average them first, or add a column model."
     )
 
 

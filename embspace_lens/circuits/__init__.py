@@ -1,4 +1,4 @@
-"""Circuits from weights alone: relations (MAPS), vocabulary channels (ROTATE), statistics, positions."""
+"""Circuits from weights alone: relations (MAPS), vocabulary channels (ROTATE), statistics, positions, composition."""
 
 import lazy_loader
 

@@ -1,5 +1,6 @@
 from .channels import VocabularyChannels as VocabularyChannels
 from .channels import vocabulary_channels as vocabulary_channels
+from .composition import token_composition as token_composition
 from .operations import salient_operations as salient_operations
 from .positions import position_heads as position_heads
 from .positions import position_qk as position_qk

@@ -24,10 +24,10 @@ from ..tables.checks import check_integer, check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select
 from ..weights.first_mlp import first_mlp_output
+from .permutation_tests import Hits, MaximumTest, shuffled
 
 MIN_PAIRS = 30  # a relation with fewer pairs has no score
 Effect = Literal["promotion", "suppression"]
-BLOCK_ENTRIES = 2**24  # entries of a matrix that are held at a time, for relations of many pairs
 EFFECTS: tuple[Effect, ...] = ("promotion", "suppression")
 
 Pairs = Sequence[Sequence[str | int]]
@@ -94,10 +94,10 @@ def relation_scores(
     parsed = [_Relation.parse(lens, name, relations[name]) for name in sorted(relations)]
     scored = [relation for relation in parsed if len(relation) >= MIN_PAIRS]
     _warn_of_small_relations(lens, [relation for relation in parsed if len(relation) < MIN_PAIRS])
-    tests: dict[tuple[str, Effect], _MaximumTest] = {}
+    tests: dict[tuple[str, Effect], MaximumTest] = {}
     for relation in scored:
-        shuffled = relation.shuffled_targets(n_shuffles, seed)
-        tests |= {(relation.name, effect): _MaximumTest(n_heads, shuffled) for effect in EFFECTS}
+        targets = relation.shuffled_targets(n_shuffles, seed)
+        tests |= {(relation.name, effect): MaximumTest(n_heads, targets) for effect in EFFECTS}
     if scored:
         sources = torch.cat([relation.source for relation in scored]).unique()
         for head_index, (vectors, rows) in enumerate(_head_outputs(lens, sources, layers, heads, first_mlp)):
@@ -247,56 +247,15 @@ class _Relation:
         return targets, column
 
     def shuffled_targets(self, n_shuffles: int, seed: int) -> Int[Tensor, "n n_shuffles"]:
-        """The indices of the targets in random orders, one per column; 32-bit integers, because a relation may have many pairs."""
-        generator = torch.Generator().manual_seed(seed)
-        n, column = len(self), self._columns[1].int()
-        shuffled = torch.empty(n, n_shuffles, dtype=torch.int32)
-        block = max(1, BLOCK_ENTRIES // n)
-        for start in range(0, n_shuffles, block):
-            random = torch.rand(min(block, n_shuffles - start), n, generator=generator)
-            shuffled[:, start : start + block] = column[random.argsort(dim=1)].T
-        return shuffled
+        """The indices of the targets in random orders, one per column."""
+        return shuffled(self._columns[1], n_shuffles, seed)
 
-    def hits(self, sources: Int[Tensor, " m"], top: Int[Tensor, "m k"], d_vocab: int) -> "_Hits":
+    def hits(self, sources: Int[Tensor, " m"], top: Int[Tensor, "m k"], d_vocab: int) -> "Hits":
         """Which targets are among the top tokens for the source of each pair."""
         targets, column = self._columns
         column_of = torch.full((d_vocab,), len(targets))  # tokens that are no target share the last column
         column_of[targets] = torch.arange(len(targets))
-        return _Hits(column_of[top[torch.searchsorted(sources, self.source)]], column, len(targets))
-
-
-@dataclass(frozen=True)
-class _Hits:
-    """The matrix of hits of a relation, in blocks of rows: entry (i, j) states whether the target of pair j is among the top
-    tokens for the source of pair i. The n × n matrix is never built.
-    """
-
-    top: Int[Tensor, "n k"]  # the indices of the top tokens among the distinct targets; n_targets for other tokens
-    column: Int[Tensor, " n"]  # the index of each pair's target among the distinct targets
-    n_targets: int
-
-    def __len__(self) -> int:
-        return len(self.column)
-
-    def paired(self) -> int:
-        """The number of pairs whose target is among the top tokens for its source."""
-        return int((self.top == self.column[:, None]).any(dim=1).sum())
-
-    def mean(self) -> float:
-        """The mean of the matrix: the expected score of shuffled targets."""
-        counts = torch.bincount(self.column, minlength=self.n_targets + 1)  # the last entry is 0
-        return int(counts[self.top].sum()) / len(self) ** 2
-
-    def shuffled(self, targets: Int[Tensor, "n n_shuffles"]) -> Int[Tensor, " n_shuffles"]:
-        """The number of hits in each shuffle of the targets."""
-        counts = torch.zeros(targets.shape[1], dtype=torch.long)
-        block = max(1, BLOCK_ENTRIES // max(targets.shape[1], self.n_targets + 1))
-        for start in range(0, len(self), block):
-            top = self.top[start : start + block]
-            is_top = torch.zeros(len(top), self.n_targets + 1, dtype=torch.bool)
-            is_top.scatter_(1, top, True)
-            counts += is_top.gather(1, targets[start : start + block].long()).sum(0)
-        return counts
+        return Hits(column_of[top[torch.searchsorted(sources, self.source)]], column, len(targets))
 
 
 def _warn_of_small_relations(lens: EmbeddingLens, relations: list[_Relation]) -> None:
@@ -307,30 +266,3 @@ def _warn_of_small_relations(lens: EmbeddingLens, relations: list[_Relation]) ->
     if any(relation.n_left_out for relation in relations):
         message += f" The words of the others are not single tokens of {lens.name}."
     warnings.warn(message, UserWarning, stacklevel=3)
-
-
-class _MaximumTest:
-    """Permutation test of one relation and effect: each head's score against the best score of all heads in each shuffle.
-
-    scipy's permutation test would compute all heads' hits again for every shuffle. They are computed once here, and a shuffle
-    only picks entries of each head's hits.
-    """
-
-    def __init__(self, n_heads: int, shuffled: Int[Tensor, "n n_shuffles"]) -> None:
-        self.score, self.control = np.zeros(n_heads), np.zeros(n_heads)
-        self._n_hits = np.zeros(n_heads, dtype=np.int64)
-        self._shuffled, self._best = shuffled, torch.zeros(shuffled.shape[1], dtype=torch.long)
-
-    def add(self, head_index: int, hits: _Hits) -> None:
-        """Add the hits of one head."""
-        self._n_hits[head_index] = hits.paired()
-        self.score[head_index] = self._n_hits[head_index] / len(hits)
-        self.control[head_index] = hits.mean()
-        if self.control[head_index] > 0:
-            self._best = torch.maximum(self._best, hits.shuffled(self._shuffled))
-
-    @property
-    def p_value(self) -> np.ndarray:
-        """The share of shuffles at least as high, where the true order counts as one of the shuffles, so that it is never 0."""
-        at_least = (self._best.numpy()[None] >= self._n_hits[:, None]).sum(1)
-        return (1 + at_least) / (1 + len(self._best))

@@ -7,3 +7,4 @@ from .catalog import load as load
 from .catalog import load_tuned as load_tuned
 from .catalog import names as names
 from .catalog import seen as seen
+from .induction_circuit import induction_model as induction_model

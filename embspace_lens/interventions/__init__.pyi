@@ -7,5 +7,8 @@ from .channel_inputs import channel_input_effects as channel_input_effects
 from .hooks import ablation_hooks as ablation_hooks
 from .hooks import scaling_hooks as scaling_hooks
 from .hooks import steering_hooks as steering_hooks
+from .measured_heads import head_measurements as head_measurements
 from .patching_results import patching_frame as patching_frame
 from .rank_correlation import agreement as agreement
+from .repetition_losses import repetition_gain as repetition_gain
+from .repetition_losses import repetition_loss as repetition_loss

@@ -10,4 +10,5 @@ from .head_maps import plot_heads as plot_heads
 from .importance_curves import plot_importance as plot_importance
 from .pair_lines import plot_pairs as plot_pairs
 from .plane import plot_plane as plot_plane
+from .position_maps import plot_position_qk as plot_position_qk
 from .token_bars import plot_tokens as plot_tokens

@@ -68,7 +68,7 @@ GLOSSARY: dict[str, Column] = {
     "sample": Column(
         "str",
         "",
-        "What is measured: the claim (paired, aligned, own) or a control that should be lower (shuffled, permuted, other, random).",
+        "What is measured: the claim (paired, aligned, own, repeated) or a control (shuffled, permuted, other, random).",
     ),
     "item": Column("int64", "", "Number of an item in a sheet for raters, from 0."),
     "layer_a": Column("int64", "", "Block of the first of two models."),
@@ -106,6 +106,7 @@ GLOSSARY: dict[str, Column] = {
     "variant": Column(
         "str", "", "Form of a constructed sentence: kept or broken (the pattern), or shuffled (the control)."
     ),
+    "half": Column("int64", "", "Half of a text that is made of two sequences: 0 is the first, 1 the second."),
     "pos": Column(
         "int64",
         "tokens",
@@ -202,6 +203,15 @@ GLOSSARY: dict[str, Column] = {
     "accuracy": Column("float32", "", "Share of texts that are classified correctly."),
     "relation_score": Column(
         "float32", "", "Share of a relation's pairs whose target is among a head's top tokens for the source."
+    ),
+    "matching": Column(
+        "float32",
+        "",
+        "Share of tokens that are among the best for themselves in the scores of a later head's queries with what an earlier head writes.",
+    ),
+    "loss": Column("float32", "nats", "Loss of the prediction of a token: minus the log of its probability."),
+    "gain": Column(
+        "float32", "nats", "How much lower the loss is after a repetition than after the row's control; a mean."
     ),
     "control": Column(
         "float32",
@@ -329,6 +339,21 @@ GLOSSARY: dict[str, Column] = {
     "first_token": Column("float32", "", "Attention to position 0, from positions alone; a mean over positions."),
     "same_position": Column(
         "float32", "", "Attention to the token's own position, from positions alone; a mean over positions."
+    ),
+    "copied": Column(
+        "float32",
+        "",
+        "Share of words that rank below the most attended word in what a head adds to the logits, measured; a mean, 0.5 by chance.",
+    ),
+    "attends_previous": Column("float32", "", "Attention to the previous position, measured on random words; a mean."),
+    "attends_first": Column("float32", "", "Attention to position 0, measured on random words; a mean."),
+    "attends_duplicate": Column(
+        "float32", "", "Attention to the earlier occurrence of the query's word, measured on a repetition; a mean."
+    ),
+    "attends_induction": Column(
+        "float32",
+        "",
+        "Attention to the word after the earlier occurrence of the query's word, measured on a repetition; a mean.",
     ),
     "uniform": Column("float32", "", "The same attention if it were uniform over positions; a control."),
     "token_token": Column("float32", "", "Share of the scores' mean square from pairs of query token and key token."),

@@ -4,6 +4,8 @@ import re
 import warnings
 from typing import Any
 
+from torch import nn
+
 from .. import errors
 
 
@@ -48,6 +50,27 @@ def load_checked(model_class: Any, name: str, **arguments: Any) -> Any:
             f"{name} holds {len(unused)} weights that the model does not use, such as {unused[0]}.", stacklevel=1
         )
     return model
+
+
+def boot_attention_only(name: str, tokenizer: Any, **sizes: int) -> tuple[Any, dict[str, nn.Parameter]]:
+    """Boot a TransformerBridge without MLPs and norms around TransformerLens's own modules, with random weights.
+
+    Args:
+        name: The model's name.
+        tokenizer: Its tokenizer.
+        **sizes: d_model, d_head, n_layers, n_heads, n_ctx and d_vocab.
+
+    Returns:
+        The model in evaluation mode, and its parameters by their stored names, such as `layers.0.attn.q.weight`.
+    """
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge: Any = TransformerBridge  # type checkers do not know its sources
+    options: dict[str, Any] = {**sizes, "attn_only": True, "normalization_type": None, "act_fn": "relu", "seed": 0}
+    model = bridge.boot_native(TransformerBridgeConfig(**options), tokenizer=tokenizer, model_name=name).eval()
+    stored = model.original_model.named_parameters()
+    return model, {key.replace("_original_component.", ""): parameter for key, parameter in stored}
 
 
 class _CheckedClass:

@@ -42,6 +42,16 @@ def head_hook(weights: Weights, layer: int, weight: str = "W_O") -> str:
     return _existing(weights, f"blocks.{layer}.attn.{SUBHEAD_HOOKS[weight]}")
 
 
+def pattern_hook(weights: Weights, layer: int) -> str:
+    """The hook point of a block's attention, `[batch, head, query, key]`.
+
+    Raises:
+        EmbspaceError: If the model has no such block, or the block has no attention that can be read.
+    """
+    weights.W_O(layer)
+    return _existing(weights, f"blocks.{layer}.attn.hook_pattern")
+
+
 def neuron_hook(weights: Weights, layer: int, expert: int = NO_EXPERT) -> str:
     """The hook point of the activations of a block's neurons.
 

@@ -13,7 +13,7 @@ from tables import check_tidy
 from unchecked import unchecked_types
 
 from embspace_lens import EmbeddingLens, EmbspaceError
-from embspace_lens.circuits import read_relations, relation_scores, relations
+from embspace_lens.circuits import permutation_tests, read_relations, relation_scores, relations
 from embspace_lens.weights.first_mlp import first_mlp_output
 
 COLUMNS = ["relation", "layer", "head", "effect", "relation_score", "control", "p_value", "n", "n_left_out"]
@@ -195,10 +195,10 @@ def test_hits_in_blocks_equal_the_full_matrix(monkeypatch):
     n, n_targets = 37, 9
     relation = relations._Relation("r", torch.arange(n), torch.arange(n) % n_targets, 0)
     shuffled = relation.shuffled_targets(11, seed=4)
-    monkeypatch.setattr(relations, "BLOCK_ENTRIES", 40)
+    monkeypatch.setattr(permutation_tests, "BLOCK_ENTRIES", 40)
     assert torch.equal(relation.shuffled_targets(11, seed=4), shuffled), "orders do not depend on the size of a block"
     top = torch.rand(n, n_targets + 1).argsort(1)[:, :3]  # the last index stands for tokens that are no target
-    hits = relations._Hits(top, relation.target, n_targets)
+    hits = permutation_tests.Hits(top, relation.target, n_targets)
     matrix = (top[:, None] == relation.target[None, :, None]).any(-1)
     assert hits.paired() == matrix.diagonal().sum()
     assert hits.mean() == pytest.approx(matrix.double().mean().item())

@@ -160,6 +160,8 @@ def test_every_column_has_a_meaning_and_is_used():
     used |= {f"vocab_{moment}" for moment in ("mean", "variance", "skew", "kurtosis")}
     used |= {"ov_effective_rank", "qk_effective_rank"}
     used |= {"relation", "effect", "relation_score", "control", "p_value", "n_left_out"}  # relation_scores
+    used |= {"matching", "loss", "gain", "half", "copied"}  # token_composition, repetition_loss, repetition_gain
+    used |= {f"attends_{key}" for key in ("previous", "first", "duplicate", "induction")}  # head_measurements
     used |= {"src_rank", "amplification"}  # salient_operations
     used |= set(FIGURE_COLUMNS)  # papers
     unused = set(GLOSSARY) - used - {"similarity", "label"}  # made by match_neurons and by the accessor
