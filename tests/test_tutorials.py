@@ -1,5 +1,6 @@
-"""The tutorials run, and their committed outputs are visible without JavaScript."""
+"""The tutorials and the solutions of their exercises run, and their committed outputs are visible without JavaScript."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,11 +10,26 @@ from nbclient import NotebookClient
 
 TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
 TABLE, FIGURE = "text/html", "application/vnd.plotly.v1+json"
+SOLUTION = re.compile(r"<details>\n<summary>.+?</summary>\n\n```python\n(.+?)```\n.*?</details>", re.DOTALL)
 each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 
 
 def test_there_are_tutorials():
     assert TUTORIALS
+
+
+def solutions(notebook):
+    """The code of the folded solutions of a tutorial's exercises."""
+    return [code for cell in notebook.cells if cell.cell_type == "markdown" for code in SOLUTION.findall(cell.source)]
+
+
+def test_each_exercise_of_the_first_tutorial_has_a_folded_solution_with_assertions():
+    notebook = nbformat.read(TUTORIALS[0], as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    n_exercises = len(re.findall(r"^\d\. ", text.partition("## Exercises")[2], re.MULTILINE))
+    assert n_exercises == text.count("<details>") == len(solutions(notebook)) == 3
+    for code in solutions(notebook):
+        assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(code)))
 
 
 @pytest.mark.full
@@ -26,6 +42,7 @@ def test_tutorial_runs(path, monkeypatch):
     # Figures are stored as data only, because a PNG needs a browser.
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     kinds = {
         kind

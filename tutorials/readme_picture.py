@@ -42,7 +42,7 @@ def main() -> None:
         )
     figure.update_yaxes(autorange="reversed", visible=False)
     figure.update_xaxes(title="cosine", nticks=4, rangemode="tozero")
-    figure.update_xaxes(title="score", col=3)
+    figure.update_xaxes(title="score, between −1 and 1", col=3)
     figure.update_layout(
         template="simple_white",
         font={"family": theme.SANS, "size": 14, "color": theme.LIGHT.text},

@@ -42,8 +42,8 @@ def align(
         Literal["matches", "correlation", "diagonal"],
         typer.Option(
             "--table",
-            help="matches: the match of each layer; correlation: all pairs of layers; diagonal: the number of layers that "
-            "match the layer with the same index.",
+            help="matches: the match of each layer; correlation: all pairs of layers; diagonal: for how many "
+            "layers the nearest layer, and the match, is the layer with the same index.",
         ),
     ] = "matches",
     *,

@@ -57,19 +57,29 @@ class Alignment:
         rows = self.on_diagonal().to_dict("records")
         n_a, n_b = (self.correlation[name].nunique() for name in ("layer_a", "layer_b"))
         space = "residual space" if self.n_tokens is None else f"{self.n_tokens:,} shared tokens"
-        counts = ", ".join(f"{row['weight']} {row['n_matched']} of {row['n_layers']}" for row in rows)
+        counts = ", ".join(
+            f"{row['weight']} {row['n_nearest']} / {row['n_matched']} of {row['n_layers']}" for row in rows
+        )
         return (
             f"Alignment({self.name_a} × {self.name_b}: {n_a} × {n_b} layers, {space}; "
-            f"layers matched with the same number: {counts})"
+            f"layers with the same number, nearest / matched: {counts})"
         )
 
     def on_diagonal(self) -> pd.DataFrame:
-        """Count the layers that are matched with the layer of the same number.
+        """Count the layers whose nearest layer, and whose match, is the layer of the same number.
+
+        A layer's nearest layer is the one with the largest correlation, and several layers can have the same nearest layer. The
+        assignment uses each layer once, so `n_matched` can be larger than `n_nearest`.
 
         Returns:
-            One row per (weight), with `n_layers` (the layers that both models have), `n_matched`, `chance` (how many of them a
-            random assignment matches on average: 1 for models of the same depth) and `correlation`, the mean over the whole
-            assignment.
+            One row per (weight), with `n_nearest`, `n_matched`, `n_layers` (the layers that both models have), `chance` (how
+            many of them a random assignment matches on average: 1 for models of the same depth) and `correlation`, the mean
+            over the whole assignment.
+
+        Example:
+            >>> counts = align(lens, other, weights="W_V").on_diagonal()
+            >>> counts[["n_nearest", "n_matched", "n_layers"]].values.tolist()
+            [[1, 4, 4]]
         """
 
         def row(weight: Any) -> dict[str, Any]:
@@ -77,16 +87,18 @@ class Alignment:
                 (self.correlation["weight"] == weight) & self.correlation["correlation"].notna()
             ]
             layers_a, layers_b = set(compared["layer_a"]), set(compared["layer_b"])
+            nearest = compared.loc[compared.groupby("layer_a")["correlation"].idxmax()]
             matches = self.matches.loc[self.matches["weight"] == weight]
             return {
                 "weight": weight,
                 "n_layers": len(layers_a & layers_b),
+                "n_nearest": np.count_nonzero(nearest["layer_a"] == nearest["layer_b"]),
                 "n_matched": np.count_nonzero(matches["layer_a"] == matches["layer_b"]),
                 "chance": len(layers_a & layers_b) / max(len(layers_a), len(layers_b), 1),
                 "correlation": matches["correlation"].mean(),
             }
 
-        columns = ["weight", "n_matched", "n_layers", "chance", "correlation"]
+        columns = ["weight", "n_nearest", "n_matched", "n_layers", "chance", "correlation"]
         return tidy(columns, map(row, self.correlation["weight"].unique()))
 
     def plot(self, **options: Any) -> Any:

@@ -78,11 +78,8 @@ def _both_spaces(a: EmbeddingLens, b: EmbeddingLens) -> tuple[Alignment, Alignme
 
 def count_layers(alignment: Alignment) -> Any:
     """For each weight, how many layers of the first model are nearest, and assigned, to the layer of the same number."""
-    table = alignment.correlation.dropna(subset=["correlation"])
-    nearest = table.loc[table.groupby(["weight", "layer_a"], observed=True)["correlation"].idxmax()]
-    is_same = (nearest["layer_a"] == nearest["layer_b"]).groupby(nearest["weight"], observed=True).sum()
     counts = alignment.on_diagonal().set_index("weight")
-    return counts.assign(nearest=is_same, assigned=counts["n_matched"])
+    return counts.assign(nearest=counts["n_nearest"], assigned=counts["n_matched"])
 
 
 def _neuron_rows(names: tuple[str, str]) -> list[dict[str, object]]:

@@ -30,7 +30,8 @@ def plot_alignment(alignment: Alignment, *, weights: str | Sequence[str] | None 
         weights: Which of the compared weights to draw; all by default.
 
     Returns:
-        A plotly figure. A frame is thick and its number bold if a layer is matched with the layer of the same number.
+        A plotly figure. Its titles count the layers whose nearest layer, and whose match, has the same number. A frame is
+        thick and its number bold if a layer is matched with the layer of the same number.
 
     Raises:
         EmbspaceError: If a weight was not compared; or plotly is not installed.
@@ -38,7 +39,7 @@ def plot_alignment(alignment: Alignment, *, weights: str | Sequence[str] | None 
     Example:
         >>> from embspace_lens import align
         >>> plot_alignment(align(lens, other, weights="W_O")).layout.title.text
-        '4 of 4 layers are matched with the layer of the same number (1 by chance)'
+        'Layers with the same number: 2 of 4 nearest, 4 of 4 matched one to one (1 by chance)'
     """
     go = plotly()
     from plotly.subplots import make_subplots
@@ -65,21 +66,26 @@ def plot_alignment(alignment: Alignment, *, weights: str | Sequence[str] | None 
     figure.update_annotations(font={"size": 13, "family": theme.MONO})
     for i, weight in enumerate(chosen):
         _draw_map(go, figure, alignment, weight, {"row": i // n_columns + 1, "col": i % n_columns + 1}, cell)
-    n_matched, n_shared = (sum(counts[weight][column] for weight in chosen) for column in ("n_matched", "n_layers"))
-    chance = sum(counts[weight]["chance"] for weight in chosen)
-    title = f"{n_matched} of {n_shared} layers are matched with the layer of the same number ({chance:.3g} by chance)"
+    columns = ("n_nearest", "n_matched", "n_layers", "chance")
+    n_nearest, n_matched, n_shared, chance = (sum(counts[weight][column] for weight in chosen) for column in columns)
+    title = (
+        f"Layers with the same number: {n_nearest} of {n_shared} nearest, "
+        f"{n_matched} of {n_shared} matched one to one ({chance:.3g} by chance)"
+    )
     space = "coordinates of the residual stream"
     if alignment.n_tokens is not None:
         space = f"{alignment.n_tokens:,} shared tokens"
-    subtitle = f"mean |correlation| of the vectors of two layers over {space}; frames: assignment"
+    subtitle = (
+        f"mean |correlation| of the vectors of two layers over {space}; counts: nearest / matched; frames: matched"
+    )
     figure.update_layout(margin={"l": LEFT, "r": 24, "t": TOP, "b": BOTTOM})
     return finish(figure, title, LEFT + width + 24, TOP + height + BOTTOM, subtitle)
 
 
 def _map_title(alignment: Alignment, weight: str, counts: dict[Any, Any]) -> str:
-    """How many layers are matched with their own number, and the range of the map's colours."""
+    """How many layers are nearest to, and matched with, their own number, and the range of the map's colours."""
     values = alignment.correlation.loc[alignment.correlation["weight"] == weight, "correlation"]
-    title = f"<b>{weight}</b> {counts['n_matched']} of {counts['n_layers']}"
+    title = f"<b>{weight}</b> {counts['n_nearest']} / {counts['n_matched']} of {counts['n_layers']}"
     if values.notna().any():
         title += f" <span style='font-size:11px'>{_short(float(values.min()))}–{_short(float(values.max()))}</span>"
     return title

@@ -24,7 +24,10 @@ class NotebookFigure(go.Figure):
         from IPython.display import display
 
         picture = None if PNG in forms else png(self)
-        display(forms if picture is None else {**forms, PNG: picture}, raw=True)
+        if picture is None:
+            display(forms, raw=True)
+        else:  # the width of the figure, because the picture has SCALE times as many pixels
+            display({**forms, PNG: picture}, raw=True, metadata={PNG: {"width": self.layout.width}})
 
     def show(self, *args: Any, **options: Any) -> None:
         """Show the figure as plotly does; in a notebook, without arguments, as the last value of a cell is shown."""

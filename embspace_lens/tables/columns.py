@@ -173,7 +173,10 @@ GLOSSARY: dict[str, Column] = {
     "n_tokens": Column(
         "int64", "", "How many tokens stand out in a channel; they are masked for the channels after it."
     ),
-    "n_matched": Column("int64", "", "How many layers are matched with the layer of the same number."),
+    "n_nearest": Column("int64", "", "How many layers have the layer of the same number as their nearest layer."),
+    "n_matched": Column(
+        "int64", "", "How many layers the one-to-one assignment matches with the layer of the same number."
+    ),
     "n_layers": Column("int64", "", "How many layers have the weight in both models."),
     "chance": Column(
         "float32",

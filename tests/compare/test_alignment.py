@@ -11,7 +11,7 @@ from model_pairs import D_VOCAB, boot, build, lens_of, plain_norms
 from reference import brute_alignment
 from tables import check_tidy
 
-from embspace_lens import EmbeddingLens, EmbspaceError, align, match_neurons
+from embspace_lens import Alignment, EmbeddingLens, EmbspaceError, align, match_neurons
 from embspace_lens.compare.common_tokens import shared_tokens
 from embspace_lens.search.tiles import chunk_bytes
 from embspace_lens.weights.effective import side_of
@@ -113,7 +113,7 @@ def test_permuted_layers_are_matched():
     alignment = align(lens_of("gpt2", n_layer=5), EmbeddingLens(boot(permuted)))
     for weight, rows in alignment.matches.groupby("weight", observed=True):
         assert [order[layer] for layer in rows["layer_b"]] == rows["layer_a"].tolist() == list(range(5)), weight
-    assert alignment.on_diagonal()["n_matched"].tolist() == [0] * 6
+    assert (alignment.on_diagonal()[["n_nearest", "n_matched"]] == 0).all(axis=None)
 
 
 def test_subset_of_layers_is_matched_with_deeper_model():
@@ -151,6 +151,26 @@ def test_demo_models_of_two_seeds_are_aligned(demo_lens):
     assert alignment.on_diagonal()["n_matched"].tolist() == [4, 4]
 
 
+def test_nearest_layer_can_have_another_number_although_the_assignment_is_the_diagonal():
+    """Layer 0 of b is similar to both layers of a; the sum of the diagonal, 1.05, is larger than 1.0."""
+    correlation = pd.DataFrame(
+        {"weight": "W_V", "layer_a": [0, 0, 1, 1], "layer_b": [0, 1, 0, 1], "correlation": [0.5, 0.4, 0.6, 0.55]}
+    )
+    matches = correlation.query("layer_a == layer_b")
+    diagonal = Alignment("a", "b", "embedding", 100, correlation, matches).on_diagonal()
+    assert diagonal[["n_nearest", "n_matched", "n_layers"]].values.tolist() == [[1, 2, 2]]
+
+
+@pytest.mark.parametrize("pair", [("llama", "gpt2"), ("jamba", "gpt2"), ("gpt2", "jamba")])
+def test_nearest_layers_are_those_of_a_slow_loop(pair):
+    alignment = align(*map(lens_of, pair))
+    counts = dict.fromkeys(alignment.on_diagonal()["weight"], 0)
+    for (weight, layer_a), rows in alignment.correlation.groupby(["weight", "layer_a"], observed=True):
+        best = max(rows.itertuples(), key=lambda row: row.correlation)
+        counts[weight] += int(best.layer_b == layer_a)
+    assert alignment.on_diagonal()["n_nearest"].tolist() == list(counts.values())
+
+
 # -- what is left out
 
 
@@ -169,6 +189,8 @@ def test_zero_vectors_are_left_out_and_layers_of_zeros_are_unmatched():
     assert alignment.correlation["correlation"].isna().tolist() == [True, True, False, False]
     assert alignment.matches["layer_a"].tolist() == [1]
     assert alignment.on_diagonal()[["n_layers", "chance"]].values.tolist() == [[1, 0.5]]
+    nearest = alignment.correlation.query("layer_a == 1").set_index("layer_b")["correlation"].idxmax()
+    assert alignment.on_diagonal()["n_nearest"].tolist() == [int(nearest == 1)], "layers of zeros are not counted"
     assert "W_out" in repr(alignment)
     for space in ("embedding", "residual"):
         self_alignment = align(a, a, weights="W_out", space=space)
@@ -194,7 +216,8 @@ def test_tables_are_tidy(pair):
         alignment = align(a, b, **options)
         check_tidy(alignment.correlation, COLUMNS[:3], COLUMNS)
         check_tidy(alignment.matches, COLUMNS[:2], COLUMNS)
-        check_tidy(alignment.on_diagonal(), COLUMNS[:1], ["weight", "n_matched", "n_layers", "chance", "correlation"])
+        counts = ["n_nearest", "n_matched", "n_layers", "chance", "correlation"]
+        check_tidy(alignment.on_diagonal(), COLUMNS[:1], ["weight", *counts])
 
 
 def test_hybrid_models_are_compared_in_blocks_that_have_the_weight():
@@ -206,7 +229,7 @@ def test_hybrid_models_are_compared_in_blocks_that_have_the_weight():
 def test_repr_summarises_the_alignment(two_lenses):
     assert re.fullmatch(
         r"Alignment\(zoo × zoo: 2 × 2 layers, 130 shared tokens; "
-        r"layers matched with the same number: W_V \d of 2, W_O \d of 2\)",
+        r"layers with the same number, nearest / matched: W_V \d / \d of 2, W_O \d / \d of 2\)",
         repr(align(*two_lenses, weights=["W_V", "W_O"])),
     )
     assert "residual space" in repr(align(*two_lenses, weights="W_V", space="residual"))

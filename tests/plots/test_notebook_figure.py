@@ -27,7 +27,7 @@ def displayed(monkeypatch):
     monkeypatch.setattr(pio.renderers, "_default_name", pio.renderers._default_name)
     pio.renderers.default = "plotly_mimetype"
     bundles = []
-    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: bundles.append(bundle))
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw, metadata=None: bundles.append(bundle))
     return bundles
 
 
@@ -39,6 +39,18 @@ def test_figures_are_displayed_as_a_picture_and_in_the_interactive_form(displaye
     monkeypatch.setattr(notebook_figure, "_is_in_notebook", lambda: True)
     figure.show()
     assert displayed[1] == displayed[0]
+
+
+def test_picture_is_shown_at_the_width_of_the_figure(displayed, monkeypatch):
+    """The picture has twice as many pixels; without a width, pages would show it at twice the size of the figure."""
+    widths = []
+    monkeypatch.setattr(notebook_figure, "png", lambda figure: "AAAA")
+    monkeypatch.setattr(
+        "IPython.display.display", lambda bundle, raw, metadata=None: widths.append((metadata or {}).get(PNG))
+    )
+    figure = plot_tokens(neurons_of([" a", " b"]))
+    figure._ipython_display_()
+    assert widths == [{"width": figure.layout.width}]
 
 
 def test_figures_are_displayed_in_the_interactive_form_without_kaleido(displayed, monkeypatch):
