@@ -1492,6 +1492,13 @@ def parquet_needs_file() -> EmbspaceError:
     return EmbspaceError("--format parquet writes binary data. Name a file for it: --out table.parquet.")
 
 
+def no_pairs_to_exclude(weights: Sequence[str]) -> EmbspaceError:
+    """Equal pairs were to be left out of a table of single tokens."""
+    return EmbspaceError(
+        f"--exclude-same leaves out pairs of tokens, and {', '.join(weights)} has none. Use it with --weight W_OV or W_QK."
+    )
+
+
 def circuits_and_subheads() -> EmbspaceError:
     """Weights with token pairs and weights with tokens were requested in one table."""
     return EmbspaceError(

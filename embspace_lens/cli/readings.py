@@ -1,7 +1,7 @@
 """Commands that read one model: neurons, heads, search, components."""
 
 import shlex
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -59,6 +59,13 @@ def heads(
     weight: Weight = None,
     k: K = 10,
     lowest: Lowest = False,
+    exclude_same: Annotated[
+        Literal["exact", "fuzzy"] | None,
+        typer.Option(
+            "--exclude-same",
+            help="Leave out pairs of equal tokens (exact), or also of one word in another case, spacing or regular ending (fuzzy).",
+        ),
+    ] = None,
     *,
     options: LensOptions,
     output: DrawnOutput,
@@ -79,12 +86,15 @@ def heads(
         raise errors.circuits_and_subheads()
     lens = open_lens(model, options)
     if weights[0] in SUBHEADS:
+        if exclude_same is not None:
+            raise errors.no_pairs_to_exclude(weights)
         df, other = lens.subheads(layer, head, weight=weights, k=k, largest=not lowest), "W_OV"
     else:
         import pandas as pd
 
         readings = {"W_OV": lens.ov, "W_QK": lens.qk}
-        tables = [readings[name](layer, head, k=k, largest=not lowest) for name in CIRCUITS if name in weights]
+        choice = {"exclude_same": exclude_same, "k": k, "largest": not lowest}
+        tables = [readings[name](layer, head, **choice) for name in CIRCUITS if name in weights]
         # The sort is stable, so each head's W_OV and W_QK stand next to each other, in this order.
         df = pd.concat(tables, ignore_index=True).sort_values(["layer", "head"], kind="stable", ignore_index=True)
         other = "W_V"
@@ -93,10 +103,11 @@ def heads(
 
 
 def search(
-    token: Annotated[
-        str,
+    tokens: Annotated[
+        list[str],
         typer.Argument(
-            metavar="TOKEN", help="The exact text of a token, with its leading space (' film'); or its id (#1234)."
+            metavar="TOKEN...",
+            help="The exact text of a token, with its leading space (' film'); or its id (#1234). For several, the mean.",
         ),
     ],
     model: Model = MODEL,
@@ -108,21 +119,25 @@ def search(
     options: LensOptions,
     output: DrawnOutput,
 ) -> None:
-    """Find the neurons and heads that read or write a token most.
+    """Find the neurons and heads that read or write a token most, or several tokens on average.
 
     For example:
 
         embspace-lens search ' film' --vocabulary frequent --score cosine
     """
-    is_id = token.startswith("#") and token[1:].isascii() and token[1:].isdigit()
     lens = open_lens(model, options)
-    df = lens.search(int(token[1:]) if is_id else token, layer, weight=weight or None, k=k, largest=not lowest)
+    df = lens.search([_token(text) for text in tokens], layer, weight=weight or None, k=k, largest=not lowest)
     in_mlp = df.query("neuron >= 0").sort_values("score", ascending=lowest, kind="stable")
     if len(in_mlp):
         command = f"neurons {options_of_first_row(in_mlp, 'layer', 'neuron')}"
     else:
         command = f"heads {options_of_first_row(df, 'layer', 'head')}"
     output.write(df, next_reading(command, model, options))
+
+
+def _token(text: str) -> str | int:
+    """A token as the command line writes it: its text, or # and its id."""
+    return int(text[1:]) if text.startswith("#") and text[1:].isascii() and text[1:].isdigit() else text
 
 
 def components(model: Model = MODEL, fold: Fold = True, device: Device = None, *, output: Output) -> None:

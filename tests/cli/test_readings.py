@@ -90,3 +90,20 @@ def test_components_list_shapes(run, folder):
 def test_selections_outside_the_model_are_refused(run, folder, tmp_path, arguments, message):
     check_refusal(run(*arguments, model=folder), message)
     assert os.listdir(tmp_path) == []
+
+
+def test_heads_leave_out_equal_tokens(run, folder):
+    options = ["--layer", "0", "--weight", "W_QK", "-k", "200", "--format", "csv"]
+    pairs = read_csv(run("heads", *options, model=folder))
+    assert (pairs["src_token_index"] == pairs["dest_token_index"]).any()
+    pairs = read_csv(run("heads", *options, "--exclude-same", "exact", model=folder))
+    assert len(pairs) == 4 * 200 and (pairs["src_token_string"] != pairs["dest_token_string"]).all()
+    check_refusal(
+        run("heads", "--weight", "W_V", "--exclude-same", "exact", model=folder),
+        "--exclude-same leaves out pairs of tokens, and W_V has none. Use it with --weight W_OV or W_QK.",
+    )
+
+
+def test_search_takes_several_tokens(run, folder):
+    found = read_csv(run("search", " film", "#100", "--weight", "W_OV", "-k", "3", "--format", "csv", model=folder))
+    assert found["token_index"].eq(-1).all() and len(found) == 3

@@ -30,7 +30,7 @@ TABLES = {
     "search": (
         lambda lens, **o: lens.search(5, **o),
         ["weight", "rank"],
-        ["layer", "head", "neuron", "subhead", *TOKEN, *PAIR],
+        ["layer", "head", "neuron", "subhead", *TOKEN, *PAIR, "token_rank"],
     ),
     "components": (
         lambda lens, **o: lens.components(**o),
@@ -136,7 +136,7 @@ def test_every_column_has_a_meaning_and_is_used():
     used |= {"experiment", "measure", "model", "published", "published_control"}  # papers
     used |= {"variant", "rater_a", "rater_b", "kappa", "item"}  # probe, rater_agreement, rating_sheet
     used |= {"activation"}  # activations
-    used |= {"row", "token_rank", "activation_change"}  # read, search, channel_input_effects
+    used |= {"row", "activation_change"}  # read, channel_input_effects
     used |= {
         "dest_pos",
         "src_pos",
