@@ -470,8 +470,9 @@ class EmbeddingLens(BaseLens):
         Returns:
             One row per (weight, rank), with `layer`, `head`, `neuron` and `subhead` (−1 for keys that the weight does not have),
             the token and `score`; in a mixture of experts with `expert`. For several tokens, `token_index` is −1 and
-            `token_string` their texts, joined; for a vector it is "vector". `dest_token_*` and `src_token_*` are the pair of a
-            head; for other components they are −1 and empty.
+            `token_string` their texts, joined; for a vector it is "vector". `token_rank` is the place of a single token in the
+            component's list of tokens; it is −1 otherwise. `dest_token_*` and `src_token_*` are the pair of a head; for other
+            components they are −1 and empty.
 
         Raises:
             EmbspaceError: If a string is not one token, the lens does not read a token, a string is given without a tokenizer, or
@@ -481,7 +482,7 @@ class EmbeddingLens(BaseLens):
             >>> lens.search(5, weight="W_out", k=2)["rank"].tolist()
             [0, 1]
             >>> lens.search(["w5", "w7"], weight="W_OV", k=1)["token_string"].tolist()
-            ['w5 + w7']
+            ['w5+w7']
         """
         return search_token(self, token, layer, weight=weight, k=k, largest=largest)
 

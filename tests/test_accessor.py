@@ -104,7 +104,7 @@ def test_every_plot_of_a_kind_is_public():
 def test_the_table_of_an_alignment_is_drawn_with_the_alignment(lens):
     alignment = align(lens, lens, weights=["W_V", "W_O"], space="residual")
     figure = alignment.correlation.embspace.plot(alignment=alignment, weights="W_V")
-    assert len(figure.data) == 1 and "layers are matched" in figure.layout.title.text
+    assert len(figure.data) == 1 and "matched one to one" in figure.layout.title.text
     with pytest.raises(EmbspaceError, match=r"Call alignment\.plot\(\)"):
         alignment.correlation.embspace.plot()
 
