@@ -70,7 +70,7 @@ def paper(
 
     For example:
 
-        embspace-lens paper A:keep-k
+        embspace-lens paper A:related-pairs
     """
     if write is not None:
         refuse_unwritable(write)

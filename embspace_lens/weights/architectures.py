@@ -64,12 +64,15 @@ class Norm(NamedTuple):
     offset: int = 0
 
     @property
-    def gain(self) -> Float[Tensor, " d_model"] | None:
-        """The factor of each dimension, from the parameter as it is now; None for a norm without parameters."""
+    def gain(self) -> Float[Tensor, "*n_heads d"] | None:
+        """The factor of each dimension, from the parameter as it is now; None for a norm without parameters.
+
+        A norm of queries or keys may have one row for each head.
+        """
         return None if self.weight is None else self.weight.float() + self.offset
 
     @property
-    def bias(self) -> Float[Tensor, " d_model"] | None:
+    def bias(self) -> Float[Tensor, "*n_heads d"] | None:
         """What the norm adds to the normalized vector."""
         return None if self.stored_bias is None else self.stored_bias.float()
 
