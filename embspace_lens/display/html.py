@@ -10,9 +10,17 @@ import pandas as pd
 
 from .. import errors
 from . import theme
-from .line_counts import component_name, context_numbers, count_lines, score_and_rank, search_lines, searched_token
+from .line_counts import (
+    component_name,
+    context_numbers,
+    count_lines,
+    score_and_rank,
+    search_lines,
+    search_title,
+    searched_token,
+)
 from .measurements import n_numeric_at_end, text_cells
-from .table_groups import VERBS, kind, name_of, pair_ends, table_groups, title_of
+from .table_groups import VERBS, holds_pairs, kind, name_of, pair_ends, table_groups, title_of
 from .tokens import chip, cut_end, cut_start, display, format_score, pair_chip, text_chip, token_in_text, visible
 
 Column = tuple[Any, Literal["quiet", "number", "tokens", "before", "target", "after"]]
@@ -80,7 +88,7 @@ def chips(rows: pd.DataFrame, k: int | None = None, marked: int | None = None) -
     """The first k tokens, or pairs, of a group as chips (all for None); the token with the id `marked` has an outline."""
     rows = rows.iloc[:k]
     tints = strengths(rows["score"].tolist())
-    if "token_string" in rows.columns:
+    if not holds_pairs(rows):
         tokens = zip(rows["token_string"], rows["token_index"], rows["score"], tints, strict=True)
         return safe(" ".join(chip(*token, marked=token[1] == marked) for token in tokens))
     ends = pair_ends(rows)
@@ -139,7 +147,7 @@ def _search_table(df: pd.DataFrame, n: int | None) -> Table:
     shown = "their token" if token is None else chip(*token, strength=1, marked=True)
     columns: list[Column] = [
         ("weight", "quiet"),
-        (safe(f"components that score {shown} highest (and its rank among their tokens)"), "tokens"),
+        (safe(search_title(df, shown)), "tokens"),
     ]
     rows: list[list[Any]] = [[_with_verb(line.weight), _component_chips(line.components)] for line in lines]
     if any(line.name for line in lines):

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from .table_groups import KEYS, added_keys, count_groups, name_of
@@ -41,11 +42,20 @@ def searched_token(df: pd.DataFrame) -> tuple[str, int] | None:
     return (str(tokens[0]["token_string"]), int(tokens[0]["token_index"])) if len(tokens) == 1 else None
 
 
+def search_title(df: pd.DataFrame, token: str) -> str:
+    """The heading of a search: whether the scores are the highest or the lowest, and whether ranks are shown."""
+    changes = df.groupby("weight", observed=True)["score"].diff().to_numpy(dtype=float)
+    which = "lowest" if np.any(changes > 0) and not np.any(changes < 0) else "highest"
+    has_ranks = "token_rank" in df.columns and np.any(df["token_rank"].to_numpy() >= 0)
+    return f"components that score {token} {which}" + (" (and its rank among their tokens)" if has_ranks else "")
+
+
 def component_name(row: dict[str, Any]) -> str:
     """A component of a search: `L3N120`; for a head that scores a pair highest, `L2H5 ␣a→␣b`."""
     source, target = row.get("src_token_string"), row.get("dest_token_string")
     if isinstance(source, str) and isinstance(target, str) and source and target:
-        return f"{name_of(row)} {pair(source, target)}"
+        # As in a table of pairs, the query is first in W_QK.
+        return f"{name_of(row)} {pair(target, source) if row.get('weight') == 'W_QK' else pair(source, target)}"
     return name_of(row)
 
 

@@ -243,6 +243,13 @@ def table_groups(df: pd.DataFrame, n: int | None = None) -> Iterator[TableGroup]
         yield TableGroup(name, weight_of(keys), group)
 
 
+def holds_pairs(rows: pd.DataFrame) -> bool:
+    """Whether the rows of one component hold pairs of tokens; a table of `lens.read` may hold tokens and pairs."""
+    if not set(PAIR) <= set(rows.columns):
+        return False
+    return "token_index" not in rows.columns or bool((rows["token_index"] < 0).all())
+
+
 def pair_ends(rows: pd.DataFrame) -> tuple[str, str]:
     """The two ends of a pair, in the order of the arrow: source → promoted for W_OV, query → key for W_QK."""
     query_first = "weight" in rows.columns and len(rows) and rows["weight"].iloc[0] == "W_QK"

@@ -18,10 +18,11 @@ from .line_counts import (
     count_lines,
     score_and_rank,
     search_lines,
+    search_title,
     searched_token,
 )
 from .measurements import n_numeric_at_end, text_cells
-from .table_groups import kind, name_of, pair_ends, table_groups, title_of
+from .table_groups import holds_pairs, kind, name_of, pair_ends, table_groups, title_of
 from .tokens import ELLIPSIS, SPACE, cut_end, cut_start, for_terminal, format_score, isolate, visible, width
 
 COLUMNS = 100
@@ -108,7 +109,7 @@ def _group_lines(df: pd.DataFrame, n: int | None, table_kind: str) -> Table:
 
 def token_texts(rows: pd.DataFrame) -> Iterator[str]:
     """The tokens, or pairs, of a group as a terminal shows them."""
-    if "token_string" in rows.columns:
+    if not holds_pairs(rows):
         return map(for_terminal, rows["token_string"])
     left, right = pair_ends(rows)
     pairs = zip(rows[f"{left}_token_string"], rows[f"{right}_token_string"], strict=True)
@@ -121,9 +122,7 @@ def _search_lines(df: pd.DataFrame, n: int | None) -> Table:
     lines = search_lines(df, n)
     has_names = any(line.name for line in lines)
     shown = "their token" if token is None else for_terminal(token[0])
-    table = _titled(
-        [*["search"] * has_names, "weight", f"components that score {shown} highest (and its rank among their tokens)"]
-    )
+    table = _titled([*["search"] * has_names, "weight", search_title(df, shown)])
     for line in lines:
         components = [f"{isolate(component_name(row))} {score_and_rank(row)}" for row in line.components]
         name = [Line(for_terminal(line.name))] * has_names

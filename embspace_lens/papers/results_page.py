@@ -23,6 +23,8 @@ In each table, *value* is measured here, *low* and *high* are the ends of its 95
 signs and orders of magnitude.
 """
 MAX_ROWS = 60
+CORPUS_TEXT = ["before", "after"]
+"""Columns with passages of the corpus, which a page does not copy."""
 
 
 def write_page(runs: Iterable[Run], options: RunOptions) -> str:
@@ -61,8 +63,8 @@ def command_of(runs: Sequence[Run], options: RunOptions) -> str:
 
 
 def text_block(table: pd.DataFrame) -> str:
-    """A table as a block of text; columns without any number, and the experiment's name, are left out."""
-    shown = table.drop(columns=["experiment"], errors="ignore").dropna(axis=1, how="all")
+    """A table as a block of text, without empty columns, the experiment's name and passages of the corpus."""
+    shown = table.drop(columns=["experiment", *CORPUS_TEXT], errors="ignore").dropna(axis=1, how="all")
     if len(table) > MAX_ROWS:
         shown = shown.head(MAX_ROWS)
     columns = {str(name): _cells(str(name), shown[name]) for name in shown.columns}

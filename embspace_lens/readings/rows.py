@@ -72,7 +72,8 @@ def read_rows(
         block[f"{end}token_string"] = lens.vocabulary.array.take(ids, allow_fill=True, fill_value="")
     columns = [*present, *(lens.expert_column if has_tokens else []), "row", "weight", "rank"]
     columns += [*(TOKEN_COLUMNS if has_tokens else ()), *(PAIR_COLUMNS if has_pairs else ())]
-    table = tidy(columns, [block] if read else [], kind="tokens" if has_tokens else "pairs")
+    are_pairs = has_pairs and all(unit.weight in CIRCUITS for unit in units)
+    table = tidy(columns, [block] if read else [], kind="pairs" if are_pairs else "tokens")
     used = {key + suffix for key in present} if not suffix else set()
     return join_rows(table, rows.drop(columns=[*used, *({"weight"} & set(rows.columns))]))
 

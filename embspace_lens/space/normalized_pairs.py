@@ -49,7 +49,8 @@ class NormalizedPairs:
 
     .. math:: s(i, j) = \frac{(e_i W_Q + b_Q)\, M_Q M_K^\top (e_j W_K + b_K)^\top}{\sigma_Q(e_i)\, \sigma_K(e_j)}
 
-    For the score `"cosine"`, :math:`\sigma` is the norm of the normalised query or key.
+    For the score `"cosine"`, :math:`\sigma` is the norm of the normalised query or key; the score of a difference of two models
+    is then half the difference of their cosines.
 
     Args:
         space: The embedding space; its reading side is read.
@@ -97,6 +98,8 @@ class NormalizedPairs:
         for projection in projections:
             weight, bias, output = (x if x is None else x.to(rows.device, rows.dtype) for x in projection[:3])
             assert weight is not None and output is not None
+            if side == "query" and self._space.score == "cosine":
+                output = output / len(projections)  # the mean of several cosines is between −1 and 1
             factors.append(self._space.inverted(weight.T, "read").T @ output)
             biases.append(weight.new_zeros(1, output.shape[1]) if bias is None else bias[None] @ output)
         row_scales, constants = (torch.stack(part, dim=1) for part in zip(*scales, strict=True))

@@ -77,3 +77,8 @@ def test_numbers_have_three_figures_and_no_exponent(value, text):
 def test_long_tables_are_cut_and_say_so():
     block = text_block(pd.DataFrame({"layer": range(100)}))
     assert block.splitlines()[-2] == "… 40 more rows" and len(block.splitlines()) == 64
+
+
+def test_passages_of_the_corpus_are_not_copied():
+    table = pd.DataFrame({"token_string": [" film"], "code": [1.0], "before": ["I saw this"], "after": ["yesterday"]})
+    assert text_block(table).split() == ["```text", "token_string", "code", "␣film", "1", "```"]

@@ -274,3 +274,19 @@ def test_equal_gains_after_the_rotation_allow_a_distance(name):
                 parameter.fill_(1.5)
     model = boot(hf)
     compare_with_forward(model, lens_of(model), 1)
+
+
+@pytest.mark.parametrize("inverse", ["transpose", "pinv"])
+def test_cosines_of_a_difference_are_half_differences(tiny, inverse):
+    """The mean of the cosine of one model and minus that of the other; nothing is cut off."""
+    before, after = tiny("qwen3"), zoo.boot(zoo.ZOO["qwen3"]())
+    with torch.no_grad():
+        for name, parameter in after.named_parameters():
+            if "layers" in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+    options = {"score": "cosine", "inverse": inverse}
+    lenses = [EmbeddingLens(model, **options) for model in (after, before)]
+    n = lenses[0].space.n_tokens ** 2
+    keys = ["dest_token_index", "src_token_index"]
+    a, b, change = (x.qk(0, 0, k=n).set_index(keys)["score"] for x in (*lenses, difference(*lenses)))
+    np.testing.assert_allclose(change.sort_index(), (a.sort_index() - b.sort_index()) / 2, atol=1e-5)
