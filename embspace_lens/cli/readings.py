@@ -119,7 +119,9 @@ def search(
     options: LensOptions,
     output: DrawnOutput,
 ) -> None:
-    """Find the neurons and heads that read or write a token most, or several tokens on average.
+    """Find the neurons and heads that read or write tokens most.
+
+    For several tokens, the score is that of their mean embedding.
 
     For example:
 

@@ -88,7 +88,7 @@ except SystemExit:
         (["neuron"], r"No such command 'neuron'\..*\nSee .* --help"),
         (["evidence", "pairs"], r"No such command 'pairs'\..*\nSee .* evidence --help"),
         (["neurons", "--layr", "0"], r"No such option: --layr .*--layer.*\nSee .* neurons --help"),
-        (["search"], r"Missing argument 'TOKEN'\.\nSee .* search --help"),
+        (["search"], r"Missing argument 'TOKEN\.\.\.'\.\nSee .* search --help"),
         (["evidence", "recall"], r"Missing option '--texts'\.\nSee .* evidence recall --help"),
         (["models", "gpt2"], r"Got unexpected extra argument.*\(gpt2\)\.?\nSee .* models --help"),
         (["--layer"], r"No such option: --layer.*\nSee .* --help"),
