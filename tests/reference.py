@@ -235,8 +235,10 @@ def brute_normalized_scores(model: Any, layer: int, embeddings: Tensor, score: s
     x = embeddings if score == "dot" else embeddings - embeddings.mean(dim=0)
     parts = []
     with torch.no_grad():
-        if "ln1" in block._modules:
-            x = unwrap(block.ln1)(100 * x[None])[0]
+        ln1 = block._modules.get("ln1")
+        # TransformerLens 3.9 gives this name to norms after attention too.
+        if ln1 is not None and "post" not in ln1.name:
+            x = unwrap(ln1)(100 * x[None])[0]
         elif score == "cosine":
             x = 100 * x / x.norm(dim=1, keepdim=True)
         else:

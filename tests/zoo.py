@@ -400,11 +400,8 @@ NO_COMPAT = {
     "falcon_h1": "enable_compatibility_mode fails in TransformerLens with grouped key/value heads",
     "opt_post_norm": "enable_compatibility_mode fails in TransformerLens: it requires a final norm",
 }
-# TransformerLens 3 does not declare their norms of queries and keys, so readings and its forward pass leave them out.
-UNDECLARED_HEAD_NORMS = {"olmo2", "olmo3", "flex_olmo", "exaone4", "olmo2_single_key", "nanochat", "cohere_per_head"}
-if HookedTransformer is None:
-    UNDECLARED_HEAD_NORMS = set()
 if HookedTransformer is not None:
+    UNAVAILABLE["cohere_per_head"] = "TransformerLens 3 does not know the norms of its queries and keys"
     UNAVAILABLE["roberta"] = "TransformerLens 3 has no adapter for RoBERTa"
     NO_COMPAT["ernie4_5_moe"] = "enable_compatibility_mode fails in TransformerLens 3 on its shared experts"
 

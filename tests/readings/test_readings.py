@@ -94,7 +94,7 @@ def test_scores_equal_slow_loops(tiny, family):
         form = w.W_V(row.layer)[row.head].double() @ w.W_O(row.layer)[row.head].double()
         assert row.score == pytest.approx((E[row.src_token_index] @ form @ U[:, row.dest_token_index]).item(), abs=1e-5)
     for row in lens.qk(k=3).itertuples():
-        if family == "olmo2" and "olmo2" not in zoo.UNDECLARED_HEAD_NORMS:  # queries and keys are normalised
+        if family == "olmo2":  # queries and keys are normalised
             pair = w.W_E[[row.dest_token_index, row.src_token_index]]
             expected = brute_normalized_scores(tiny(family), row.layer, pair, "dot")[row.head, 0, 1]
             assert row.score == pytest.approx(expected.item(), rel=1e-5)

@@ -49,7 +49,7 @@ def available(names: Iterable[str]) -> list[Any]:
     return [
         pytest.param(name, marks=pytest.mark.full if is_full[name] else ())
         for name in names
-        if name not in zoo.UNAVAILABLE and name not in zoo.UNDECLARED_HEAD_NORMS
+        if name not in zoo.UNAVAILABLE
     ]
 
 
@@ -108,6 +108,8 @@ def lens_of(model: Any, **options: Any) -> EmbeddingLens:
 
 
 def compare_with_forward(model: Any, lens: EmbeddingLens, layer: int) -> None:
+    if zoo.HookedTransformer is not None and lens.weights.host.architecture == "NanoChatForCausalLM":
+        pytest.skip("TransformerLens 3 does not call this model's hooks of attention scores")
     actual = forward_scores(model, layer)
     is_pattern = bool((actual >= 0).all())  # in some architectures this hook point holds the pattern
     expected = torch.full_like(actual, -torch.inf)
