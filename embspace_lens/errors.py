@@ -329,6 +329,37 @@ def weights_not_safe(name: object) -> EmbspaceError:
     )
 
 
+def no_checkpoint(name: object, shards: list[str]) -> EmbspaceError:
+    """A folder holds no weights, or shards without their index."""
+    if shards:
+        return EmbspaceError(
+            f"{name} holds {shards[0]}, but no model.safetensors.index.json, which says in which file each weight is. "
+            "Download or copy that file too."
+        )
+    return EmbspaceError(
+        f"{name} holds no weights: neither model.safetensors nor model.safetensors.index.json is there."
+    )
+
+
+def missing_shard(name: object, shard: str, count: int, total: int) -> EmbspaceError:
+    """A file of weights that the index names is not there."""
+    files = f"{count} of {total} files of weights are" if count > 1 else f"one of {total} files of weights is"
+    return EmbspaceError(f"{name} is not complete: {files} missing, such as {shard}. Download or copy the rest.")
+
+
+def damaged_shard(file: object, reason: object) -> EmbspaceError:
+    """A file of weights is truncated or damaged."""
+    return EmbspaceError(f"{file} is truncated or damaged: {reason}. Download or copy it again.")
+
+
+def offloaded_model(operation: str) -> EmbspaceError:
+    """A function runs a model whose weights stay in its checkpoint."""
+    return EmbspaceError(
+        f"This model's weights stay in its checkpoint (offload=True): they can be read as tables, but the model cannot be run "
+        f"or edited ({operation}). For functions that run the model, load it with offload=False."
+    )
+
+
 def missing_weights(name: object, weight: str, count: int) -> EmbspaceError:
     """A checkpoint lacks weights, which would otherwise be random."""
     others = f" and {count - 1:,} more weights" if count > 1 else ""

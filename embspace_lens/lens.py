@@ -30,8 +30,9 @@ from .space.masks import NAMED_MASKS, VocabularyOption, choose_tokens
 from .space.same_tokens import SameRule
 from .space.vocabulary import Vocabulary
 from .tables.selection import Select
-from .weights.effective import Side, Weights
+from .weights.effective import Weights
 from .weights.host import AttentionWeight, MLPWeight
+from .weights.parameter_names import Side
 from .weights.weight_difference import WeightDifference
 
 MASKS = {**NAMED_MASKS, "frequent": frequent_words}

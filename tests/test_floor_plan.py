@@ -18,6 +18,7 @@ WINGS = [
     "errors",
     "files",
     "tables",
+    "checkpoints",
     "search",
     "weights",
     "space",

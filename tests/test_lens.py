@@ -10,7 +10,7 @@ import zoo
 from laws import same_tokens
 
 from embspace_lens import EmbeddingLens, EmbspaceError
-from embspace_lens.weights.effective import ATTENTION
+from embspace_lens.weights.parameter_names import ATTENTION
 
 
 def test_without_folding_weights_are_the_stored_ones(tiny):

@@ -17,7 +17,7 @@ from ..search.tiles import chunks
 from ..tables.checks import check_choice, check_integer, check_k, check_number
 from ..tables.frames import tidy
 from ..tables.selection import Select, select
-from ..weights.effective import MLP, Side, side_of
+from ..weights.parameter_names import MLP, Side, side_of
 from .kurtosis import CANDIDATES, Candidate, centred, excess_kurtosis, long_rows, maximize_kurtosis, objective, outliers
 
 LONG_QUANTILE, LONG_MASK = 0.99, 1e-4  # mask of the tokens with the longest embeddings

@@ -18,8 +18,8 @@ from ..lens import EmbeddingLens
 from ..search.tiles import chunk_rows, chunks
 from ..tables.frames import tidy
 from ..tables.selection import weight_names
-from ..weights.effective import ATTENTION, MLP, WeightIndex
 from ..weights.indices import weight_indices
+from ..weights.parameter_names import ATTENTION, MLP, WeightIndex
 from .correlation_space import CorrelationSpace, SpaceName, Which, shared_space
 
 LayerVectors = tuple[int, Float[Tensor, "n rank"]]

@@ -14,7 +14,7 @@ from .. import errors
 from ..lens import EmbeddingLens
 from ..search.tiles import Subset
 from ..space.vocabulary import SPACE_PIECE, Vocabulary
-from ..weights.effective import Side
+from ..weights.parameter_names import Side
 
 MIN_SHARED = 100  # models that share fewer tokens are not compared
 WEAK_COUNT, WEAK_SHARE = 1000, 0.1  # a comparison over fewer tokens, or a smaller share of a lens's tokens, is weak

@@ -12,7 +12,7 @@ from .. import errors
 from ..lens import EmbeddingLens
 from ..search.tiles import Subset, chunks, float64
 from ..tables.checks import check_choice
-from ..weights.effective import Side, WeightIndex, side_of
+from ..weights.parameter_names import Side, WeightIndex, side_of
 from .common_tokens import check_lens, shared_rows, shared_tokens
 
 ROUNDING = 1e-10  # smaller variances, relative to the largest at the same norm, are rounding error

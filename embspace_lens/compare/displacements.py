@@ -17,8 +17,9 @@ from ..tables.checks import check_integer, check_k
 from ..tables.frames import tidy
 from ..tables.intervals import bootstrap_interval
 from ..tables.selection import Select, weight_names
-from ..weights.effective import ATTENTION, MLP, Side, WeightIndex, Weights, side_of
+from ..weights.effective import Weights
 from ..weights.indices import weight_indices
+from ..weights.parameter_names import ATTENTION, MLP, Side, WeightIndex, side_of
 from .differences import difference
 
 MIN_WORDS = 10  # of each list that must be tokens of the lens

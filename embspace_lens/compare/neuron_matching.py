@@ -14,8 +14,8 @@ from ..lens import EmbeddingLens
 from ..search.tiles import chunks
 from ..tables.frames import tidy
 from ..tables.selection import select, weight_names
-from ..weights.effective import MLP
 from ..weights.indices import weight_indices
+from ..weights.parameter_names import MLP
 from .correlation_space import CorrelationSpace, SpaceName, Which, shared_space
 
 MAX_PAIRS = 2**26  # of a one-to-one assignment: the table of their correlations takes 0.8 GB

@@ -16,7 +16,7 @@ from ..tables.checks import check_choice, check_integer, check_k
 from ..tables.frames import tidy
 from ..tables.intervals import bootstrap_interval, central_interval
 from ..tables.selection import Select
-from ..weights.effective import side_of
+from ..weights.parameter_names import side_of
 from .layer_directions import directions_of, layers_of
 from .token_lists import cyclic_permutation, jaccard, strongest_tokens
 

@@ -21,10 +21,10 @@ from ..tables.frames import tidy
 from ..tables.intervals import bootstrap_interval, central_interval
 from ..tables.selection import Select, weight_names
 from ..weights.configuration import device_of
-from ..weights.effective import MLP, side_of
 from ..weights.experts import NO_EXPERT
 from ..weights.final_norm import apply_final_norm
 from ..weights.hook_points import head_hook, neuron_hook, state_hook
+from ..weights.parameter_names import MLP, side_of
 from .layer_directions import directions_of, layers_of
 from .token_lists import cyclic_permutation
 

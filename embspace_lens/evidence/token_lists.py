@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..search.tiles import chunks
 from ..space.embedding_space import EmbeddingSpace
-from ..weights.effective import Side
+from ..weights.parameter_names import Side
 
 
 def strongest_tokens(space: EmbeddingSpace, x: Float[Tensor, "n d_model"], side: Side, k: int) -> Int[Tensor, "n k"]:

@@ -8,8 +8,8 @@ from .. import errors
 from ..tables.columns import GLOSSARY
 from ..tables.frames import tidy
 from ..tables.selection import weight_names
-from ..weights.effective import ATTENTION
 from ..weights.experts import NO_EXPERT
+from ..weights.parameter_names import ATTENTION
 
 KEYS = ("factor", "layer", "expert", "head", "neuron", "subhead", "weight", "direction")
 NOT_APPLICABLE = -1  # an integer key that a component does not have

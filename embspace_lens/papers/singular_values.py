@@ -14,7 +14,7 @@ from ..evidence.token_lists import cyclic_permutation, jaccard, strongest_tokens
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
 from ..tables.intervals import bootstrap_interval
-from ..weights.effective import Side
+from ..weights.parameter_names import Side
 from .experiment import Experiment, Findings, Setting, figures
 from .raw_lens import legible_lens
 

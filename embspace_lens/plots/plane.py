@@ -14,7 +14,7 @@ from ..display.table_groups import TableGroup, check_kind, table_groups
 from ..display.tokens import display, format_score
 from ..lens import EmbeddingLens
 from ..space.embedding_space import EmbeddingSpace
-from ..weights.effective import Side
+from ..weights.parameter_names import Side
 from .figure import finish, plotly
 from .label_positions import LabelPositions
 

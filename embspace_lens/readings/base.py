@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from ..space.embedding_space import EmbeddingSpace
 from ..space.vocabulary import Vocabulary
-from ..weights.effective import Side, Weights
+from ..weights.effective import Weights
 from ..weights.host import AttentionWeight, MLPWeight
+from ..weights.parameter_names import Side
 
 DirectionWeight = Literal[MLPWeight, AttentionWeight]
 AnyWeight = Literal["W_OV", "W_QK", DirectionWeight]

@@ -13,8 +13,9 @@ from ..errors import EmbspaceError
 from ..search.tiles import working_dtype
 from ..space.embeddings import unembedding_rows
 from ..tables.frames import tidy
-from ..weights.effective import ATTENTION, MLP, Weights
+from ..weights.effective import Weights
 from ..weights.experts import NO_EXPERT
+from ..weights.parameter_names import ATTENTION, MLP
 from ..weights.weight_difference import WeightDifference
 from .base import BaseLens, Block
 

@@ -10,7 +10,7 @@ from .. import errors
 from ..space.embeddings import as_tensor
 from ..tables.checks import check_k
 from ..tables.frames import tidy
-from ..weights.effective import Side
+from ..weights.parameter_names import Side
 from .base import TOKEN_COLUMNS, BaseLens, token_bar, token_block
 from .vectors import residual_vectors
 

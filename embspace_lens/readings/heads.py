@@ -10,8 +10,8 @@ from ..space.same_tokens import SameRule, same_pairs
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
-from ..weights.effective import ATTENTION, side_of
 from ..weights.host import AttentionWeight
+from ..weights.parameter_names import ATTENTION, side_of
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 from .pair_search import pair_block, pair_search
 

@@ -12,8 +12,8 @@ from ..search.tiles import chunk_rows
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, select, weight_names
-from ..weights.effective import MLP, WeightIndex, side_of
 from ..weights.host import MLPWeight
+from ..weights.parameter_names import MLP, WeightIndex, side_of
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 
 

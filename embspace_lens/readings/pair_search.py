@@ -5,7 +5,8 @@ from torch import Tensor
 
 from ..space.embedding_space import EmbeddingSpace
 from ..space.normalized_pairs import NormalizedPairs
-from ..weights.effective import FactoredMatrix, Side
+from ..weights.effective import FactoredMatrix
+from ..weights.parameter_names import Side
 from ..weights.query_key_norms import normalized_circuits
 from .base import BaseLens, Block
 

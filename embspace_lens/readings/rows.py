@@ -15,7 +15,7 @@ from ..tables.checks import check_k
 from ..tables.columns import WEIGHTS
 from ..tables.frames import join_rows, tidy
 from ..tables.selection import weight_names
-from ..weights.effective import ATTENTION, CIRCUITS, MLP, side_of
+from ..weights.parameter_names import ATTENTION, CIRCUITS, MLP, side_of
 from .base import TOKEN_COLUMNS, BaseLens, token_block
 from .heads import PAIR_COLUMNS
 from .pair_search import pair_block, pair_search

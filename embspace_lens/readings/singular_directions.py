@@ -13,8 +13,8 @@ from .. import errors
 from ..tables.checks import check_integer, check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
-from ..weights.effective import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of
 from ..weights.indices import weight_indices
+from ..weights.parameter_names import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of
 from .base import TOKEN_COLUMNS, AnyWeight, BaseLens, Block, interleave, token_block
 
 NO_HEAD = -1

@@ -17,8 +17,8 @@ from ..space.embeddings import as_tensor
 from ..tables.checks import check_integer
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
-from ..weights.effective import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of, sublayer_of
 from ..weights.indices import weight_indices
+from ..weights.parameter_names import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of, sublayer_of
 from .base import TOKEN_COLUMNS, AnyWeight, BaseLens, Block
 from .heads import PAIR_COLUMNS
 from .pair_search import CIRCUIT_SIDES, pair_search

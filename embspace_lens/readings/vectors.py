@@ -8,7 +8,7 @@ from .. import errors
 from ..space.embedding_space import SIDES
 from ..space.embeddings import as_tensor
 from ..tables.checks import check_choice
-from ..weights.effective import Side
+from ..weights.parameter_names import Side
 
 NOT_RESIDUAL = ("hook_z", "hook_q", "hook_k", "hook_v", "hook_pre", "hook_post")
 """Hook points inside a component: their activations are not residual vectors, even if they have the same width."""

@@ -16,9 +16,9 @@ from ..space.embeddings import Embedding, unembedding_rows
 from ..space.masks import whole_words
 from ..space.undertrained import undertraining
 from ..tables.frames import tidy
-from ..weights.effective import Side, side_of
 from ..weights.experts import NO_EXPERT
 from ..weights.host import MLPWeight
+from ..weights.parameter_names import Side, side_of
 
 NEURON_RULE = (
     "Neurons are chosen by a rule: the {k} tokens that each writes most strongly have the most similar embeddings (mean "

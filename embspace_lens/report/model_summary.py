@@ -12,8 +12,8 @@ from ..demo import catalog
 from ..display.table_groups import table_groups
 from ..lens import EmbeddingLens
 from ..tables.frames import tidy
-from ..weights.effective import side_of
 from ..weights.experts import NO_EXPERT
+from ..weights.parameter_names import side_of
 from .legible import legible_heads, legible_neurons, one_neuron
 
 WORDS = (" wonderful", " film", " love", " Paris", " good", " water", " the")

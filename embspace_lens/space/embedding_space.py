@@ -13,7 +13,8 @@ from ..search.pairs import top_pairs
 from ..search.tiles import Rows, float64, working_dtype
 from ..search.tokens import top_tokens
 from ..tables.checks import check_choice
-from ..weights.effective import Side, Weights
+from ..weights.effective import Weights
+from ..weights.parameter_names import Side
 from .embeddings import NO_NORM, Embedding, Score, as_tensor
 
 Space = Literal["circuit", "unembed", "embed"]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..checkpoints.lazy_tensor import loaded
+
 # ln1 and ln2 normalize the sum of residual stream and sublayer output. They are not before the sublayer.
 POST_NORM = {"OpenAIGPTLMHeadModel", "BertForMaskedLM", "RobertaForMaskedLM", "HookedEncoder"}
 
@@ -69,12 +71,12 @@ class Norm(NamedTuple):
 
         A norm of queries or keys may have one row for each head.
         """
-        return None if self.weight is None else self.weight.float() + self.offset
+        return None if self.weight is None else loaded(self.weight).float() + self.offset
 
     @property
     def bias(self) -> Float[Tensor, "*n_heads d"] | None:
         """What the norm adds to the normalized vector."""
-        return None if self.stored_bias is None else self.stored_bias.float()
+        return None if self.stored_bias is None else loaded(self.stored_bias).float()
 
 
 class Block(NamedTuple):

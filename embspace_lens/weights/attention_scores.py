@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..checkpoints.lazy_tensor import loaded
+from ..search.tiles import upcast
 from .configuration import is_causal
 from .effective import Weights
 from .modules import attribute
@@ -23,9 +25,10 @@ def attention_bias(weights: Weights, layer: int, head: int, name: AttentionBias)
     host = weights.host
     block = host.blocks[layer]
     weight = host.attention(block, "W_Q" if name == "b_Q" else "W_K")
-    stored = attribute(block.attn, name, f"{name} of block {layer}", host.name)
+    stored = loaded(attribute(block.attn, name, f"{name} of block {layer}", host.name))
     biases = [stored.detach().float().reshape(-1, weight.shape[-1])] if isinstance(stored, Tensor) else []
     if block.before_attn.bias is not None:
+        weight = upcast(loaded(weight))
         biases.append((block.before_attn.bias.to(weight) @ weight).float())
     if not biases:
         return torch.zeros((), dtype=torch.float32)

@@ -1,12 +1,13 @@
 """Booting: a name, a folder or a Hugging Face model → a TransformerBridge. Checkpoints that do not fit their model raise."""
 
-import re
 import warnings
 from typing import Any
 
 from torch import nn
 
 from .. import errors
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.safetensors_header import natural_order
 
 
 def boot(name: str, **arguments: Any) -> Any:
@@ -23,6 +24,28 @@ def boot(name: str, **arguments: Any) -> Any:
     return model.eval()
 
 
+def boot_offloaded(name: str, checkpoint: Checkpoint, **arguments: Any) -> Any:
+    """Boot a TransformerBridge whose parameters are read from a checkpoint when they are needed.
+
+    transformers renames and merges the checkpoint's tensors as if it loaded them, and TransformerLens splits them, but they are
+    lazy, so that nothing is read.
+
+    Args:
+        name: A folder with the configuration and the tokenizer.
+        checkpoint: The parameters.
+        **arguments: Those of `TransformerBridge.boot_transformers`.
+
+    Raises:
+        EmbspaceError: As `boot`.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = TransformerBridge.boot_transformers(name, model_class=_CheckedClass(checkpoint), **arguments)
+    model.requires_grad_(False).eval()
+    model.__dict__["checkpoint"] = checkpoint
+    return model
+
+
 def load_checked(model_class: Any, name: str, **arguments: Any) -> Any:
     """Load a Hugging Face model whose checkpoint has all its weights; weights that are tied to another one may be missing.
 
@@ -31,15 +54,15 @@ def load_checked(model_class: Any, name: str, **arguments: Any) -> Any:
     Args:
         model_class: A class with the method `from_pretrained`.
         name: A folder, or a model of the hub.
-        **arguments: The other arguments of `from_pretrained`.
+        **arguments: The other arguments of `from_pretrained`. With `state_dict`, no file of weights is opened.
 
     Raises:
         EmbspaceError: If the checkpoint lacks a weight of the model, or a weight has another shape.
     """
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, info = model_class.from_pretrained(name, **arguments)
-    mismatched = sorted(info["mismatched_keys"], key=lambda entry: _natural_order(entry[0]))
-    missing, unused = (sorted(info[f"{kind}_keys"], key=_natural_order) for kind in ("missing", "unexpected"))
+    model, info = model_class.from_pretrained(None if "state_dict" in arguments else name, **arguments)
+    mismatched = sorted(info["mismatched_keys"], key=lambda entry: natural_order(entry[0]))
+    missing, unused = (sorted(info[f"{kind}_keys"], key=natural_order) for kind in ("missing", "unexpected"))
     if mismatched:
         key, in_file, in_model = mismatched[0]
         raise errors.weight_of_other_shape(name, key, tuple(in_file), tuple(in_model), len(mismatched))
@@ -74,7 +97,14 @@ def boot_attention_only(name: str, tokenizer: Any, **sizes: int) -> tuple[Any, d
 
 
 class _CheckedClass:
-    """The `model_class` of a boot: the class that the host chooses for the configuration, loaded by `load_checked`."""
+    """The `model_class` of a boot: the class that the host chooses for the configuration, loaded by `load_checked`.
+
+    Args:
+        checkpoint: Where the parameters are read from, when they are needed; None to load them now.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+        self.checkpoint = checkpoint
 
     def from_pretrained(self, name: str, **arguments: Any) -> Any:
         from transformer_lens.model_bridge.sources.transformers import (
@@ -86,9 +116,10 @@ class _CheckedClass:
         # The host may have replaced arguments["config"] by a part of the configuration (multimodal models).
         options = {key: arguments[key] for key in ("token", "trust_remote_code", "revision") if key in arguments}
         architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(name, **options))
-        return load_checked(get_hf_model_class_for_architecture(architecture), name, **arguments)
-
-
-def _natural_order(key: str) -> list[str | int]:
-    """A key for sorting the names of weights, in which block 2 precedes block 10."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", key))]
+        model_class = get_hf_model_class_for_architecture(architecture)
+        if self.checkpoint is not None:
+            model_class = getattr(model_class, "_model_mapping", {type(arguments["config"]): model_class})[
+                type(arguments["config"])
+            ]
+            arguments["state_dict"] = dict(self.checkpoint)
+        return load_checked(model_class, name, **arguments)

@@ -1,46 +1,21 @@
 """Effective weights: what a weight reads from the residual stream or writes to it, with the linear part of the norms."""
 
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from .. import errors
-from ..search.tiles import upcast
+from ..checkpoints.lazy_tensor import LazyTensor, loaded
 from ..tables.selection import Select, select
 from .architectures import Block, Norm
 from .experts import NO_EXPERT
+from .folding import fold_into_reading, fold_into_writing
 from .host import AttentionWeight, Host, MLPWeight, OuterWeight
 from .notes import collect_notes
+from .parameter_names import ATTENTION, MLP, WRITING, Sublayer, WeightIndex, sublayer_of
 from .rotary import rotation_matrix
-
-ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
-MLP = ("W_in", "W_gate", "W_out")
-CIRCUITS = ("W_OV", "W_QK")
-WRITING = ("W_O", "W_out")
-"""Weights whose rows are added to the residual stream. The columns of all others read from it."""
-
-Side = Literal["read", "write"]
-Sublayer = Literal["attn", "mlp"]
-
-
-def side_of(weight: str) -> Side:
-    """Whether a parameter's directions `"read"` from the residual stream or `"write"` to it."""
-    return "write" if weight in WRITING else "read"
-
-
-def sublayer_of(weight: str) -> Sublayer:
-    """Whether a parameter belongs to attention or to the MLP."""
-    return "mlp" if weight in MLP else "attn"
-
-
-class WeightIndex(NamedTuple):
-    """Where a weight exists: its block, and its expert in a mixture (−1 for attention, dense and shared MLPs)."""
-
-    layer: int
-    expert: int
 
 
 class Weights:
@@ -77,6 +52,7 @@ class Weights:
         self.model = model
         self.host = Host(model)
         self.fold_ln = fold_ln
+        self._kept: dict[str, Tensor] = {}
         self.name = self.host.name
         self.n_layers = len(self.host.blocks)
         self.n_heads = self.host.n_heads
@@ -91,22 +67,22 @@ class Weights:
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
         """Token embeddings, as stored."""
-        return self.host.outer("W_E")
+        return self._outer("W_E")
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
         """Unembedding with the final norm folded in, as a new matrix; `unembedding` gives its parts without a copy."""
-        return self._read(self.host.outer("W_U"), self.host.final_norm, "W_U")
+        return self._read(self._outer("W_U"), self.host.final_norm, "W_U")
 
     @property
     def unembedding(self) -> tuple[Float[Tensor, "d_model d_vocab_out"], Norm]:
         """W_U as stored, and the norm to fold into it."""
-        return self.host.outer("W_U"), self.host.final_norm if self.fold_ln else Norm()
+        return self._outer("W_U"), self.host.final_norm if self.fold_ln else Norm()
 
     @property
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
         """Learned position embeddings, as stored."""
-        return self.host.outer("W_pos")
+        return self._outer("W_pos")
 
     @property
     def has_positions(self) -> bool:
@@ -258,11 +234,11 @@ class Weights:
     def stored(self, weight: str, layer: int = -1, expert: int = NO_EXPERT) -> Tensor:
         """A weight as the model stores it, without norms; layer −1 for W_E, W_U and W_pos."""
         if layer < 0:
-            return self.host.outer(cast(OuterWeight, weight))
+            return self._outer(cast(OuterWeight, weight))
         block = self.host.blocks[layer]
         if weight in ATTENTION:
-            return self.host.attention(block, cast(AttentionWeight, weight))
-        return self._stored_mlp(block, cast(MLPWeight, weight), expert)
+            return loaded(self.host.attention(block, cast(AttentionWeight, weight)))
+        return loaded(self._stored_mlp(block, cast(MLPWeight, weight), expert))
 
     def norm(self, weight: str, layer: int = -1) -> Norm:
         """The norm that is folded into a weight: before a reading weight, after a writing weight."""
@@ -285,7 +261,26 @@ class Weights:
         """Scales, caps and norms between a weight and its effect, by weight."""
         return collect_notes(self.host)
 
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether the weights stay in their checkpoint, and are read from it when they are needed."""
+        return self.host.checkpoint is not None
+
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes of the checkpoint were read so far, or fetched over the network; 0 for a model in memory."""
+        return 0 if self.host.checkpoint is None else self.host.checkpoint.files.bytes_read
+
     # -- internals
+
+    def _outer(self, name: OuterWeight) -> Tensor:
+        """Embeddings as stored. Those of a checkpoint are kept, because every reading needs them."""
+        stored = self.host.outer(name)
+        if not isinstance(stored, LazyTensor):
+            return stored
+        if name not in self._kept:
+            self._kept[name] = stored.read()
+        return self._kept[name]
 
     def _readable_layers(self, sublayer: Sublayer) -> list[int]:
         """The blocks that have the sublayer, at least one."""
@@ -326,25 +321,8 @@ class Weights:
         stored = self._stored_mlp(block, name, self._expert(block, expert))
         return self._read(stored, block.before_mlp, f"{name} of block {layer}")
 
-    def _read(self, weight: Float[Tensor, "*heads d_model n"], norm: Norm, label: str) -> Tensor:
-        """A reading weight in float32 at least, with the norm before it folded in."""
-        weight = upcast(weight)
-        if self.fold_ln and norm.gain is not None:
-            weight = weight * norm.gain.to(weight)[:, None]
-        if self.fold_ln and norm.centres:
-            weight = weight - weight.mean(dim=-2, keepdim=True)
-        return self._finite(weight, label)
+    def _read(self, weight: Tensor, norm: Norm, label: str) -> Tensor:
+        return fold_into_reading(weight, norm if self.fold_ln else Norm(), f"{label} of {self.name}")
 
-    def _write(self, weight: Float[Tensor, "*heads n d_model"], norm: Norm, label: str) -> Tensor:
-        """A writing weight in float32 at least, with the norm after it folded in."""
-        weight = upcast(weight)
-        if self.fold_ln and norm.centres:
-            weight = weight - weight.mean(dim=-1, keepdim=True)
-        if self.fold_ln and norm.gain is not None:
-            weight = weight * norm.gain.to(weight)
-        return self._finite(weight, label)
-
-    def _finite(self, weight: Tensor, label: str) -> Tensor:
-        if not torch.isfinite(weight).all():
-            raise errors.not_finite(f"{label} of {self.name}")
-        return weight
+    def _write(self, weight: Tensor, norm: Norm, label: str) -> Tensor:
+        return fold_into_writing(weight, norm if self.fold_ln else Norm(), f"{label} of {self.name}")

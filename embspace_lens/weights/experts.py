@@ -80,7 +80,7 @@ class ExpertWeights(NamedTuple):
         stack = parameters.get("gate_up_proj" if is_fused else separate)
         if stack is None:
             return None
-        weight = readable(stack, name, self.label)[expert]
+        weight = readable(stack[expert], name, self.label)
         weight = weight if flags.get("is_transposed", False) else weight.T
         if not is_fused:
             return weight

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..checkpoints.lazy_tensor import materialized
 from ..search.tiles import upcast
 from .effective import Weights
 
@@ -30,4 +31,5 @@ def apply_final_norm(weights: Weights, x: Float[Tensor, "*n d_model"]) -> Float[
     norm: Any = host.model._modules[name]
     parameter = next(norm.parameters(), x)
     state = x.reshape(1, -1, x.shape[-1]).to(parameter.device, parameter.dtype)
-    return upcast(norm(state).reshape(x.shape))
+    with materialized(norm):
+        return upcast(norm(state).reshape(x.shape))

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import errors
+from ..checkpoints.lazy_tensor import materialized
 from ..search.tiles import upcast
 from .architectures import ADDS_RESIDUAL
 from .effective import Weights
@@ -41,15 +42,16 @@ def first_mlp_output(weights: Weights, x: Float[Tensor, "n d_model"]) -> Float[T
     if mlp is None:
         raise errors.no_first_mlp(host.name)
     block = cast(Any, host.model.blocks)[0]
-    parameter = next(mlp.parameters())
+    parameter, stored_mlp = next(mlp.parameters()), mlp
     before, after = _norm_modules(host, block._modules)
     if host.is_bridge and unwrap(mlp) is unwrap(block):
         # OPT and XGLM have no module for the MLP. The bridge's module holds its two layers, and cannot be called.
         mlp = _compose_layers(host, mlp, unwrap(block))
-    state = before(x[None].to(parameter.device, parameter.dtype))
-    output = mlp(state, torch.zeros_like(state)) if host.architecture in ADDS_RESIDUAL else mlp(state)
-    output = output[0] if isinstance(output, tuple) else output  # gpt-oss also returns the router's scores
-    return upcast(after(output).reshape(x.shape).to(x.device))
+    with materialized(stored_mlp), materialized(before), materialized(after):
+        state = before(x[None].to(parameter.device, parameter.dtype))
+        output = mlp(state, torch.zeros_like(state)) if host.architecture in ADDS_RESIDUAL else mlp(state)
+        output = output[0] if isinstance(output, tuple) else output  # gpt-oss also returns the router's scores
+        return upcast(after(output).reshape(x.shape).to(x.device))
 
 
 def _norm_modules(host: Host, modules: dict[str, Any]) -> tuple[nn.Module, nn.Module]:

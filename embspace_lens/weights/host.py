@@ -53,6 +53,7 @@ class Host:
         self.name = Path(name).name if Path(name).is_absolute() else name
         self.n_heads = int(cfg.n_heads)
         self.d_model = int(cfg.d_model)
+        self.checkpoint = getattr(model, "__dict__", {}).get("checkpoint")
         self.blocks = [self._block(i, block) for i, block in enumerate(cast(Any, model._modules.get("blocks")) or [])]
 
     # -- configuration

@@ -2,8 +2,9 @@
 
 from .. import errors
 from ..tables.selection import Select
-from .effective import MLP, WeightIndex, Weights, sublayer_of
+from .effective import Weights
 from .experts import NO_EXPERT
+from .parameter_names import MLP, WeightIndex, sublayer_of
 
 
 def weight_indices(weights: Weights, weight: str, layer: Select = None, *, required: bool = True) -> list[WeightIndex]:

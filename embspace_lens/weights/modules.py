@@ -35,7 +35,7 @@ def attribute(owner: Any, name: str, label: str, model: str) -> Any:
 
 
 def readable(weight: Any, label: str, model: str) -> Tensor:
-    """The weight without its gradient.
+    """The weight without its gradient; a weight in a checkpoint is not read yet.
 
     Raises:
         EmbspaceError: If it is not a plain floating-point tensor (quantized, or on the meta device).

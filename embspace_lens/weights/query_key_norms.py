@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import errors
+from ..checkpoints.lazy_tensor import loaded
 from .architectures import ROTATES_BEFORE_NORM, Block
 from .attention_scores import attention_bias
 from .effective import Weights
@@ -190,7 +191,7 @@ def _head_norm(host: Host, module: Any, d_head: int, label: str) -> HeadNorm:
     gain, centres = norm.gain, norm.centres and "L2Norm" not in kind
     parts = getattr(original, "norms", None)  # StableLM 2 has one LayerNorm for each head
     if parts is not None:
-        gain = torch.stack([readable(part.weight, label, host.name).float() for part in parts])
+        gain = torch.stack([loaded(readable(part.weight, label, host.name)).float() for part in parts])
         original = parts[0]
     over_all_heads = gain is not None and gain.ndim == 1 and len(gain) != d_head
     eps = next((getattr(original, name) for name in ("variance_epsilon", "eps") if hasattr(original, name)), host.eps)

@@ -6,9 +6,10 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from .architectures import Norm
-from .effective import ATTENTION, MLP, Weights
+from .effective import Weights
 from .experts import NO_EXPERT
 from .host import AttentionWeight, MLPWeight
+from .parameter_names import ATTENTION, MLP
 
 
 class WeightDifference(Weights):

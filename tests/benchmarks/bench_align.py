@@ -7,7 +7,7 @@ import torch
 from measuring import Measurement, compare, extra_memory, seconds
 
 from embspace_lens import EmbeddingLens, align
-from embspace_lens.weights.effective import ATTENTION, MLP, side_of
+from embspace_lens.weights.parameter_names import ATTENTION, MLP, side_of
 
 TILE = 2048
 WEIGHTS = [name for name in (*MLP, *ATTENTION) if name != "W_gate"]

@@ -14,7 +14,7 @@ from tables import check_tidy
 from embspace_lens import Alignment, EmbeddingLens, EmbspaceError, align, match_neurons
 from embspace_lens.compare.common_tokens import shared_tokens
 from embspace_lens.search.tiles import chunk_bytes
-from embspace_lens.weights.effective import side_of
+from embspace_lens.weights.parameter_names import side_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few tokens is weak")
 

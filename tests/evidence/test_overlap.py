@@ -10,7 +10,7 @@ from tables import check_tidy
 from embspace_lens import EmbeddingLens, EmbspaceError, evidence
 from embspace_lens.evidence.layer_directions import directions_of
 from embspace_lens.evidence.token_lists import cyclic_permutation
-from embspace_lens.weights.effective import side_of
+from embspace_lens.weights.parameter_names import side_of
 
 PAIRS_OF = {
     "gpt2": ["W_Q-W_K", "W_V-W_O", "W_in-W_out"],

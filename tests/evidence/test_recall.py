@@ -10,7 +10,7 @@ from tables import check_tidy
 from embspace_lens import EmbeddingLens, EmbspaceError, evidence
 from embspace_lens.evidence.layer_directions import directions_of
 from embspace_lens.search.tiles import chunk_bytes
-from embspace_lens.weights.effective import side_of
+from embspace_lens.weights.parameter_names import side_of
 
 TEXTS = ["w2 w3 w4 w5 w6", "w7 w8", "w9 w3 w11 w12 w2 w14 w15", "w16"]
 COLUMNS = ["target", "layer", "weight", "sample", "recall", "low", "high", "n"]

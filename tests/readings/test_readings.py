@@ -9,7 +9,7 @@ from reference import brute_normalized_scores
 
 from embspace_lens import EmbeddingLens
 from embspace_lens.search.tiles import chunk_bytes
-from embspace_lens.weights.effective import CIRCUITS, MLP
+from embspace_lens.weights.parameter_names import CIRCUITS, MLP
 
 READINGS = {
     "neurons": lambda lens, **o: lens.neurons(**o),

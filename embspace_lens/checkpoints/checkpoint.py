@@ -1,0 +1,137 @@
+"""A checkpoint: the names of its parameters, and each parameter as a tensor that is read when it is needed."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .. import errors
+from .lazy_tensor import LazyTensor, Operation
+from .local_files import LocalFiles
+from .safetensors_header import StoredTensor, natural_order, read_header
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@runtime_checkable
+class Files(Protocol):
+    """The files of a checkpoint, here or elsewhere."""
+
+    @property
+    def bytes_read(self) -> int: ...
+    def exists(self, file: str) -> bool: ...
+    def names(self) -> list[str]: ...
+    def size(self, file: str) -> int: ...
+    def text(self, file: str) -> str: ...
+    def read(self, file: str, start: int, stop: int) -> UInt8[Tensor, " n_bytes"]: ...
+    def read_ahead(self, ranges: Iterable[tuple[str, int, int]]) -> None: ...
+
+
+class FileSource(NamedTuple):
+    """The values of a tensor in a file."""
+
+    files: Files
+    stored: StoredTensor
+
+    def read(self) -> Tensor:
+        """The values, as stored."""
+        stored = self.stored
+        values = self.files.read(stored.file, stored.start, stored.start + stored.n_bytes)
+        if stored.start % stored.dtype.itemsize:  # old files may lie at odd positions, which torch cannot view
+            values = values.clone()
+        return values.view(stored.dtype).reshape(stored.shape)
+
+    def entry(self, index: int) -> "FileSource":
+        """One entry of the first dimension."""
+        return FileSource(self.files, self.stored.entry(index))
+
+
+class Checkpoint(Mapping[str, LazyTensor]):
+    """The parameters of a checkpoint by their stored names, in natural order.
+
+    Args:
+        files: The files.
+
+    Attributes:
+        n_bytes: The size of all parameters.
+
+    Raises:
+        EmbspaceError: If there is no safetensors file, a shard is missing, truncated or damaged, or its index is.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        stored = {name: tensor for shard in _shards(files) for name, tensor in _header(files, shard).items()}
+        self._stored = {name: stored[name] for name in sorted(stored, key=natural_order)}
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Checkpoint":
+        """The checkpoint in a folder."""
+        return cls(LocalFiles(folder))
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        stored = self._stored[name]
+        return LazyTensor(FileSource(self.files, stored), torch.empty(stored.shape, dtype=stored.dtype, device="meta"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.files}: {len(self)} tensors, {self.n_bytes:,} bytes)"
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(stored.n_bytes for stored in self._stored.values())
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers all parameters hold."""
+        return sum(stored.n_bytes // stored.dtype.itemsize for stored in self._stored.values())
+
+
+def ranges_of(tensor: Tensor) -> Iterator[tuple[str, int, int]]:
+    """The ranges of files that a lazy tensor's values come from."""
+    pending = [tensor.source] if isinstance(tensor, LazyTensor) else []
+    while pending:
+        source = pending.pop()
+        if isinstance(source, FileSource):
+            stored = source.stored
+            yield stored.file, stored.start, stored.start + stored.n_bytes
+        elif isinstance(source, Operation):
+            leaves = pytree.tree_leaves(source.args)
+            pending += [leaf.source for leaf in leaves if isinstance(leaf, LazyTensor)]
+
+
+def _shards(files: Files) -> list[str]:
+    """The names of the safetensors files."""
+    if files.exists(INDEX):
+        try:
+            shards = sorted(set(json.loads(files.text(INDEX))["weight_map"].values()))
+            if any(Path(shard).name != shard for shard in shards):
+                raise ValueError(shards)
+        except (ValueError, KeyError, TypeError, AttributeError) as reason:
+            raise errors.damaged_shard(INDEX, f"it is not an index ({type(reason).__name__})") from reason
+        missing = [shard for shard in shards if not files.exists(shard)]
+        if missing:
+            raise errors.missing_shard(str(files), missing[0], len(missing), len(shards))
+        return shards
+    if files.exists(SINGLE):
+        return [SINGLE]
+    names = files.names()
+    if any(name.endswith(PICKLES) for name in names):
+        raise errors.weights_not_safe(files)
+    raise errors.no_checkpoint(str(files), [name for name in names if name.endswith(".safetensors")])
+
+
+def _header(files: Files, shard: str) -> dict[str, StoredTensor]:
+    return read_header(shard, files.size(shard), lambda start, stop: bytes(files.read(shard, start, stop).numpy()))

@@ -1,0 +1,196 @@
+"""Tensors that are read from a checkpoint when their values are needed, and not before."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .. import errors
+
+aten: Any = torch.ops.aten
+
+UNCHANGED = {aten.alias.default, aten.detach.default, aten.lift_fresh.default}
+"""Operations whose result has the values of their argument."""
+
+REARRANGING = {
+    aten._reshape_alias.default,
+    aten._unsafe_view.default,
+    aten.cat.default,
+    aten.constant_pad_nd.default,
+    aten.expand.default,
+    aten.permute.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.squeeze.dim,
+    aten.stack.default,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unbind.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+}
+"""Operations that move values and do not compute with them."""
+
+DIMENSION_ARGUMENT = {
+    aten.cat.default: 1,
+    aten.stack.default: 1,
+    aten.split.Tensor: 2,
+    aten.split_with_sizes.default: 2,
+}
+"""The position of the argument `dim`, which is 0 if it is missing."""
+
+CAST = aten._to_copy.default
+CLONE = aten.clone.default
+NEW = {aten.empty_like.default, aten.rand_like.default, aten.zeros_like.default, aten.ones_like.default}
+"""Operations on a tensor's shape, with which transformers computes initial values that it does not use."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where the values of a lazy tensor come from."""
+
+    def read(self) -> Tensor:
+        """The values."""
+        ...
+
+    def entry(self, index: int) -> "Source":
+        """The source of one entry of the first dimension."""
+        ...
+
+
+class Operation(NamedTuple):
+    """The result of an operation on tensors, of which some are lazy.
+
+    Attributes:
+        function: The operation.
+        args: Its arguments.
+        output: Which of several results; None for an operation with one result.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    output: int | None = None
+
+    def read(self) -> Tensor:
+        """Read the arguments, and apply the operation to them."""
+        result = self.function(*pytree.tree_map(loaded, self.args))
+        return result if self.output is None else result[self.output]
+
+    def entry(self, index: int) -> Source:
+        """Read one entry of the first dimension: where the operation allows it, from one entry of the arguments."""
+        function, args = self.function, self.args
+        if function is aten.permute.default and args[1][0] == 0:
+            return Operation(function, (args[0][index], [axis - 1 for axis in args[1][1:]]))
+        if function in DIMENSION_ARGUMENT:
+            position = DIMENSION_ARGUMENT[function]
+            tensors = args[0] if isinstance(args[0], list | tuple) else args[0:1]
+            dim = args[position] % tensors[0].ndim if len(args) > position else 0
+            if function is aten.stack.default and dim == 0:
+                return source_of(tensors[index])
+            if function is not aten.stack.default and dim > 0:
+                parts: Any = [tensor[index] for tensor in tensors]
+                parts = parts if isinstance(args[0], list | tuple) else parts[0]
+                return Operation(function, (parts, *args[1:position], dim - 1), self.output)
+        return Operation(aten.select.int, (LazyTensor(self, self._like()), 0, index))
+
+    def _like(self) -> Tensor:
+        result = self.function(*pytree.tree_map(_meta, self.args))
+        return result if self.output is None else result[self.output]
+
+
+class LazyTensor(Tensor):
+    """A tensor with a shape and a dtype whose values are read when `read` is called, and never kept.
+
+    Operations that only move values give other lazy tensors, so that transformers can merge the parameters of a checkpoint,
+    and TransformerLens can split them, before anything is read. All other operations raise an error: a model with lazy
+    parameters cannot be run.
+
+    Args:
+        source: Where the values come from. Their dtype may be narrower than that of the tensor.
+        like: A tensor with the shape and the dtype, on any device.
+    """
+
+    source: Source
+
+    @staticmethod
+    def __new__(cls, source: Source, like: Tensor) -> "LazyTensor":
+        make: Any = torch.Tensor._make_wrapper_subclass
+        tensor = make(cls, like.shape, dtype=like.dtype, device="cpu", strides=like.stride())
+        tensor.source = source
+        return tensor
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"LazyTensor({tuple(self.shape)}, {self.dtype})"
+
+    def read(self) -> Tensor:
+        """The values in the precision in which they are stored, which a cast to a wider one does not change."""
+        return self.source.read()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in UNCHANGED:
+            return cls(args[0].source, args[0])
+        if func is CAST:
+            return _cast(args[0], kwargs.get("dtype") or args[0].dtype)
+        if func is CLONE:
+            copy = functools.partial(func, **kwargs)
+            return cls(Operation(copy, args), copy(_meta(args[0])))
+        if func in NEW:
+            return func(_meta(args[0]), **kwargs | {"device": "meta"})
+        if func not in REARRANGING or kwargs:
+            raise errors.offloaded_model(str(func).split(".")[1])
+        like = func(*pytree.tree_map(_meta, args))
+        if func is aten.select.int and args[1] % args[0].ndim == 0:
+            return cls(args[0].source.entry(args[2] % len(args[0])), like)
+        if isinstance(like, Tensor):
+            return cls(Operation(func, args), like)
+        return [cls(Operation(func, args, i), part) for i, part in enumerate(like)]
+
+
+def loaded(tensor: Any) -> Any:
+    """The values of a lazy tensor; anything else is returned unchanged."""
+    return tensor.read() if isinstance(tensor, LazyTensor) else tensor
+
+
+def source_of(tensor: Tensor) -> Source:
+    """Where the values of a tensor come from."""
+    return tensor.source if isinstance(tensor, LazyTensor) else Operation(aten.alias.default, (tensor,))
+
+
+@contextmanager
+def materialized(module: nn.Module) -> Iterator[None]:
+    """Give a module's parameters their values for as long as the context lasts, so that it can be called."""
+    owners = [(part, name, parameter) for part in module.modules() for name, parameter in part._parameters.items()]
+    lazy: Any = [owner for owner in owners if isinstance(owner[2], LazyTensor)]
+    values: dict[int, nn.Parameter] = {}
+    try:
+        for part, name, parameter in lazy:
+            if id(parameter) not in values:
+                values[id(parameter)] = nn.Parameter(parameter.read().to(parameter.dtype), requires_grad=False)
+            part._parameters[name] = values[id(parameter)]
+        yield
+    finally:
+        for part, name, parameter in lazy:
+            part._parameters[name] = parameter
+
+
+def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
+    """The tensor in another precision. A wider one changes no value, so that none is converted before it is used."""
+    like = torch.empty_like(_meta(tensor), dtype=dtype)
+    if torch.promote_types(tensor.dtype, dtype) == dtype:
+        return LazyTensor(tensor.source, like)
+    return LazyTensor(Operation(lambda x: x.to(dtype), (tensor,)), like)
+
+
+def _meta(x: Any) -> Any:
+    """A tensor on the meta device with the shape and dtype of another; anything else is returned unchanged."""
+    if not isinstance(x, Tensor):
+        return x
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
