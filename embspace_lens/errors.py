@@ -360,6 +360,14 @@ def offloaded_model(operation: str) -> EmbspaceError:
     )
 
 
+def no_offloaded_difference(name: object) -> EmbspaceError:
+    """A tuned demo classifier cannot stay in its checkpoint."""
+    return EmbspaceError(
+        f"{name} is stored as a difference from its base model, so that its weights cannot stay in the file. "
+        "Load it with offload=False; it is small."
+    )
+
+
 def missing_weights(name: object, weight: str, count: int) -> EmbspaceError:
     """A checkpoint lacks weights, which would otherwise be random."""
     others = f" and {count - 1:,} more weights" if count > 1 else ""

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import errors
 from .demo.catalog import frequent_words
 from .errors import EmbspaceError
-from .loading import load_model
+from .loading import Offload, load_model
 from .readings.base import AnyWeight, BaseLens
 from .readings.components import list_components
 from .readings.directions import read_directions
@@ -119,15 +119,22 @@ class EmbeddingLens(BaseLens):
         *,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        offload: Offload = "auto",
         **options: Any,
     ) -> "EmbeddingLens":
-        """Load a model and make its lens.
+        """Load a model and make its lens; or leave the weights in their checkpoint, and read each when it is needed.
+
+        With `offload=True`, a model of any size can be read: a reading takes the memory of the embeddings and of one weight.
+        All readings are the same as those of a model in memory. Functions that run the model raise an error.
+        `lens.weights.bytes_read` is the number of bytes that were read so far.
 
         Args:
             name: A demo model (`"reviews-small-0"`, offline), a local folder (of a model, or of a tuned demo classifier), or a
                 hub model, which TransformerLens downloads.
             device: The device; for demo models the CPU by default, for others the choice of TransformerLens.
-            dtype: The precision, such as `torch.bfloat16`; float32 by default.
+            dtype: The precision, such as `torch.bfloat16`; float32 by default, and as stored for weights in a checkpoint.
+            offload: Whether the weights stay in the checkpoint. With `"auto"`, if they would take more than 60 % of the free
+                memory; a warning says so.
             **options: The options of `EmbeddingLens(model, …)`.
 
         Raises:
@@ -136,8 +143,10 @@ class EmbeddingLens(BaseLens):
         Example:
             >>> EmbeddingLens.from_pretrained("reviews-small-0")
             EmbeddingLens(reviews-small-0: 4 layers, 6 heads, 768 neurons, 7168 tokens; reads W_E, writes W_U; norms folded)
+            >>> EmbeddingLens.from_pretrained("reviews-small-0", offload=True).weights.is_offloaded
+            True
         """
-        return cls(load_model(name, device=device, dtype=dtype), **options)
+        return cls(load_model(name, device=device, dtype=dtype, offload=offload), **options)
 
     def __repr__(self) -> str:
         weights, space = self.weights, self.space
@@ -151,8 +160,11 @@ class EmbeddingLens(BaseLens):
         reads += " (pinv)" if space.inverse == "pinv" else ""
         score = "" if space.score == "dot" else f"; {space.score}"
         folded = "norms folded" if weights.fold_ln else "as stored"
-        if isinstance(weights, WeightDifference) and (unchanged := weights.unchanged_layers()):
-            folded += f"; {len(unchanged)} of {weights.n_layers} layers unchanged ({', '.join(map(str, unchanged))})"
+        # To compare two checkpoints on disk, all their weights would have to be read.
+        if isinstance(weights, WeightDifference) and not weights.is_offloaded:
+            unchanged = weights.unchanged_layers()
+            which = f"{len(unchanged)} of {weights.n_layers} layers unchanged ({', '.join(map(str, unchanged))})"
+            folded += f"; {which}" if unchanged else ""
         return f"EmbeddingLens({self.name}: {', '.join(shape)}; reads {reads}, writes {writes}{score}; {folded})"
 
     def __copy__(self) -> "EmbeddingLens":

@@ -99,7 +99,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         return sum(stored.n_bytes // stored.dtype.itemsize for stored in self._stored.values())
 
 
-def ranges_of(tensor: Tensor) -> Iterator[tuple[str, int, int]]:
+def ranges_of(tensor: Tensor | None) -> Iterator[tuple[str, int, int]]:
     """The ranges of files that a lazy tensor's values come from."""
     pending = [tensor.source] if isinstance(tensor, LazyTensor) else []
     while pending:

@@ -85,8 +85,12 @@ class Operation(NamedTuple):
     def entry(self, index: int) -> Source:
         """Read one entry of the first dimension: where the operation allows it, from one entry of the arguments."""
         function, args = self.function, self.args
+        if isinstance(function, functools.partial):  # a copy
+            return Operation(function, (args[0][index],))
         if function is aten.permute.default and args[1][0] == 0:
             return Operation(function, (args[0][index], [axis - 1 for axis in args[1][1:]]))
+        if function is aten.transpose.int and all(axis % args[0].ndim for axis in args[1:]):
+            return Operation(function, (args[0][index], *(axis % args[0].ndim - 1 for axis in args[1:])))
         if function in DIMENSION_ARGUMENT:
             position = DIMENSION_ARGUMENT[function]
             tensors = args[0] if isinstance(args[0], list | tuple) else args[0:1]

@@ -119,6 +119,15 @@ Device = Annotated[
     str | None,
     typer.Option("--device", metavar="NAME", help="The device, such as cpu or cuda. A demo model is read on the CPU."),
 ]
+Offload = Annotated[
+    bool | None,
+    typer.Option(
+        "--offload/--no-offload",
+        help="Leave the weights in their checkpoint, and read each when it is needed; or load the model. By default, models "
+        "stay in their checkpoint that would take more than 60 % of the free memory.",
+        show_default=False,
+    ),
+]
 LensSpace = Annotated[
     SpaceName,
     typer.Option(
@@ -170,6 +179,7 @@ class ProjectionOptions:
     score: Score = "dot"
     fold: Fold = True
     device: Device = None
+    offload: Offload = None
 
     @property
     def words(self) -> str:

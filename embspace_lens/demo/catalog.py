@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .. import errors
+from ..checkpoints.checkpoint import Checkpoint
 from ..files import expand, read_json
 from ..forward.pooling import PooledHead
 from ..space.masks import TokenMask, whole_words
 from ..space.vocabulary import Vocabulary
-from ..weights.booting import boot, load_checked
+from ..weights.booting import boot, boot_offloaded, load_checked
 
 MODELS = Path(str(files("embspace_lens.demo") / "models"))
 
@@ -88,6 +89,22 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     if is_classifier(name):
         return load_tuned(MODELS / name, device=device, dtype=dtype)[0]
     return _load(name, name, {}, device, dtype)
+
+
+def load_offloaded(name: str, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Any:
+    """As `load`, but the weights stay in their file, and each is read when it is needed.
+
+    Raises:
+        EmbspaceError: If there is no such demo model, or it is stored as a difference from another one.
+    """
+    from transformers import AutoTokenizer
+
+    if is_classifier(name):
+        raise errors.no_offloaded_difference(name)
+    folder = _folder(name)
+    tokenizer = AutoTokenizer.from_pretrained(str(MODELS / "tokenizer"), local_files_only=True)
+    checkpoint = Checkpoint.of_folder(folder)
+    return boot_offloaded(str(folder), checkpoint, tokenizer=tokenizer, device=device, dtype=dtype or torch.float32)
 
 
 def head(name: str | PathLike[str]) -> PooledHead:

@@ -1,6 +1,7 @@
 """Heads as pairs of tokens, and their single columns and rows as lists of tokens."""
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,9 @@ from ..space.same_tokens import SameRule, same_pairs
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
+from ..weights.experts import NO_EXPERT
 from ..weights.host import AttentionWeight
-from ..weights.parameter_names import ATTENTION, side_of
+from ..weights.parameter_names import ATTENTION, WeightIndex, side_of
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 from .pair_search import pair_block, pair_search
 
@@ -34,7 +36,9 @@ def read_subheads(
 
     def blocks() -> Iterator[Block]:
         with token_bar(lens, "subheads", len(layers) * len(names)) as bar:
-            for index in layers:
+            for index, following in zip_longest(layers, layers[1:]):
+                if following is not None:
+                    lens.weights.read_ahead(names, [WeightIndex(following, NO_EXPERT)])
                 parts = []
                 for name in names:
                     x = lens.weights.directions(name, index)[heads]
@@ -96,7 +100,9 @@ def _read_circuit(
 
     def blocks() -> Iterator[Block]:
         with tqdm(total=len(layers) * len(heads), desc=name, unit="head", disable=None, leave=False) as bar:
-            for index in layers:
+            for index, following in zip_longest(layers, layers[1:]):
+                if following is not None:
+                    lens.weights.read_ahead([name], [WeightIndex(following, NO_EXPERT)])
                 search = pair_search(lens, name, index, distance)
                 for h in heads:
                     keys = {"layer": index, "head": h, "weight": name, "rank": np.arange(k)}

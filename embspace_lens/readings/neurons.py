@@ -1,6 +1,7 @@
 """Neurons as lists of tokens."""
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,8 @@ def read_neurons(
     def blocks() -> Iterator[Block]:
         batches = list(_batches(mlps, widths, lens.weights.d_model))
         with token_bar(lens, "neurons", len(batches) * len(names)) as bar:
-            for batch in batches:
+            for batch, following in zip_longest(batches, batches[1:], fillvalue=[]):
+                lens.weights.read_ahead(names, following)
                 parts = []
                 for name in names:
                     directions = list(queries(batch, name))

@@ -257,6 +257,16 @@ class Host:
             return None
         return rearrange(weight, "(head d_head) d_model -> head d_model d_head", d_head=d_head)
 
+    def lazy(self, name: str, layer: int, expert: int = NO_EXPERT) -> Tensor | None:
+        """A weight of a block, which is not read; None if the block does not have it, or it cannot be read."""
+        block = self.blocks[layer]
+        try:
+            if name in ("W_in", "W_gate", "W_out"):
+                return self.mlp(block, cast(MLPWeight, name), expert)
+            return self.attention(block, cast(AttentionWeight, name))
+        except errors.EmbspaceError:
+            return None
+
     # -- MLPs
 
     @property

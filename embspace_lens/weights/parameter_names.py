@@ -5,6 +5,9 @@ from typing import Literal, NamedTuple
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 MLP = ("W_in", "W_gate", "W_out")
 CIRCUITS = ("W_OV", "W_QK")
+FACTORS = {"W_OV": ("W_V", "W_O"), "W_QK": ("W_Q", "W_K")}
+"""The parameters whose product a circuit is."""
+
 WRITING = ("W_O", "W_out")
 """Weights whose rows are added to the residual stream. The columns of all others read from it."""
 

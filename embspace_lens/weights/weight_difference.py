@@ -26,6 +26,14 @@ class WeightDifference(Weights):
         self.name = f"{after.name} − {before.name}"
 
     @property
+    def is_offloaded(self) -> bool:
+        return self.after.is_offloaded or self.before.is_offloaded
+
+    @property
+    def bytes_read(self) -> int:
+        return self.after.bytes_read + self.before.bytes_read
+
+    @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
         return self.after.W_E - self.before.W_E
 
