@@ -1038,9 +1038,9 @@ def unknown_class_label(label: object, donor: str, labels: Sequence[str]) -> Emb
     return EmbspaceError(f"label {label!r} is not a class of {donor}'s head. Its classes: {', '.join(labels)}.")
 
 
-def reserved_kernel(name: str) -> EmbspaceError:
-    """A kernel has the name of a control."""
-    return EmbspaceError(f"kernels holds {name!r}, which is the name of a control. Give the kernel another name.")
+def reserved_inverse(name: str) -> EmbspaceError:
+    """A map of a sweep has the name of a control."""
+    return EmbspaceError(f"inverse holds {name!r}, which is the name of a control. Give the map another name.")
 
 
 def other_sweep(path: object) -> EmbspaceError:
