@@ -1387,9 +1387,7 @@ def no_finite_number(column: str) -> EmbspaceError:
 
 def several_weights(caller: str, weights: Sequence[str]) -> EmbspaceError:
     """A plot of one weight was given a table of several."""
-    return EmbspaceError(
-        f"{caller} draws one weight, and this table holds {', '.join(weights)}. Select one: df[df.weight == {weights[0]!r}]."
-    )
+    return EmbspaceError(f"{caller} draws one weight, and this table holds {', '.join(weights)}. Select one of them.")
 
 
 def several_values_per_head(column: str) -> EmbspaceError:
