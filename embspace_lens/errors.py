@@ -13,6 +13,14 @@ class EmbspaceError(ValueError):
     """The package cannot do what was asked; the message states what was given, what is allowed and how to fix it."""
 
 
+class UnsupportedError(EmbspaceError):
+    """Part of a model is not supported, for a reason that holds for its architecture: it would be read incorrectly."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def _listed(options: Iterable[object]) -> str:
     return ", ".join(map(repr, options))
 
@@ -123,9 +131,9 @@ def unreadable(weight: str, model: str, reason: str) -> EmbspaceError:
     )
 
 
-def unsupported(what: str, reason: str) -> EmbspaceError:
+def unsupported(what: str, reason: str, verb: str = "is") -> UnsupportedError:
     """An architecture is not supported and would be read incorrectly."""
-    return EmbspaceError(f"{what} is not supported: {reason}.")
+    return UnsupportedError(f"{what} {verb} not supported: {reason}.", reason)
 
 
 def no_hook(model: str, hook: str) -> EmbspaceError:
@@ -430,7 +438,8 @@ def unexpected_shape(weight: str, model: str, shape: tuple[int, ...], expected: 
 
 def unknown_storage(experts: str, module: str) -> EmbspaceError:
     """A mixture stores its experts in a way that was not checked."""
-    return unsupported(experts, f"the way in which {module} stores them is unknown")
+    reason = f"the way in which {module} stores them is unknown"
+    return unsupported(f"{experts[0].upper()}{experts[1:]}", reason, "are")
 
 
 def no_first_mlp(model: str) -> EmbspaceError:

@@ -476,7 +476,8 @@ class EmbeddingLens(BaseLens):
 
         Raises:
             EmbspaceError: If a string is not one token, the lens does not read a token, a string is given without a tokenizer, or
-                a vector does not have the width d_model.
+                a vector does not have the width d_model; or a weight that is named is not supported. By default, weights
+                that are not supported are left out, with a warning.
 
         Example:
             >>> lens.search(5, weight="W_out", k=2)["rank"].tolist()

@@ -1,5 +1,6 @@
 """Which components read or write a token, several tokens, or a direction."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,22 +106,40 @@ def search_token(
     k = check_integer("k", k, minimum=1)
     target = search_target(lens, token)
     text, strings = target.label(lens), lens.vocabulary.array
-    blocks = []
+    blocks, unsupported = [], {}
     for name in tqdm(names, desc="search", unit="weight", disable=None, leave=False):
         if weight is None and not lens.weights.layers_with(sublayer_of(name)):
             continue
-        indices = weight_indices(lens.weights, name, layer, required=weight is not None or name != "W_gate")
-        if not indices:
-            continue
         find = _best_heads if name in CIRCUITS else _best_directions
-        best = find(lens, name, indices, target, k, largest)
+        try:
+            indices = weight_indices(lens.weights, name, layer, required=weight is not None or name != "W_gate")
+            if not indices:
+                continue
+            best = find(lens, name, indices, target, k, largest)
+        except errors.UnsupportedError as error:
+            if weight is not None:
+                raise
+            unsupported[name] = error
+            continue
         for end in ("dest", "src"):
             best[f"{end}_token_string"] = strings.take(best[f"{end}_token_index"], allow_fill=True, fill_value="")
         if name in CIRCUITS:  # the searched token's end of each pair
             best[f"{_searched_end(name)}_token_string"] = [text] * len(best["rank"])
         blocks.append(best | {"weight": name, "token_index": target.token_index, "token_string": text})
+    if unsupported:
+        _report_unsupported(lens, unsupported, nothing_else=not blocks)
     columns = ["layer", *lens.expert_column, "head", "neuron", "subhead", "weight", "rank", *TOKEN_COLUMNS]
     return tidy([*columns, *PAIR_COLUMNS, "token_rank"], blocks, kind="search")
+
+
+def _report_unsupported(lens: BaseLens, unsupported: dict[str, errors.UnsupportedError], *, nothing_else: bool) -> None:
+    """Warn that weights were left out; or raise, if there are no others."""
+    if nothing_else:
+        raise next(iter(unsupported.values()))
+    reasons = dict.fromkeys(error.reason for error in unsupported.values())
+    names, verb = ", ".join(unsupported), "is" if len(unsupported) == 1 else "are"
+    message = f"search leaves out {names} of {lens.name}, which {verb} not supported: {'; '.join(reasons)}."
+    warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def _searched_end(name: str) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import zoo
 from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError
@@ -120,3 +121,40 @@ def test_the_rank_of_the_token_is_its_place_in_the_components_list(tiny, largest
 def test_the_rank_is_unknown_for_several_tokens_and_for_heads(lens):
     assert lens.search([5, 6], weight="W_out", k=2)["token_rank"].eq(-1).all()
     assert lens.search(5, weight=["W_OV", "W_QK"], k=2)["token_rank"].eq(-1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("deepseek_v2", "multi-head latent attention compresses its keys and values"),
+        ("deepseek_v3", "multi-head latent attention compresses its keys and values"),
+        ("falcon_40b", r"TransformerLens splits its fused .* weights incorrectly \(new_decoder_architecture\)"),
+    ],
+)
+def test_unsupported_weights_are_left_out_with_one_warning(tiny, name, reason):
+    lens = EmbeddingLens(tiny(name))
+    message = f"search leaves out W_Q, W_K, W_V, W_O, W_OV, W_QK of zoo, which are not supported: {reason}\\."
+    with pytest.warns(UserWarning, match=f"^{message}$") as caught:
+        table = lens.search(5, k=2)
+    assert len(caught) == 1
+    names = ["W_in", "W_out"] if name == "falcon_40b" else ["W_in", "W_gate", "W_out"]
+    assert table.equals(lens.search(5, weight=names, k=2))
+    for weight in ("W_Q", "W_QK"):  # a weight that is asked for raises
+        with pytest.raises(EmbspaceError, match=f"is not supported: {reason}"):
+            lens.search(5, weight=weight)
+
+
+def test_a_model_without_a_supported_weight_raises(tiny):
+    lens = EmbeddingLens(tiny("jetmoe"))
+    message = "^The experts of block 0 of zoo are not supported: the way in which JetMoeMoE stores them is unknown.$"
+    for weight in (None, "W_in"):
+        with pytest.raises(EmbspaceError, match=message):
+            lens.search(5, weight=weight)
+
+
+def test_a_damaged_weight_is_not_left_out():
+    lens = EmbeddingLens(zoo.boot(zoo.ZOO["gpt2"]()))
+    with torch.no_grad():
+        lens.model.blocks[1].mlp.W_in.fill_(torch.nan)
+    with pytest.raises(EmbspaceError, match="NaN or infinite values in W_in of block 1"):
+        lens.search(5)
