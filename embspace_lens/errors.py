@@ -324,6 +324,24 @@ def damaged_model(folder: object, reason: str) -> EmbspaceError:
     )
 
 
+def config_is_no_object(folder: object, text: str) -> EmbspaceError:
+    """A config.json holds something other than a JSON object."""
+    return EmbspaceError(f"{folder} could not be loaded: its config.json is {text}, which is not a JSON object.")
+
+
+def wrong_field(folder: object, field: str, value: str, expected: str) -> EmbspaceError:
+    """A field of a config.json has a value of the wrong kind."""
+    return EmbspaceError(f"{folder} could not be loaded: {field} in config.json is {value}, which is not {expected}.")
+
+
+def unknown_architecture(name: object, architecture: object) -> EmbspaceError:
+    """A configuration names an architecture that does not exist."""
+    return EmbspaceError(
+        f"{name} could not be loaded: its configuration names the architecture {architecture!r}, which neither transformers "
+        "nor TransformerLens has."
+    )
+
+
 def model_is_file(path: object) -> EmbspaceError:
     """A file was given as a model."""
     return EmbspaceError(f"{path} is a file. Give the folder that holds the model's config.json and weights.")

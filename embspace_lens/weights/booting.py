@@ -85,8 +85,28 @@ class _CheckedClass:
 
         # The host may have replaced arguments["config"] by a part of the configuration (multimodal models).
         options = {key: arguments[key] for key in ("token", "trust_remote_code", "revision") if key in arguments}
-        architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(name, **options))
+        config = AutoConfig.from_pretrained(name, **options)
+        _check_architectures(name, config)
+        architecture = determine_architecture_from_hf_config(config)
         return load_checked(get_hf_model_class_for_architecture(architecture), name, **arguments)
+
+
+def _check_architectures(name: str, config: Any) -> None:
+    """Check that a configuration names no unknown architecture; the host replaces such a name by that of the model type.
+
+    Raises:
+        EmbspaceError: If it names one.
+    """
+    import transformers
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    names = config.architectures or []
+    if getattr(config, "auto_map", None):  # the repository holds classes of its own
+        return
+    for architecture in [names] if isinstance(names, str) else names:
+        is_known = architecture in SUPPORTED_ARCHITECTURES or hasattr(transformers, str(architecture))
+        if not is_known:
+            raise errors.unknown_architecture(name, architecture)
 
 
 def _natural_order(key: str) -> list[str | int]:
