@@ -248,6 +248,18 @@ def no_tokens_to_search() -> EmbspaceError:
     return EmbspaceError("token is an empty list. Give one or more tokens, or a vector.")
 
 
+def not_a_target(value: object) -> EmbspaceError:
+    """A search is for something that is neither tokens nor a vector."""
+    return EmbspaceError(f"token is a {type(value).__name__}. Give a token, a list of tokens, or one vector [d_model].")
+
+
+def bad_target_width(width: int, model: str, d_model: int) -> EmbspaceError:
+    """A search is for a vector that does not have the width of the residual stream."""
+    return EmbspaceError(
+        f"token has width {width}, but {model}'s residual stream has d_model={d_model}. Is it from another model?"
+    )
+
+
 def not_one_vector(shape: tuple[int, ...]) -> EmbspaceError:
     """A search is for a matrix."""
     return EmbspaceError(f"token has shape {shape}. Give a token, a list of tokens, or one vector [d_model].")
@@ -256,11 +268,10 @@ def not_one_vector(shape: tuple[int, ...]) -> EmbspaceError:
 def not_one_token(text: str, pieces: Sequence[str], caller: str, guess: str | None) -> EmbspaceError:
     """A string is several tokens, or none."""
     hint = f" Did you mean {guess!r}?" if guess is not None else ""
+    rule = f"each string given to {caller} must be one token"
     if len(pieces) < 2:
-        return EmbspaceError(f'"{text}" is not a token of this vocabulary; {caller} takes a single token.{hint}')
-    return EmbspaceError(
-        f'"{text}" is {len(pieces)} tokens in this vocabulary ({_listed(pieces)}); {caller} takes a single token.{hint}'
-    )
+        return EmbspaceError(f'"{text}" is not a token of this vocabulary; {rule}.{hint}')
+    return EmbspaceError(f'"{text}" is {len(pieces)} tokens in this vocabulary ({_listed(pieces)}); {rule}.{hint}')
 
 
 def no_tokenizer(model: str, caller: str) -> EmbspaceError:
@@ -754,9 +765,14 @@ def no_component_columns(columns: Iterable[object]) -> EmbspaceError:
     )
 
 
-def not_whole_number(name: str, value: object, row: object) -> EmbspaceError:
+def not_whole_number(name: str, value: object, row: object, table: str = "df") -> EmbspaceError:
     """A key of a table is not a whole number."""
-    return EmbspaceError(f"df has {name}={value!r} in row {row!r}, which is not a whole number. Remove such rows.")
+    return EmbspaceError(f"{table} has {name}={value!r} in row {row!r}, which is not a whole number. Remove such rows.")
+
+
+def repeated_columns(table: str, names: Iterable[object]) -> EmbspaceError:
+    """Several columns of a table have the same name."""
+    return EmbspaceError(f"{table} has several columns of the name {_listed(names)}. Rename or drop them.")
 
 
 def row_without_component(layer: int) -> EmbspaceError:

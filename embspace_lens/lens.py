@@ -459,8 +459,9 @@ class EmbeddingLens(BaseLens):
 
         Args:
             token: A token: its exact string, with the leading space, or its id. Or a list of tokens, whose (centred, normalised)
-                embeddings are averaged (before the norms of keys, in models that have them). Or a vector of d_model floats in place of an embedding: its inner product with each
-                direction, or its cosine with `score="cosine"`.
+                embeddings are averaged (before the norms of keys, in models that have them). Or a vector in place of an
+                embedding, d_model numbers that are not all integers: its inner product with each direction, or its cosine with
+                `score="cosine"`.
             layer: Which blocks; all by default.
             weight: `"W_in"`, `"W_gate"`, `"W_out"`, `"W_Q"`, `"W_K"`, `"W_V"`, `"W_O"`, `"W_OV"`, `"W_QK"`, or several; all by
                 default.

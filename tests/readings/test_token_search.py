@@ -1,6 +1,7 @@
 """Search by a token, several tokens or a vector, among directions and circuits."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import zoo
@@ -44,10 +45,32 @@ def test_a_list_of_one_token_is_the_token(lens, tokens):
     assert table.equals(expected) and table["token_index"].eq(5).all() and table["token_string"].eq("w5").all()
 
 
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("w5", "w7"),
+        np.array(["w5", "w7"]),
+        pd.Series(["w5", "w7"], [3, 4]),
+        pd.Index([5, 7]),
+        range(5, 9, 2),
+        [torch.tensor(5), np.int32(7)],
+        [np.str_("w5"), 7],
+    ],
+    ids=repr,
+)
+def test_every_kind_of_sequence_holds_tokens(lens, tokens):
+    assert lens.search(tokens, k=1).equals(lens.search([5, 7], k=1))
+
+
+def test_a_vector_may_hold_whole_numbers(lens):
+    mixed, floats = [0, 0.5] * 16, [0.0, 0.5] * 16
+    assert lens.search(mixed, k=1).equals(lens.search(floats, k=1))
+
+
 @pytest.mark.parametrize("score", ["dot", "centered", "cosine"])
 def test_score_of_a_vector_is_its_inner_product_or_cosine_with_each_direction(tiny, score):
     lens, x = EmbeddingLens(tiny("llama"), score=score), torch.randn(32)
-    for vector in (x, x.numpy(), x.tolist(), x.double()):
+    for vector in (x, x.numpy(), x.tolist(), x.double(), list(x.numpy()), list(x), pd.Series(x.numpy(), x.tolist())):
         table = lens.search(vector, weight=["W_out", "W_Q"], k=3)
         check_tidy(table, ["weight", "rank"], COLUMNS)
         for weight, rows in table.groupby("weight", observed=True):
@@ -97,7 +120,10 @@ def test_all_weights_are_searched_by_default(lens, moe_lens):
     [
         ([], "token is an empty list"),
         ([5, "W5"], "is not a token of this vocabulary"),
-        (torch.ones(31), "the vector have width 31|the vector has|width 31"),
+        (torch.ones(31), "token has width 31, but zoo's residual stream has d_model=32"),
+        ([0, 0.5], "token has width 2, but zoo's residual stream has d_model=32"),
+        ({5, 6}, r"token is a set\. Give a token, a list of tokens, or one vector \[d_model\]\."),
+        (pd.DataFrame({"token": [5]}), r"token is a DataFrame\. Give a token, a list of tokens, or one vector"),
         (torch.full((32,), torch.nan), "NaN or infinite values in the vector given"),
         (torch.ones(2, 32), r"token has shape \(2, 32\)"),
         ([5, 200], "token=200 is out of range"),
