@@ -696,6 +696,15 @@ def no_pairs(relation: object) -> EmbspaceError:
     return EmbspaceError(f"The relation {relation!r} has no pairs. Give [(source, target), …] of words or token ids.")
 
 
+def no_scored_relation(names: Sequence[str], min_pairs: int) -> EmbspaceError:
+    """All relations have too few pairs for a score."""
+    have = "has" if len(names) == 1 else "have"
+    return EmbspaceError(
+        f"No relation has a score: {_listed(names)} {have} fewer than {min_pairs} pairs of words that are single tokens of this "
+        "lens. Give more pairs, or read more tokens."
+    )
+
+
 def no_json_files(folder: object) -> EmbspaceError:
     """A folder has no relation files."""
     return EmbspaceError(f"{folder} contains no .json file. Give a folder of relation files, or the files.")

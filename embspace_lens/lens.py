@@ -279,7 +279,8 @@ class EmbeddingLens(BaseLens):
             head: Which query heads; all by default.
             exclude_same: Pairs to leave out: `"exact"` for pairs of tokens with equal texts, `"fuzzy"` also for texts that differ
                 only in case, in surrounding space, or in a regular English ending (walk, walks, walking; make, making; story,
-                stories). None keeps all pairs. The best of the remaining pairs are exact, too.
+                stories). This rule is about letters, not about meaning: it also leaves out numb, number. None keeps all pairs. The
+                best of the remaining pairs are exact, too.
             k: How many pairs to return for each head.
             largest: The highest scores; with False, the lowest.
 
@@ -337,7 +338,8 @@ class EmbeddingLens(BaseLens):
                 position, without rotation. None leaves positions out.
             exclude_same: Pairs to leave out: `"exact"` for pairs of tokens with equal texts, `"fuzzy"` also for texts that differ
                 only in case, in surrounding space, or in a regular English ending (walk, walks, walking; make, making; story,
-                stories). None keeps all pairs. The best of the remaining pairs are exact, too.
+                stories). This rule is about letters, not about meaning: it also leaves out numb, number. None keeps all pairs. The
+                best of the remaining pairs are exact, too.
             k: How many pairs to return for each head.
             largest: The highest scores; with False, the lowest.
 
