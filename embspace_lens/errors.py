@@ -13,6 +13,14 @@ class EmbspaceError(ValueError):
     """The package cannot do what was asked; the message states what was given, what is allowed and how to fix it."""
 
 
+class UnsupportedError(EmbspaceError):
+    """Part of a model is not supported, for a reason that holds for its architecture: it would be read incorrectly."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def _listed(options: Iterable[object]) -> str:
     return ", ".join(map(repr, options))
 
@@ -123,9 +131,9 @@ def unreadable(weight: str, model: str, reason: str) -> EmbspaceError:
     )
 
 
-def unsupported(what: str, reason: str) -> EmbspaceError:
+def unsupported(what: str, reason: str, verb: str = "is") -> UnsupportedError:
     """An architecture is not supported and would be read incorrectly."""
-    return EmbspaceError(f"{what} is not supported: {reason}.")
+    return UnsupportedError(f"{what} {verb} not supported: {reason}.", reason)
 
 
 def no_hook(model: str, hook: str) -> EmbspaceError:
@@ -240,6 +248,18 @@ def no_tokens_to_search() -> EmbspaceError:
     return EmbspaceError("token is an empty list. Give one or more tokens, or a vector.")
 
 
+def not_a_target(value: object) -> EmbspaceError:
+    """A search is for something that is neither tokens nor a vector."""
+    return EmbspaceError(f"token is a {type(value).__name__}. Give a token, a list of tokens, or one vector [d_model].")
+
+
+def bad_target_width(width: int, model: str, d_model: int) -> EmbspaceError:
+    """A search is for a vector that does not have the width of the residual stream."""
+    return EmbspaceError(
+        f"token has width {width}, but {model}'s residual stream has d_model={d_model}. Is it from another model?"
+    )
+
+
 def not_one_vector(shape: tuple[int, ...]) -> EmbspaceError:
     """A search is for a matrix."""
     return EmbspaceError(f"token has shape {shape}. Give a token, a list of tokens, or one vector [d_model].")
@@ -248,11 +268,10 @@ def not_one_vector(shape: tuple[int, ...]) -> EmbspaceError:
 def not_one_token(text: str, pieces: Sequence[str], caller: str, guess: str | None) -> EmbspaceError:
     """A string is several tokens, or none."""
     hint = f" Did you mean {guess!r}?" if guess is not None else ""
+    rule = f"each string given to {caller} must be one token"
     if len(pieces) < 2:
-        return EmbspaceError(f'"{text}" is not a token of this vocabulary; {caller} takes a single token.{hint}')
-    return EmbspaceError(
-        f'"{text}" is {len(pieces)} tokens in this vocabulary ({_listed(pieces)}); {caller} takes a single token.{hint}'
-    )
+        return EmbspaceError(f'"{text}" is not a token of this vocabulary; {rule}.{hint}')
+    return EmbspaceError(f'"{text}" is {len(pieces)} tokens in this vocabulary ({_listed(pieces)}); {rule}.{hint}')
 
 
 def no_tokenizer(model: str, caller: str) -> EmbspaceError:
@@ -313,6 +332,24 @@ def damaged_model(folder: object, reason: str) -> EmbspaceError:
     """A model's folder cannot be loaded."""
     return EmbspaceError(
         f"{folder} could not be loaded ({reason}). Is a file damaged or missing, or config.json wrong?"
+    )
+
+
+def config_is_no_object(folder: object, text: str) -> EmbspaceError:
+    """A config.json holds something other than a JSON object."""
+    return EmbspaceError(f"{folder} could not be loaded: its config.json is {text}, which is not a JSON object.")
+
+
+def wrong_field(folder: object, field: str, value: str, expected: str) -> EmbspaceError:
+    """A field of a config.json has a value of the wrong kind."""
+    return EmbspaceError(f"{folder} could not be loaded: {field} in config.json is {value}, which is not {expected}.")
+
+
+def unknown_architecture(name: object, architecture: object) -> EmbspaceError:
+    """A configuration names an architecture that does not exist."""
+    return EmbspaceError(
+        f"{name} could not be loaded: its configuration names the architecture {architecture!r}, which neither transformers "
+        "nor TransformerLens has."
     )
 
 
@@ -469,7 +506,8 @@ def unexpected_shape(weight: str, model: str, shape: tuple[int, ...], expected: 
 
 def unknown_storage(experts: str, module: str) -> EmbspaceError:
     """A mixture stores its experts in a way that was not checked."""
-    return unsupported(experts, f"the way in which {module} stores them is unknown")
+    reason = f"the way in which {module} stores them is unknown"
+    return unsupported(f"{experts[0].upper()}{experts[1:]}", reason, "are")
 
 
 def no_first_mlp(model: str) -> EmbspaceError:
@@ -697,6 +735,15 @@ def no_pairs(relation: object) -> EmbspaceError:
     return EmbspaceError(f"The relation {relation!r} has no pairs. Give [(source, target), …] of words or token ids.")
 
 
+def no_scored_relation(names: Sequence[str], min_pairs: int) -> EmbspaceError:
+    """All relations have too few pairs for a score."""
+    have = "has" if len(names) == 1 else "have"
+    return EmbspaceError(
+        f"No relation has a score: {_listed(names)} {have} fewer than {min_pairs} pairs of words that are single tokens of this "
+        "lens. Give more pairs, or read more tokens."
+    )
+
+
 def no_json_files(folder: object) -> EmbspaceError:
     """A folder has no relation files."""
     return EmbspaceError(f"{folder} contains no .json file. Give a folder of relation files, or the files.")
@@ -766,9 +813,14 @@ def no_component_columns(columns: Iterable[object]) -> EmbspaceError:
     )
 
 
-def not_whole_number(name: str, value: object, row: object) -> EmbspaceError:
+def not_whole_number(name: str, value: object, row: object, table: str = "df") -> EmbspaceError:
     """A key of a table is not a whole number."""
-    return EmbspaceError(f"df has {name}={value!r} in row {row!r}, which is not a whole number. Remove such rows.")
+    return EmbspaceError(f"{table} has {name}={value!r} in row {row!r}, which is not a whole number. Remove such rows.")
+
+
+def repeated_columns(table: str, names: Iterable[object]) -> EmbspaceError:
+    """Several columns of a table have the same name."""
+    return EmbspaceError(f"{table} has several columns of the name {_listed(names)}. Rename or drop them.")
 
 
 def row_without_component(layer: int) -> EmbspaceError:
@@ -1077,9 +1129,9 @@ def unknown_class_label(label: object, donor: str, labels: Sequence[str]) -> Emb
     return EmbspaceError(f"label {label!r} is not a class of {donor}'s head. Its classes: {', '.join(labels)}.")
 
 
-def reserved_kernel(name: str) -> EmbspaceError:
-    """A kernel has the name of a control."""
-    return EmbspaceError(f"kernels holds {name!r}, which is the name of a control. Give the kernel another name.")
+def reserved_inverse(name: str) -> EmbspaceError:
+    """A map of a sweep has the name of a control."""
+    return EmbspaceError(f"inverse holds {name!r}, which is the name of a control. Give the map another name.")
 
 
 def other_sweep(path: object) -> EmbspaceError:
@@ -1426,9 +1478,7 @@ def no_finite_number(column: str) -> EmbspaceError:
 
 def several_weights(caller: str, weights: Sequence[str]) -> EmbspaceError:
     """A plot of one weight was given a table of several."""
-    return EmbspaceError(
-        f"{caller} draws one weight, and this table holds {', '.join(weights)}. Select one: df[df.weight == {weights[0]!r}]."
-    )
+    return EmbspaceError(f"{caller} draws one weight, and this table holds {', '.join(weights)}. Select one of them.")
 
 
 def several_values_per_head(column: str) -> EmbspaceError:

@@ -292,7 +292,8 @@ class EmbeddingLens(BaseLens):
             head: Which query heads; all by default.
             exclude_same: Pairs to leave out: `"exact"` for pairs of tokens with equal texts, `"fuzzy"` also for texts that differ
                 only in case, in surrounding space, or in a regular English ending (walk, walks, walking; make, making; story,
-                stories). None keeps all pairs. The best of the remaining pairs are exact, too.
+                stories). This rule is about letters, not about meaning: it also leaves out numb, number. None keeps all pairs. The
+                best of the remaining pairs are exact, too.
             k: How many pairs to return for each head.
             largest: The highest scores; with False, the lowest.
 
@@ -350,7 +351,8 @@ class EmbeddingLens(BaseLens):
                 position, without rotation. None leaves positions out.
             exclude_same: Pairs to leave out: `"exact"` for pairs of tokens with equal texts, `"fuzzy"` also for texts that differ
                 only in case, in surrounding space, or in a regular English ending (walk, walks, walking; make, making; story,
-                stories). None keeps all pairs. The best of the remaining pairs are exact, too.
+                stories). This rule is about letters, not about meaning: it also leaves out numb, number. None keeps all pairs. The
+                best of the remaining pairs are exact, too.
             k: How many pairs to return for each head.
             largest: The highest scores; with False, the lowest.
 
@@ -472,8 +474,9 @@ class EmbeddingLens(BaseLens):
 
         Args:
             token: A token: its exact string, with the leading space, or its id. Or a list of tokens, whose (centred, normalised)
-                embeddings are averaged (before the norms of keys, in models that have them). Or a vector of d_model floats in place of an embedding: its inner product with each
-                direction, or its cosine with `score="cosine"`.
+                embeddings are averaged (before the norms of keys, in models that have them). Or a vector in place of an
+                embedding, d_model numbers that are not all integers: its inner product with each direction, or its cosine with
+                `score="cosine"`.
             layer: Which blocks; all by default.
             weight: `"W_in"`, `"W_gate"`, `"W_out"`, `"W_Q"`, `"W_K"`, `"W_V"`, `"W_O"`, `"W_OV"`, `"W_QK"`, or several; all by
                 default.
@@ -489,7 +492,8 @@ class EmbeddingLens(BaseLens):
 
         Raises:
             EmbspaceError: If a string is not one token, the lens does not read a token, a string is given without a tokenizer, or
-                a vector does not have the width d_model.
+                a vector does not have the width d_model; or a weight that is named is not supported. By default, weights
+                that are not supported are left out, with a warning.
 
         Example:
             >>> lens.search(5, weight="W_out", k=2)["rank"].tolist()

@@ -1,5 +1,7 @@
 """Loading: from the name of a demo model, a folder or the name of a hub model to a TransformerLens model."""
 
+import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +16,17 @@ import torch
 from . import errors
 from .checkpoints.checkpoint import INDEX, SINGLE, Checkpoint
 from .demo import catalog
-from .files import expand
+from .files import expand, read_json
 from .weights.booting import boot, boot_offloaded
 
 Offload = bool | Literal["auto"]
 
 FREE_SHARE = 0.6
 """The share of the free memory that a loaded model may take; larger ones stay in their checkpoint by default."""
+
+WRONG_FIELD = re.compile(r"Field '(\w+)' expected (\w+), got \w+ \(value: (.*)\)")
+"""The message of transformers for a field of a configuration whose value is of the wrong type."""
+KINDS = {"int": "an integer", "float": "a number", "str": "a string", "bool": "true or false"}
 
 
 def load_model(
@@ -68,6 +74,8 @@ def load_model(
         raise errors.no_config(folder)
     if not folder.exists() and (folder.is_absolute() or str(name).startswith(".")):
         raise errors.no_such_folder(folder)
+    if folder.is_dir():
+        _check_config(folder)
     with _plain_errors(name, folder):
         checkpoint = _checkpoint(folder, offload, dtype or torch.float32)
         if checkpoint is not None:
@@ -104,7 +112,30 @@ def _plain_errors(name: str | PathLike[str], folder: Path) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "UnpicklingError":
             raise errors.weights_not_safe(name) from error
+        if (field := WRONG_FIELD.search(str(error))) and field[2] in KINDS:
+            value = "null" if field[3] == "None" else field[3]
+            raise errors.wrong_field(folder, field[1], value, KINDS[field[2]]) from error
         reason = f"{type(error).__name__}: {shorten(str(error), 240)}"
         if folder.is_dir():
             raise errors.damaged_model(folder, reason) from error
         raise errors.unknown_model(name, catalog.names(), reason) from error
+
+
+def _check_config(folder: Path) -> None:
+    """Check what transformers does not check in a config.json.
+
+    Raises:
+        EmbspaceError: If it is no JSON object, its model type is no string, or its dtype does not exist.
+    """
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise errors.config_is_no_object(folder, shorten(json.dumps(config), 60))
+    if not isinstance(config.get("model_type", ""), str):
+        raise errors.wrong_field(folder, "model_type", json.dumps(config["model_type"]), "a string")
+    for field in ("dtype", "torch_dtype"):
+        dtype = config.get(field)
+        if dtype is None or dtype == "auto" or isinstance(dtype, dict):
+            continue
+        name = str(dtype).removeprefix("torch.")
+        if not isinstance(getattr(torch, name, None), torch.dtype):
+            raise errors.wrong_field(folder, field, repr(dtype), "the name of a dtype, such as 'float32'")

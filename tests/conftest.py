@@ -3,6 +3,8 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# TransformerLens would install torchvision, and with it another torch, when it boots models with images.
+os.environ |= {"PIP_NO_INDEX": "1", "PIP_QUIET": "3", "UV_OFFLINE": "1"}
 # One thread for each process, also for those that tests start: threads of parallel workers slow each other down.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 

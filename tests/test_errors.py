@@ -83,11 +83,11 @@ MESSAGES = [
     (lambda lens: lens.search(97), "token=97 is out of range: zoo has 97 tokens (0 to 96)."),
     (
         lambda lens: lens.search("w5 w6"),
-        "\"w5 w6\" is 2 tokens in this vocabulary ('w5', 'w6'); search() takes a single token.",
+        "\"w5 w6\" is 2 tokens in this vocabulary ('w5', 'w6'); each string given to search() must be one token.",
     ),
     (
         lambda lens: lens.search("W5"),
-        "\"W5\" is not a token of this vocabulary; search() takes a single token. Did you mean 'w5'?",
+        "\"W5\" is not a token of this vocabulary; each string given to search() must be one token. Did you mean 'w5'?",
     ),
     (lambda lens: lens.search(3.5), "token=3.5 is neither a string nor a token id."),
 ]

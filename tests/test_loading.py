@@ -1,6 +1,8 @@
 """Models in folders: a folder whose files do not fit its configuration is refused."""
 
 import json
+import os
+import re
 import shutil
 
 import pytest
@@ -68,14 +70,11 @@ def test_vocabulary_sizes_that_disagree_are_refused(folder):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"n_embd": "x"},
         {"n_head": 0},
-        {"dtype": "nonsense"},
         {"architectures": ["LlamaForCausalLM"]},
         {"architectures": ["BertForMaskedLM"]},
         {"model_type": "nonsense"},
         {"vocab_size": -1},
-        {"n_layer": None},
     ],
 )
 def test_wrong_configurations_are_refused(folder, fields):
@@ -84,10 +83,53 @@ def test_wrong_configurations_are_refused(folder, fields):
         load_model(folder)
 
 
-@pytest.mark.parametrize("text", ["null", "[]", "", "[" * 100_000 + "]" * 100_000])
-def test_configurations_that_are_no_object_are_refused(folder, text):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n_embd": "x"}, "n_embd in config.json is 'x', which is not an integer."),
+        ({"n_layer": None}, "n_layer in config.json is null, which is not an integer."),
+        ({"layer_norm_epsilon": None}, "layer_norm_epsilon in config.json is null, which is not a number."),
+        ({"model_type": None}, "model_type in config.json is null, which is not a string."),
+        ({"dtype": "nonsense"}, "dtype in config.json is 'nonsense', which is not the name of a dtype, such as 'float32'."),
+        ({"dtype": 3}, "dtype in config.json is 3, which is not the name of a dtype, such as 'float32'."),
+        ({"torch_dtype": "nn"}, "torch_dtype in config.json is 'nn', which is not the name of a dtype, such as 'float32'."),
+    ],
+)  # fmt: skip
+def test_wrong_fields_of_a_configuration_are_named(folder, fields, message):
+    configure(folder, **fields)
+    with pytest.raises(EmbspaceError, match=re.escape(f"{folder} could not be loaded: {message}") + "$"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("architectures", [["NonsenseForCausalLM"], ["GPT2LMHeadModel", "Nonsense"], [3], "Nonsense"])
+def test_unknown_architectures_are_refused(folder, architectures):
+    configure(folder, architectures=architectures)
+    name = architectures if isinstance(architectures, str) else architectures[-1]
+    message = f"its configuration names the architecture {name!r}, which neither transformers nor TransformerLens has."
+    with pytest.raises(EmbspaceError, match=re.escape(f"{folder} could not be loaded: {message}") + "$"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["GPT2LMHeadModel"], ["GPT2Model"], ["GPT2LMHeadCustomModel"]])
+def test_known_architectures_and_none_are_accepted(folder, architectures):
+    """The last one is a name of TransformerLens, and no class of transformers."""
+    configure(folder, architectures=architectures)
+    assert type(load_model(folder).original_model).__name__ == "GPT2LMHeadModel"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("null", "model could not be loaded: its config.json is null, which is not a JSON object."),
+        ("[]", "model could not be loaded: its config.json is [], which is not a JSON object."),
+        ("3", "model could not be loaded: its config.json is 3, which is not a JSON object."),
+        ("", "config.json cannot be read: "),
+        ("[" * 100_000 + "]" * 100_000, "config.json cannot be read: its lists are nested too deeply."),
+    ],
+)
+def test_configurations_that_are_no_object_are_refused(folder, text, message):
     (folder / "config.json").write_text(text)
-    with pytest.raises(EmbspaceError, match=r"model could not be loaded \(\w+: .*\)\. Is a file damaged .*"):
+    with pytest.raises(EmbspaceError, match=re.escape(message)):
         load_model(folder)
 
 
@@ -139,3 +181,21 @@ def test_checkpoints_are_loaded_only_if_complete(name, tmp_path):
     change_weights(tmp_path / "model", lambda tensors: {key: t for key, t in tensors.items() if key != removed})
     with pytest.raises(EmbspaceError, match="model could not be loaded"):
         load_model(tmp_path / "model", device="cpu")
+
+
+def test_the_host_cannot_install_packages_while_it_boots(good, monkeypatch):
+    """It runs pip install torchvision for models with images, which replaces torch by another build."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    monkeypatch.delenv("PIP_NO_INDEX")
+    seen, host_boot = [], TransformerBridge.boot_transformers
+
+    def boot_transformers(*args, **kwargs):
+        seen.append((os.environ.get("PIP_NO_INDEX"), os.environ.get("UV_OFFLINE")))
+        return host_boot(*args, **kwargs)
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", boot_transformers)
+    for offload in (False, True):
+        load_model(good, offload=offload)
+    assert seen == [("1", "1")] * 2
+    assert "PIP_NO_INDEX" not in os.environ

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from .. import errors
 from .loading import open_lens
 from .options import MODEL, Head, K, Layer, LensOptions, Lowest, Model
 from .output import DrawnOutput, Output, next_reading, options_of_first_row, plain_warnings
@@ -49,7 +50,7 @@ def relations(
     A head's score is the share of pairs whose target it promotes (or suppresses). A permutation test compares it with
     shuffled targets.
     """
-    from ..circuits.relations import read_relations, relation_scores, unread_words
+    from ..circuits.relations import MIN_PAIRS, read_relations, relation_scores, unread_words
 
     with plain_warnings():
         pairs = read_relations(*files)
@@ -62,6 +63,8 @@ def relations(
         words = unread_words(lens, pairs[name])
         if words:
             typer.echo(f"{name}: {len(words):,} words are not single tokens: {_listed(words)}", err=True)
+    if len(df) and not df["relation_score"].notna().to_numpy().any():
+        raise errors.no_scored_relation(sorted(pairs), MIN_PAIRS)
     if table == "best":
         ranked = df.sort_values("relation_score", ascending=False, kind="stable")  # the first of equal heads
         df = ranked.groupby(["relation", "effect"], sort=True).head(1).dropna().sort_index(ignore_index=True)

@@ -21,7 +21,7 @@ from .options import (
     Neuron,
     Weight,
 )
-from .output import DrawnOutput, Output, common_word, middle_layer, next_reading, options_of_first_row
+from .output import DrawnOutput, Output, common_word, middle_layer, next_reading, options_of_first_row, plain_warnings
 
 CIRCUITS = ("W_OV", "W_QK")
 SUBHEADS = ("W_Q", "W_K", "W_V", "W_O")
@@ -128,7 +128,8 @@ def search(
         embspace-lens search ' film' --vocabulary frequent --score cosine
     """
     lens = open_lens(model, options)
-    df = lens.search([_token(text) for text in tokens], layer, weight=weight or None, k=k, largest=not lowest)
+    with plain_warnings():
+        df = lens.search([_token(text) for text in tokens], layer, weight=weight or None, k=k, largest=not lowest)
     in_mlp = df.query("neuron >= 0").sort_values("score", ascending=lowest, kind="stable")
     if len(in_mlp):
         command = f"neurons {options_of_first_row(in_mlp, 'layer', 'neuron')}"

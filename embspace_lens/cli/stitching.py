@@ -102,7 +102,7 @@ def stitch(
     donors = {name: (open_lens(name, lens_options), head) for name, head in heads.items()}
     from ..compare.stitching_sweep import stitch_sweep
 
-    options: dict[str, Any] = {"kernels": inverse} if inverse else {}
+    options: dict[str, Any] = {"inverse": inverse} if inverse else {}
     df = stitch_sweep(
         recipient_lens,
         donors,

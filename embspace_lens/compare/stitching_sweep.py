@@ -29,14 +29,14 @@ from .state_translation import translate_layers
 from .stitch_inputs import check_depth, check_head, clamp_tokens, longest_row
 from .translation import Translation, random_translation, untranslated
 
-KERNELS = ("pinv", "least_squares", "states", "transpose", "random", "untranslated")
+SWEEP_INVERSES = ("pinv", "least_squares", "states", "transpose", "random", "untranslated")
 CONTROLS = ("chance", "donor")
-COLUMNS = ["recipient", "donor", "kernel", "keep", "accuracy", "low", "high", "n"]
+COLUMNS = ["recipient", "donor", "inverse", "keep", "accuracy", "low", "high", "n"]
 
 Donors = Mapping[str, tuple[EmbeddingLens, PooledHead]]
-Kernel = str | Callable[[EmbeddingLens, EmbeddingLens, int, int], Translation]
+SweepInverse = str | Callable[[EmbeddingLens, EmbeddingLens, int, int], Translation]
 Cell = tuple[str, str, int]
-"""The donor, the kernel and the number of kept blocks (−1 for controls) of one row of the table."""
+"""The donor, the map and the number of kept blocks (−1 for controls) of one row of the table."""
 
 
 def stitch_sweep(
@@ -47,7 +47,7 @@ def stitch_sweep(
     *,
     graft: int,
     keep: Sequence[int] | None = None,
-    kernels: Sequence[str] | Mapping[str, Kernel] = KERNELS,
+    inverse: str | Sequence[str] | Mapping[str, SweepInverse] = SWEEP_INVERSES,
     batch_tokens: int = 8192,
     max_tokens: int | None = None,
     seed: int = 0,
@@ -56,7 +56,7 @@ def stitch_sweep(
 ) -> pd.DataFrame:
     """Measure the accuracy of classifiers that are stitched to another model, for every number of kept blocks.
 
-    The table includes controls: each donor's own accuracy (kernel donor), the share of the most frequent class (chance), a
+    The table includes controls: each donor's own accuracy (inverse donor), the share of the most frequent class (chance), a
     Gaussian map with the norm of the least-squares map (random), the transpose, and unchanged states (untranslated; cut or
     filled with zeros if the widths differ).
 
@@ -67,7 +67,7 @@ def stitch_sweep(
         labels: Their classes, as the heads name them.
         graft: How many of the donors' last blocks run.
         keep: How many of the recipient's first blocks run; every number from 0 to all by default.
-        kernels: Names among `"pinv"` (the paper's), `"least_squares"`, `"ridge"`, `"procrustes"`, `"states"`
+        inverse: A name or several among `"pinv"` (the paper's), `"least_squares"`, `"ridge"`, `"procrustes"`, `"states"`
             (`translate_states`: no data, but forward passes), `"transpose"`, `"random"`, `"untranslated"`. Or a mapping from a
             name to one of these or to a function of (recipient, donor, layer_source, layer_target) that returns a
             `Translation`.
@@ -79,7 +79,7 @@ def stitch_sweep(
             changed: the output of the tuned blocks minus that of the same blocks of the base, on the same translated states.
 
     Returns:
-        One row per (recipient, donor, kernel, keep), with `accuracy`, its 95 % bootstrap interval `low`, `high`, and `n`, the
+        One row per (recipient, donor, inverse, keep), with `accuracy`, its 95 % bootstrap interval `low`, `high`, and `n`, the
         number of texts; `keep` is −1 for donor and chance.
 
     Raises:
@@ -89,8 +89,8 @@ def stitch_sweep(
     Example:
         >>> head = PooledHead(tuned.weights.d_model, ["negative", "positive"])
         >>> texts, labels = ["good", "bad", "fine"], ["positive", "negative", "positive"]
-        >>> df = stitch_sweep(lens, {"tuned": (tuned, head)}, texts, labels, graft=1, keep=[1], kernels=["pinv"])
-        >>> df["kernel"].tolist()
+        >>> df = stitch_sweep(lens, {"tuned": (tuned, head)}, texts, labels, graft=1, keep=[1], inverse="pinv")
+        >>> df["inverse"].tolist()
         ['chance', 'donor', 'pinv']
 
     References:
@@ -102,18 +102,19 @@ def stitch_sweep(
     majority = _majority_share(texts, labels)
     donors = _check_donors(donors, graft, labels)
     bases = {check_choice("subtract", name, donors): check_lens(base) for name, base in (subtract or {}).items()}
-    named = dict(kernels) if isinstance(kernels, Mapping) else {name: name for name in kernels}
+    inverse = [inverse] if isinstance(inverse, str) else inverse
+    named = dict(inverse) if isinstance(inverse, Mapping) else {name: name for name in inverse}
     for name in CONTROLS:
         if name in named:
-            raise errors.reserved_kernel(name)
+            raise errors.reserved_inverse(name)
     arguments = [recipient.name, sorted(donors), graft, keeps, list(named), max_tokens, seed, texts, labels]
     arguments += [sorted(bases)] if bases else []
     counts = _Counts(checkpoint, arguments)
     translations = {
         (donor, name, n_kept): translation
         for donor, (lens, _) in donors.items()
-        for name, kernel in named.items()
-        for n_kept, translation in _translations(recipient, lens, kernel, keeps, graft, seed)
+        for name, method in named.items()
+        for n_kept, translation in _translations(recipient, lens, method, keeps, graft, seed)
     }
     longest = longest_row([recipient.model, *(lens.model for lens, _ in donors.values())], max_tokens)
     batches = token_batches(recipient.model, texts, batch_tokens=batch_tokens, max_tokens=longest)
@@ -190,7 +191,7 @@ class _Counts:
             if saved.get("run") != self.key:
                 raise errors.other_sweep(self.path)
             self.n_batches, self.n_texts = saved["batches"], saved["n"]
-            self.n_right = {(donor, kernel, keep): count for donor, kernel, keep, count in saved["right"]}
+            self.n_right = {(donor, name, keep): count for donor, name, keep, count in saved["right"]}
 
     def add(self, n_right: Mapping[Cell, int], n_texts: int) -> None:
         """Add the counts of one batch, and write the checkpoint."""
@@ -203,22 +204,22 @@ class _Counts:
 
 
 def _translations(
-    recipient: EmbeddingLens, donor: EmbeddingLens, kernel: Kernel, keeps: list[int], graft: int, seed: int
+    recipient: EmbeddingLens, donor: EmbeddingLens, inverse: SweepInverse, keeps: list[int], graft: int, seed: int
 ) -> Iterator[tuple[int, Translation]]:
-    """One translation for every number of kept blocks; most kernels give the same one for all."""
+    """One translation for every number of kept blocks; most methods give the same one for all."""
     layer_target = donor.weights.n_layers - graft - 1
-    if kernel == "states":
+    if inverse == "states":
         translations = translate_layers(recipient, donor, [n_kept - 1 for n_kept in keeps], layer_target, seed=seed)
         yield from ((layer + 1, translation) for layer, translation in translations.items())
-    elif callable(kernel):
-        yield from ((n_kept, kernel(recipient, donor, n_kept - 1, layer_target)) for n_kept in keeps)
+    elif callable(inverse):
+        yield from ((n_kept, inverse(recipient, donor, n_kept - 1, layer_target)) for n_kept in keeps)
     else:
-        if kernel == "random":
+        if inverse == "random":
             translation = random_translation(translate(recipient, donor, inverse="least_squares"), seed)
-        elif kernel == "untranslated":
+        elif inverse == "untranslated":
             translation = untranslated(recipient, donor)
         else:
-            options: Any = {"inverse": kernel}  # `translate` checks the name
+            options: Any = {"inverse": inverse}  # `translate` checks the name
             translation = translate(recipient, donor, **options)
         yield from ((n_kept, translation) for n_kept in keeps)
 
@@ -256,17 +257,17 @@ def _count_right(
 
 
 def _table(
-    recipient: str, donors: Donors, kernels: list[str], keeps: list[int], counts: _Counts, majority: float
+    recipient: str, donors: Donors, names: list[str], keeps: list[int], counts: _Counts, majority: float
 ) -> pd.DataFrame:
     n = counts.n_texts
 
     def row(cell: Cell) -> dict[str, Any]:
-        donor, kernel, n_kept = cell
-        n_right = round(majority * n) if kernel == "chance" else counts.n_right[cell]
+        donor, inverse, n_kept = cell
+        n_right = round(majority * n) if inverse == "chance" else counts.n_right[cell]
         low, high = proportion_interval(n_right, n)
-        keys = {"recipient": recipient, "donor": donor, "kernel": kernel, "keep": n_kept}
+        keys = {"recipient": recipient, "donor": donor, "inverse": inverse, "keep": n_kept}
         return keys | {"accuracy": n_right / n, "low": low, "high": high, "n": n}
 
-    cells: list[Cell] = [(donor, kernel, -1) for donor in donors for kernel in CONTROLS]
-    cells += [(donor, kernel, n_kept) for donor in donors for kernel in kernels for n_kept in keeps]
+    cells: list[Cell] = [(donor, name, -1) for donor in donors for name in CONTROLS]
+    cells += [(donor, name, n_kept) for donor in donors for name in names for n_kept in keeps]
     return tidy(COLUMNS, map(row, sorted(cells)), kind="stitch")

@@ -24,7 +24,7 @@ REQUIRED = {
     "related_pairs": ("layer", "pair", "sample", "jaccard", "low", "high", "n"),
     "recall": ("target", "layer", "weight", "sample", "recall", "low", "high", "n"),
     "keep_k": ("source", "inverse", "k", "similarity", "n"),
-    "stitch": ("recipient", "donor", "kernel", "keep", "accuracy", "low", "high", "n"),
+    "stitch": ("recipient", "donor", "inverse", "keep", "accuracy", "low", "high", "n"),
     "displacement": ("layer", "weight", "sample", "share", "low", "high", "n"),
     "importance": ("factor", "layer", "importance"),
     "alignment": ("weight", "layer_a", "layer_b", "correlation"),

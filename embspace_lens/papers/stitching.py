@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..compare.embedding_translation import translate
 from ..compare.state_translation import translate_layers
-from ..compare.stitching_sweep import Donors, Kernel, stitch_sweep
+from ..compare.stitching_sweep import Donors, SweepInverse, stitch_sweep
 from ..compare.translation import Translation
 from ..demo import catalog
 from ..forward.texts import read_labelled
@@ -57,7 +57,7 @@ def notebook_translation(recipient: EmbeddingLens, donor: EmbeddingLens, *layers
     return NotebookTranslation(**parts, recipient=recipient.weights, positions=donor.weights.W_pos)
 
 
-def state_kernel(recipient: EmbeddingLens, base: EmbeddingLens, seed: int) -> Kernel:
+def state_translations(recipient: EmbeddingLens, base: EmbeddingLens, seed: int) -> SweepInverse:
     """The maps of `translate_states` to the base, for all donors: the blocks below the tuned ones are those of the base."""
     keeps = range(-1, recipient.weights.n_layers)
     translations = translate_layers(recipient, base, list(keeps), base.weights.n_layers - N_BLOCKS - 1, seed=seed)
@@ -75,11 +75,11 @@ def run(setting: Setting) -> Findings:
     texts, labels = read_labelled(data_file(setting, "reviews"), where=TEST)
     texts, labels = (part[: setting.size(N_TEXTS, 20)] for part in (texts, labels))
     options: dict[str, Any] = {"graft": N_BLOCKS, "max_tokens": MAX_TOKENS, "seed": setting.seed}
-    kernels: dict[str, Kernel] = {name: name for name in ("pinv", "untranslated", "random")}
-    kernels |= {NOTEBOOK: notebook_translation, "states": state_kernel(recipient, base, setting.seed)}
-    table: Any = stitch_sweep(recipient, donors, texts, labels, kernels=kernels, **options)
+    inverses: dict[str, SweepInverse] = {name: name for name in ("pinv", "untranslated", "random")}
+    inverses |= {NOTEBOOK: notebook_translation, "states": state_translations(recipient, base, setting.seed)}
+    table: Any = stitch_sweep(recipient, donors, texts, labels, inverse=inverses, **options)
     bases = dict.fromkeys(donors, base)
-    only: Any = stitch_sweep(recipient, donors, texts, labels, kernels={SUBTRACT: "pinv"}, subtract=bases, **options)
+    only: Any = stitch_sweep(recipient, donors, texts, labels, inverse={SUBTRACT: "pinv"}, subtract=bases, **options)
     table = pd.concat([table, only[only["keep"] >= 0]], ignore_index=True)
     notes = (
         f"Donors: the last {N_BLOCKS} blocks of {base_name} and a head, tuned on {setting.size(3000, 8)} reviews; {len(texts)} test reviews.",
@@ -95,21 +95,19 @@ def run(setting: Setting) -> Findings:
 def summarise(table: Any) -> list[dict[str, Any]]:
     """The accuracy of each map with the best number of kept blocks: the mean over seeds, each seed, and the seeds above 70 %."""
     n = int(table["n"].iloc[0])
-    chance = table.loc[table["kernel"] == "chance", "accuracy"].iloc[0]
-    own = table.loc[table["kernel"] == "donor", "accuracy"]
+    chance = table.loc[table["inverse"] == "chance", "accuracy"].iloc[0]
+    own = table.loc[table["inverse"] == "donor", "accuracy"]
     rows = [_row("donor on its own model, mean over seeds, control chance", own.mean(), chance, n, PUBLISHED["donor"])]
-    best = table[table["keep"] >= 0].groupby(["kernel", "donor"])["accuracy"].max()
+    best = table[table["keep"] >= 0].groupby(["inverse", "donor"])["accuracy"].max()
     random = best["random"]
-    for kernel in ("pinv", NOTEBOOK, SUBTRACT, "states", "untranslated"):
-        published = PUBLISHED.get(kernel, float("nan"))
-        rows.append(
-            _row(f"{kernel}: mean over seeds, control random", best[kernel].mean(), random.mean(), n, published)
-        )
-        above = (best[kernel] > ABOVE).mean()
-        row = _row(f"{kernel}: share of seeds above {ABOVE:.2f}", above, (random > ABOVE).mean(), len(random))
-        rows.append(row | ({"published": PUBLISHED_ABOVE} if kernel == "pinv" else {}))
-    for kernel in ("pinv", NOTEBOOK):
-        rows += [_row(f"{kernel}: {donor}", best[kernel][donor], random[donor], n) for donor in random.index]
+    for name in ("pinv", NOTEBOOK, SUBTRACT, "states", "untranslated"):
+        published = PUBLISHED.get(name, float("nan"))
+        rows.append(_row(f"{name}: mean over seeds, control random", best[name].mean(), random.mean(), n, published))
+        above = (best[name] > ABOVE).mean()
+        row = _row(f"{name}: share of seeds above {ABOVE:.2f}", above, (random > ABOVE).mean(), len(random))
+        rows.append(row | ({"published": PUBLISHED_ABOVE} if name == "pinv" else {}))
+    for name in ("pinv", NOTEBOOK):
+        rows += [_row(f"{name}: {donor}", best[name][donor], random[donor], n) for donor in random.index]
     return rows
 
 
@@ -119,8 +117,8 @@ def _row(measure: str, value: Any, control: Any, n: int, published: float = floa
 
 def _by_keep(table: Any) -> pd.DataFrame:
     """Mean accuracies with one column for each number of kept blocks."""
-    means = table[table["keep"] >= 0].groupby(["kernel", "keep"])["accuracy"].mean().unstack().reset_index()
-    names: Mapping[Any, str] = {column: f"keep {column}" for column in means.columns if column != "kernel"}
+    means = table[table["keep"] >= 0].groupby(["inverse", "keep"])["accuracy"].mean().unstack().reset_index()
+    names: Mapping[Any, str] = {column: f"keep {column}" for column in means.columns if column != "inverse"}
     return means.rename(columns=names).rename_axis(columns=None)
 
 

@@ -25,7 +25,7 @@ def plot_stitch(df: pd.DataFrame) -> Any:
         df: A table of `stitch_sweep()`, of one recipient.
 
     Returns:
-        A plotly figure: one curve for each kernel, the median of the donors, with a band from the lowest to the highest;
+        A plotly figure: one curve for each map, the median of the donors, with a band from the lowest to the highest;
         controls in grey; dashed lines for the donors themselves and for chance.
 
     Raises:
@@ -34,33 +34,35 @@ def plot_stitch(df: pd.DataFrame) -> Any:
     check_columns(df, "stitch", "plot_stitch()")
     go = plotly()
     figure = go.Figure()
-    df = df.astype({"kernel": "str"})
-    medians = df.groupby("kernel")["accuracy"].median().to_dict()
-    curves = df[df["keep"] >= 0].groupby(["kernel", "keep"])["accuracy"].agg(["min", "median", "max"]).reset_index()
-    kernels = sorted(set(curves["kernel"]), key=lambda name: (name not in CONTROLS, name))  # controls below the others
-    colours = dict(zip([name for name in kernels if name not in CONTROLS], theme.SERIES * 2))
+    df = df.astype({"inverse": "str"})
+    medians = df.groupby("inverse")["accuracy"].median().to_dict()
+    curves = df[df["keep"] >= 0].groupby(["inverse", "keep"])["accuracy"].agg(["min", "median", "max"]).reset_index()
+    inverses = sorted(
+        set(curves["inverse"]), key=lambda name: (name not in CONTROLS, name)
+    )  # controls below the others
+    colours = dict(zip([name for name in inverses if name not in CONTROLS], theme.SERIES * 2))
     ends, control_ends = [], []
-    for kernel in kernels:
-        points = curves[curves["kernel"] == kernel]
+    for inverse in inverses:
+        points = curves[curves["inverse"] == inverse]
         keep, low, median, high = (points[name].tolist() for name in ("keep", "min", "median", "max"))
-        colour = colours.get(kernel, theme.GREY)
+        colour = colours.get(inverse, theme.GREY)
         figure.add_trace(band(go, keep, low, high, colour, 0.13))
         hover = [
-            f"{escape(kernel)}, {k} blocks kept<br>median {format_measure(m)} ({format_measure(a)} to {format_measure(b)})"
+            f"{escape(inverse)}, {k} blocks kept<br>median {format_measure(m)} ({format_measure(a)} to {format_measure(b)})"
             for k, a, m, b in zip(keep, low, median, high, strict=True)
         ]
-        figure.add_trace(curve(go, keep, median, hover, colour, "solid" if kernel in colours else "dot"))
-        if kernel in colours:
-            ends.append(CurveEnd(escape(kernel), median[-1], colour))
+        figure.add_trace(curve(go, keep, median, hover, colour, "solid" if inverse in colours else "dot"))
+        if inverse in colours:
+            ends.append(CurveEnd(escape(inverse), median[-1], colour))
         else:
             control_ends.append(median[-1])
     if control_ends:
-        names = ", ".join(name for name in kernels if name in CONTROLS)
+        names = ", ".join(name for name in inverses if name in CONTROLS)
         ends.append(CurveEnd(names, sum(control_ends) / len(control_ends), theme.LIGHT.quiet))
-    for kernel, name in REFERENCES.items():
-        if kernel in medians:
-            figure.add_hline(y=medians[kernel], line={"color": theme.LIGHT.quiet, "width": 1, "dash": "dash"})
-            ends.append(CurveEnd(name, medians[kernel], theme.LIGHT.quiet))
+    for inverse, name in REFERENCES.items():
+        if inverse in medians:
+            figure.add_hline(y=medians[inverse], line={"color": theme.LIGHT.quiet, "width": 1, "dash": "dash"})
+            ends.append(CurveEnd(name, medians[inverse], theme.LIGHT.quiet))
     y_range = _padded_range(df["accuracy"].to_numpy())
     name_ends(figure, ends, y_range, HEIGHT)
     last = int(max(curves["keep"], default=0))

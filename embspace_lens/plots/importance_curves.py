@@ -38,7 +38,7 @@ def plot_importance(df: pd.DataFrame, named: pd.DataFrame | None = None) -> Any:
     go = plotly()
     factors = sorted(set(df["factor"]))
     if len(factors) > MAX_FACTORS:
-        remedy = "Select some: df[df['factor'].isin([0, 1])]."
+        remedy = "Select fewer."
         raise errors.too_many_groups("plot_importance()", MAX_FACTORS, "factors", len(factors), remedy)
     tokens = {} if named is None else dict(zip(named["factor"], named["token_string"]))
     figure, ends = go.Figure(), []

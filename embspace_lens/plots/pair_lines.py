@@ -37,7 +37,7 @@ def plot_pairs(df: pd.DataFrame, k: int = 12) -> Any:
     """
     go = plotly()
     check_kind(df, "plot_pairs()", ("pairs",))
-    remedy = "Select some: df.query('layer == 3'); or draw all with plot_heads(df)."
+    remedy = "Select fewer layers or heads; all heads of one weight are drawn as a map (plot_heads)."
     groups = groups_to_draw(df, MAX_HEADS, "plot_pairs()", remedy)
     from plotly.subplots import make_subplots
 

@@ -15,7 +15,7 @@ from .figure import TOP, balanced_columns, finish, label_width, plotly, token_la
 MAX_NAMES = 6
 MAX_COLUMNS = 4
 LONGEST_LABEL = 24  # characters that a label has room for
-SELECT_SOME = "Select some: df.query('layer == 0 and neuron < 3')."
+SELECT_FEWER = "Select fewer layers, heads, neurons or directions."
 
 
 class BarPanel(NamedTuple):
@@ -53,7 +53,7 @@ def plot_tokens(df: pd.DataFrame, k: int = 12) -> Any:
     n_rows = _count_rows(df)
     if n_rows > MAX_NAMES:
         raise errors.too_many_groups(
-            "plot_tokens()", MAX_NAMES, "neurons, sub-heads or directions", n_rows, SELECT_SOME
+            "plot_tokens()", MAX_NAMES, "neurons, sub-heads or directions", n_rows, SELECT_FEWER
         )
     groups = list(table_groups(df))
     if not groups:

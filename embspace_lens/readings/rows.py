@@ -50,6 +50,8 @@ def read_rows(
     """Read the components in the rows of a table; see `EmbeddingLens.read`."""
     if not isinstance(rows, pd.DataFrame):
         raise errors.not_table("rows", rows, 'lens.search(" film")')
+    if not rows.columns.is_unique:
+        raise errors.repeated_columns("rows", rows.columns[rows.columns.duplicated()].unique())
     k = check_k(k, lens.space.n_tokens)
     present = [key for key in KEYS if key + suffix in rows.columns]
     if "layer" not in present or not {"neuron", "head"} & set(present) or "component" in rows.columns:
@@ -82,17 +84,28 @@ def _row_keys(rows: pd.DataFrame, present: list[str], suffix: str) -> Iterable[d
     """The keys of each row as integers, −1 for missing ones; and its weight, "" if the table has none."""
     keys: dict[str, Any] = {}
     for key in KEYS:
-        values: Any = pd.Series(NOT_APPLICABLE, index=rows.index)
-        if key in present:
-            column: Any = pd.to_numeric(rows[key + suffix], errors="coerce")
-            values = column.fillna(NOT_APPLICABLE)
-        invalid = (values % 1 != 0).to_numpy().nonzero()[0]
-        if len(invalid):
-            raise errors.not_whole_number(key + suffix, rows[key + suffix].iloc[invalid[0]], rows.index[invalid[0]])
-        keys[key] = values.astype("int64").tolist()
+        keys[key] = _whole_numbers(rows, key + suffix) if key in present else [NOT_APPLICABLE] * len(rows)
     weights = rows["weight"].astype(object) if "weight" in rows.columns else pd.Series("", index=rows.index)
     keys["weight"] = ["" if pd.isna(weight) else str(weight) for weight in weights]
     return (dict(zip(keys, values)) for values in zip(*keys.values(), strict=True))
+
+
+def _whole_numbers(rows: pd.DataFrame, name: str) -> list[int]:
+    """The keys in a column, −1 for missing ones; each row has a layer.
+
+    Raises:
+        EmbspaceError: If a key is not a whole number.
+    """
+    column: Any = rows[name]
+    is_number = column.dtype.kind in "biufO"  # O: strings and mixed columns
+    numbers: Any = pd.to_numeric(column, errors="coerce") if is_number else pd.Series(np.nan, index=rows.index)
+    is_missing = column.isna() | (column.astype(object) == "")
+    may_be_missing = is_missing & (not name.startswith("layer"))
+    invalid = (~may_be_missing & ~(numbers % 1 == 0)).to_numpy().nonzero()[0]
+    if len(invalid):
+        value, row = column.tolist()[invalid[0]], rows.index.tolist()[invalid[0]]
+        raise errors.not_whole_number(name, value, row, "rows")
+    return numbers.fillna(NOT_APPLICABLE).astype("int64").tolist()
 
 
 def _units(lens: BaseLens, keys: dict[str, Any], has_pairs: bool) -> list[Unit]:

@@ -1,5 +1,6 @@
 """Which components read or write a token, several tokens, or a direction."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,36 +60,48 @@ class Target:
 
 
 def search_target(lens: BaseLens, token: Any) -> Target:
-    """The target that a user gives: a string, an id, a sequence of these, or a vector of floats.
+    """The target that a user gives: a string, an id, a sequence of these, or a vector: numbers of which one is a float.
 
     Raises:
         EmbspaceError: If it is none of these, or the vector is not finite or has another width.
     """
-    is_array = isinstance(token, Tensor | np.ndarray)
-    values: Any = token if is_array or isinstance(token, list | tuple) else None
-    if values is None or getattr(values, "ndim", 1) == 0:
-        single: Any = token.item() if is_array else token
+    values = token.to_numpy(copy=True) if isinstance(token, pd.Series | pd.Index) else token
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        values = [_scalar(value) for value in values]
+    values = _scalar(values)
+    if values is None or isinstance(values, str | int | float):
+        single: Any = values
         return Target((lens.vocabulary.index(single),))
+    if not isinstance(values, Tensor | np.ndarray | list):
+        raise errors.not_a_target(token)
     if not len(values):
         raise errors.no_tokens_to_search()
     if not _holds_floats(values):
-        tokens = values.tolist() if is_array else values
+        tokens: list[Any] = values if isinstance(values, list) else values.tolist()
         return Target(tuple(lens.vocabulary.index(each) for each in tokens))
     vector = as_tensor(values, "token")
     if vector.ndim != 1:
         raise errors.not_one_vector(tuple(vector.shape))
     if len(vector) != lens.space.d_model:
-        raise errors.bad_width(len(vector), lens.name, lens.space.d_model, "the vector")
+        raise errors.bad_target_width(len(vector), lens.name, lens.space.d_model)
     if not torch.isfinite(vector).all():
         raise errors.not_finite("the vector given")
     return Target(vector=vector)
 
 
-def _holds_floats(values: Any) -> bool:
-    """Whether a tensor, an array or a sequence holds floats: the entries of a vector, and not the ids of tokens."""
+def _scalar(value: Any) -> Any:
+    """A scalar of numpy or torch as Python's number or string; other values are returned as they are."""
+    is_scalar = isinstance(value, np.generic) or (isinstance(value, Tensor | np.ndarray) and value.ndim == 0)
+    return value.item() if is_scalar else value
+
+
+def _holds_floats(values: Tensor | np.ndarray | list[Any]) -> bool:
+    """Whether values are the entries of a vector, and not the ids of tokens."""
     if isinstance(values, Tensor):
         return values.is_floating_point()
-    return values.dtype.kind == "f" if isinstance(values, np.ndarray) else isinstance(values[0], float)
+    if isinstance(values, np.ndarray):
+        return values.dtype.kind == "f"
+    return all(isinstance(value, int | float) for value in values) and any(isinstance(value, float) for value in values)
 
 
 def search_token(
@@ -105,22 +118,40 @@ def search_token(
     k = check_integer("k", k, minimum=1)
     target = search_target(lens, token)
     text, strings = target.label(lens), lens.vocabulary.array
-    blocks = []
+    blocks, unsupported = [], {}
     for name in tqdm(names, desc="search", unit="weight", disable=None, leave=False):
         if weight is None and not lens.weights.layers_with(sublayer_of(name)):
             continue
-        indices = weight_indices(lens.weights, name, layer, required=weight is not None or name != "W_gate")
-        if not indices:
-            continue
         find = _best_heads if name in CIRCUITS else _best_directions
-        best = find(lens, name, indices, target, k, largest)
+        try:
+            indices = weight_indices(lens.weights, name, layer, required=weight is not None or name != "W_gate")
+            if not indices:
+                continue
+            best = find(lens, name, indices, target, k, largest)
+        except errors.UnsupportedError as error:
+            if weight is not None:
+                raise
+            unsupported[name] = error
+            continue
         for end in ("dest", "src"):
             best[f"{end}_token_string"] = strings.take(best[f"{end}_token_index"], allow_fill=True, fill_value="")
         if name in CIRCUITS:  # the searched token's end of each pair
             best[f"{_searched_end(name)}_token_string"] = [text] * len(best["rank"])
         blocks.append(best | {"weight": name, "token_index": target.token_index, "token_string": text})
+    if unsupported:
+        _report_unsupported(lens, unsupported, nothing_else=not blocks)
     columns = ["layer", *lens.expert_column, "head", "neuron", "subhead", "weight", "rank", *TOKEN_COLUMNS]
     return tidy([*columns, *PAIR_COLUMNS, "token_rank"], blocks, kind="search")
+
+
+def _report_unsupported(lens: BaseLens, unsupported: dict[str, errors.UnsupportedError], *, nothing_else: bool) -> None:
+    """Warn that weights were left out; or raise, if there are no others."""
+    if nothing_else:
+        raise next(iter(unsupported.values()))
+    reasons = dict.fromkeys(error.reason for error in unsupported.values())
+    names, verb = ", ".join(unsupported), "is" if len(unsupported) == 1 else "are"
+    message = f"search leaves out {names} of {lens.name}, which {verb} not supported: {'; '.join(reasons)}."
+    warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def _searched_end(name: str) -> str:

@@ -25,6 +25,8 @@ INFLECTIONS = {
 def same_pairs(strings: Sequence[str], rule: SameRule) -> Int[Tensor, " p"]:
     """The pairs of strings that are the same by a rule, as keys (first · n + second), ascending. Each string is the same as itself.
 
+    The fuzzy rule is about letters, not about meaning: numb and number, or inter and interest, are the same; went and go are not.
+
     Args:
         strings: The texts of n tokens.
         rule: `"exact"`: equal texts. `"fuzzy"`: texts that are equal without case and surrounding space; or that share a stem

@@ -1,6 +1,9 @@
 """Booting: a name, a folder or a Hugging Face model → a TransformerBridge. Checkpoints that do not fit their model raise."""
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -20,7 +23,8 @@ def boot(name: str, **arguments: Any) -> Any:
 
     if "hf_model" not in arguments:
         arguments["model_class"] = _CheckedClass()
-    model = TransformerBridge.boot_transformers(name, **arguments)
+    with _no_installation():
+        model = TransformerBridge.boot_transformers(name, **arguments)
     return model.eval()
 
 
@@ -40,10 +44,27 @@ def boot_offloaded(name: str, checkpoint: Checkpoint, **arguments: Any) -> Any:
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    model = TransformerBridge.boot_transformers(name, model_class=_CheckedClass(checkpoint), **arguments)
+    with _no_installation():
+        model = TransformerBridge.boot_transformers(name, model_class=_CheckedClass(checkpoint), **arguments)
     model.requires_grad_(False).eval()
     model.__dict__["checkpoint"] = checkpoint
     return model
+
+
+@contextmanager
+def _no_installation() -> Iterator[None]:
+    """Keep the host from installing packages: for models with images it runs `pip install torchvision`, which replaces torch."""
+    settings = {"PIP_NO_INDEX": "1", "PIP_QUIET": "3", "UV_OFFLINE": "1"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def load_checked(model_class: Any, name: str, **arguments: Any) -> Any:
@@ -115,11 +136,37 @@ class _CheckedClass:
 
         # The host may have replaced arguments["config"] by a part of the configuration (multimodal models).
         options = {key: arguments[key] for key in ("token", "trust_remote_code", "revision") if key in arguments}
-        architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(name, **options))
-        model_class = get_hf_model_class_for_architecture(architecture)
+        config = AutoConfig.from_pretrained(name, **options)
+        _check_architectures(name, config)
+        model_class = get_hf_model_class_for_architecture(determine_architecture_from_hf_config(config))
         if self.checkpoint is not None:
-            model_class = getattr(model_class, "_model_mapping", {type(arguments["config"]): model_class})[
-                type(arguments["config"])
-            ]
+            model_class = _class_of(model_class, arguments["config"])
             arguments["state_dict"] = dict(self.checkpoint)
         return load_checked(model_class, name, **arguments)
+
+
+def _class_of(auto_class: Any, config: Any) -> Any:
+    """The class of a configuration's models; classes that choose one by themselves need a name or a folder for it."""
+    mapping = getattr(auto_class, "_model_mapping", None)
+    found = auto_class if mapping is None else mapping[type(config)]
+    if not isinstance(found, tuple):
+        return found
+    return next((each for each in found if each.__name__ in (config.architectures or [])), found[0])
+
+
+def _check_architectures(name: str, config: Any) -> None:
+    """Check that a configuration names no unknown architecture; the host replaces such a name by that of the model type.
+
+    Raises:
+        EmbspaceError: If it names one.
+    """
+    import transformers
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    names = config.architectures or []
+    if getattr(config, "auto_map", None):  # the repository holds classes of its own
+        return
+    for architecture in [names] if isinstance(names, str) else names:
+        is_known = architecture in SUPPORTED_ARCHITECTURES or hasattr(transformers, str(architecture))
+        if not is_known:
+            raise errors.unknown_architecture(name, architecture)

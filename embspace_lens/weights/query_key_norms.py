@@ -39,7 +39,8 @@ class NormalizedProjection(NamedTuple):
 
     .. math:: \frac{(x W / \ell + b)\, M}{\sqrt{\operatorname{mean}_{h,i}((x W_h / \ell + b_h)_i^2) + \epsilon}}
 
-    ℓ(x) is the root mean square of x (centred if the norm before attention is a LayerNorm), or 1 without such a norm.
+    ℓ(x) is the root mean square of x (centred if the norm before attention is a LayerNorm), or 1 without such a norm. The epsilon
+    of that norm is left out, because its effect depends on the scale of the residual stream.
 
     Attributes:
         weight: W, the head's effective weight.

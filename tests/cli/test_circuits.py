@@ -70,6 +70,17 @@ def test_relations_of_several_files_list_the_best_head_of_each(run, folder):
         assert row["relation_score"] == pytest.approx(best["relation_score"], rel=1e-5)
 
 
+@pytest.mark.parametrize("table", ["best", "heads"])
+def test_relations_without_a_score_are_named_and_refused(run, tmp_path, table):
+    (tmp_path / "two.json").write_text(json.dumps({"few": [["so", "it"]], "none": [["so", "it"]] * 2}))
+    result = run("relations", "two.json", "--shuffles", "5", "--table", table, "--out", "table.csv")
+    assert result.exit_code == 2 and result.stdout == "" and not (tmp_path / "table.csv").exists()
+    assert result.stderr.splitlines()[-1] == (
+        "No relation has a score: 'few', 'none' have fewer than 30 pairs of words that are single tokens of this lens. "
+        "Give more pairs, or read more tokens."
+    )
+
+
 def test_hint_of_relations_names_the_best_head(run):
     result = run("relations", "next.json", "--shuffles", "5")
     assert result.exit_code == 0

@@ -113,10 +113,10 @@ def test_options_of_stitch_are_passed_to_the_library(reviews, tmp_path):
     recipient, donor = (EmbeddingLens.from_pretrained(name, space="embed") for name in ("reviews-small-1", TUNED))
     expected = stitch_sweep(
         recipient, {TUNED: (donor, demo.head(TUNED))}, REVIEWS["text"], REVIEWS["label"],
-        graft=2, keep=[1, 2], kernels=["pinv", "random"], max_tokens=128, seed=3,
+        graft=2, keep=[1, 2], inverse=["pinv", "random"], max_tokens=128, seed=3,
     )  # fmt: skip
     df = read_csv(result)
-    pd.testing.assert_frame_equal(df, expected.astype({"kernel": "str"}), check_dtype=False, rtol=1e-4)
+    pd.testing.assert_frame_equal(df, expected.astype({"inverse": "str"}), check_dtype=False, rtol=1e-4)
     assert checkpoint.exists()
 
 

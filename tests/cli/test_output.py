@@ -70,6 +70,20 @@ def test_tables_with_too_many_lists_for_a_figure_are_refused(run, folder, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("neurons", r"plot_tokens\(\) draws at most 6 .* Select fewer layers, heads, neurons or directions\."),
+        ("singular", r"plot_tokens\(\) draws at most 6 .* Select fewer layers, heads, neurons or directions\."),
+        ("heads", r"plot_pairs\(\) draws at most 9 .* Select fewer layers or heads; all heads of one weight .*"),
+    ],
+)
+def test_tables_too_large_to_draw_are_refused_without_python(run, folder, tmp_path, command, message):
+    result = run(command, "--plot", tmp_path / "a.html", model=folder)
+    check_refusal(result, message)
+    assert "df" not in result.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--format", "parquet"], r"--format parquet writes binary data\. Name a file for it: --out table\.parquet\."),

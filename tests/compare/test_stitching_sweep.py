@@ -22,26 +22,26 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*a comparison over so few token
 def test_rows_are_the_accuracies_of_stitched_models_and_controls(recipient_and_donor):
     recipient, donor = recipient_and_donor
     donors = {"a": (donor, pooled_head(seed=1)), "b": (donor, pooled_head(seed=2))}
-    kernels = ["pinv", "transpose", "untranslated"]
-    df = stitch_sweep(recipient, donors, TEXTS, LABELS, graft=1, kernels=kernels, batch_tokens=16)
-    grain = ["recipient", "donor", "kernel", "keep"]
+    inverses = ["pinv", "transpose", "untranslated"]
+    df = stitch_sweep(recipient, donors, TEXTS, LABELS, graft=1, inverse=inverses, batch_tokens=16)
+    grain = ["recipient", "donor", "inverse", "keep"]
     check_tidy(df, grain, [*grain, "accuracy", "low", "high", "n"])
     assert len(df) == 2 * (2 + 3 * 3) and df.attrs["embspace_kind"] == "stitch"
-    for (name, (lens, head)), kernel in zip(donors.items(), ("pinv", "transpose")):
+    for (name, (lens, head)), inverse in zip(donors.items(), ("pinv", "transpose")):
         for keep in range(3):
-            translation = translate(recipient, lens, inverse=kernel)
+            translation = translate(recipient, lens, inverse=inverse)
             model = stitch(recipient, lens, keep=keep, graft=1, translation=translation, head=head)
             predicted = [head.labels[i] for i in model.logits(TEXTS).argmax(1).tolist()]
-            row = df[(df["donor"] == name) & (df["kernel"] == kernel) & (df["keep"] == keep)].iloc[0]
+            row = df[(df["donor"] == name) & (df["inverse"] == inverse) & (df["keep"] == keep)].iloc[0]
             assert row["accuracy"] == pytest.approx(np.mean([p == label for p, label in zip(predicted, LABELS)]))
             interval = proportion_interval(round(row["accuracy"] * 5), 5)
             assert (row["low"], row["high"]) == pytest.approx(interval) and row["n"] == 5
-    donor_row = df[(df["kernel"] == "donor") & (df["donor"] == "b")].iloc[0]
+    donor_row = df[(df["inverse"] == "donor") & (df["donor"] == "b")].iloc[0]
     with torch.no_grad():  # the donor reads the recipient's tokens; both have one tokenizer here
         predicted = [("neg", "pos")[int(classify(donor, text, donors["b"][1]).argmax())] for text in TEXTS]
     assert donor_row["accuracy"] == pytest.approx(np.mean([p == label for p, label in zip(predicted, LABELS)]))
     assert donor_row["keep"] == -1
-    assert set(df[df["kernel"] == "chance"]["accuracy"]) == {np.float32(0.6)}
+    assert set(df[df["inverse"] == "chance"]["accuracy"]) == {np.float32(0.6)}
 
 
 class InterruptedHead(PooledHead):
@@ -60,7 +60,7 @@ def test_interrupted_sweep_resumes_to_the_same_table(recipient_and_donor, tmp_pa
     recipient, donor = recipient_and_donor
     head = InterruptedHead(32, ["neg", "pos"])
     donors = {"a": (donor, head)}
-    options: dict[str, Any] = {"graft": 1, "kernels": ["least_squares", "random"], "batch_tokens": 10}
+    options: dict[str, Any] = {"graft": 1, "inverse": ["least_squares", "random"], "batch_tokens": 10}
     uninterrupted = stitch_sweep(recipient, donors, TEXTS, LABELS, **options)
     path = tmp_path / "sweep.json"
     head.n_calls, head.fails_at = 0, 12
@@ -84,7 +84,7 @@ def test_subtracted_base_leaves_what_tuning_changed(recipient_and_donor):
     before = lens_of("gpt2", 1)
     head = pooled_head(seed=3)
     df = stitch_sweep(
-        recipient, {"a": (after, head)}, TEXTS, LABELS, graft=1, keep=[1], kernels=["pinv"], subtract={"a": before}
+        recipient, {"a": (after, head)}, TEXTS, LABELS, graft=1, keep=[1], inverse=["pinv"], subtract={"a": before}
     )
     translation = translate(recipient, after)
     (batch,) = token_batches(recipient.model, TEXTS)
@@ -98,18 +98,18 @@ def test_subtracted_base_leaves_what_tuning_changed(recipient_and_donor):
         best = head.linear(pooled[0] - pooled[1]).argmax(1)
     labels = [LABELS[i] for i in batch.example.tolist()]
     accuracy = np.mean([head.labels[i] == label for i, label in zip(best.tolist(), labels, strict=True)])
-    assert df.loc[df["kernel"] == "pinv", "accuracy"].item() == pytest.approx(accuracy)
+    assert df.loc[df["inverse"] == "pinv", "accuracy"].item() == pytest.approx(accuracy)
 
 
 def test_subtracted_donor_itself_leaves_the_bias_of_the_head(recipient_and_donor):
     recipient, donor = recipient_and_donor
     head = pooled_head(seed=3)
-    df = stitch_sweep(recipient, {"a": (donor, head)}, TEXTS, LABELS, graft=2, kernels=["pinv"], subtract={"a": donor})
+    df = stitch_sweep(recipient, {"a": (donor, head)}, TEXTS, LABELS, graft=2, inverse=["pinv"], subtract={"a": donor})
     constant = head.labels[int(head.linear.bias.argmax())]
-    assert df.loc[df["kernel"] == "pinv", "accuracy"].tolist() == pytest.approx([LABELS.count(constant) / 5] * 3)
+    assert df.loc[df["inverse"] == "pinv", "accuracy"].tolist() == pytest.approx([LABELS.count(constant) / 5] * 3)
 
 
-def test_kernel_can_be_a_function(recipient_and_donor):
+def test_inverse_can_be_a_function(recipient_and_donor):
     layers = []
 
     def procrustes(recipient, donor, layer_source, layer_target):
@@ -117,16 +117,16 @@ def test_kernel_can_be_a_function(recipient_and_donor):
         return translate(recipient, donor, inverse="procrustes")
 
     donors = {"a": (recipient_and_donor[1], pooled_head(seed=1))}
-    kernels = {"function": procrustes, "name": "procrustes"}
-    df = stitch_sweep(recipient_and_donor[0], donors, TEXTS, LABELS, graft=1, kernels=kernels)
+    inverses = {"function": procrustes, "name": "procrustes"}
+    df = stitch_sweep(recipient_and_donor[0], donors, TEXTS, LABELS, graft=1, inverse=inverses)
     assert layers == [(-1, 0), (0, 0), (1, 0)]
-    a, b = (df[df["kernel"] == kernel]["accuracy"].tolist() for kernel in kernels)
+    a, b = (df[df["inverse"] == inverse]["accuracy"].tolist() for inverse in inverses)
     assert a == b
 
 
-def test_kernel_of_states_and_no_grafted_block(recipient_and_donor):
+def test_inverse_of_states_and_no_grafted_block(recipient_and_donor):
     donors = {"a": (recipient_and_donor[1], pooled_head(seed=1))}
-    df = stitch_sweep(recipient_and_donor[0], donors, TEXTS, LABELS, graft=0, keep=[0, 2], kernels=["states"])
+    df = stitch_sweep(recipient_and_donor[0], donors, TEXTS, LABELS, graft=0, keep=[0, 2], inverse=["states"])
     assert df["keep"].tolist() == [-1, -1, 0, 2] and df["accuracy"].between(0, 1).all()
 
 
@@ -142,8 +142,8 @@ def test_kernel_of_states_and_no_grafted_block(recipient_and_donor):
         ({"donors": {}}, "donors must map at least one name"),
         ({"graft": 3}, "graft=3 is not an integer from 0 to 2"),
         ({"keep": [0, 3]}, "keep=3 is not an integer from 0 to 2"),
-        ({"kernels": ["best"]}, "inverse='best' is not one of"),
-        ({"kernels": {"chance": "pinv"}}, "kernels holds 'chance', which is the name of a control"),
+        ({"inverse": ["best"]}, "inverse='best' is not one of"),
+        ({"inverse": {"chance": "pinv"}}, "inverse holds 'chance', which is the name of a control"),
         ({"head": pooled_head(7)}, "head's directions have width 7"),
     ],
 )
@@ -153,8 +153,16 @@ def test_errors_state_what_is_allowed(change, message, recipient_and_donor, unch
         "texts": TEXTS,
         "labels": LABELS,
         "graft": 1,
-        "kernels": ["pinv"],
+        "inverse": ["pinv"],
     }
     arguments |= {name: value for name, value in change.items() if name != "head"}
     with pytest.raises(EmbspaceError, match=message):
         stitch_sweep(recipient_and_donor[0], **arguments)
+
+
+def test_one_map_can_be_named_as_in_translate(recipient_and_donor):
+    arguments: Any = ({"a": (recipient_and_donor[1], pooled_head(seed=1))}, TEXTS, LABELS)
+    named, listed = (
+        stitch_sweep(recipient_and_donor[0], *arguments, graft=1, inverse=inverse) for inverse in ("pinv", ["pinv"])
+    )
+    pd.testing.assert_frame_equal(named, listed)

@@ -90,20 +90,22 @@ def test_notebook_maps_states_behind_the_final_norm_and_adds_positions_again():
 
 
 def test_best_number_of_kept_blocks_is_chosen_for_each_seed():
-    kernels = ("pinv", "notebook", "pinv, difference", "states", "untranslated", "random")
+    inverses = ("pinv", "notebook", "pinv, difference", "states", "untranslated", "random")
     cells = [
         {
-            "kernel": kernel,
+            "inverse": inverse,
             "donor": f"seed {seed}",
             "keep": keep,
             "accuracy": 0.5 + 0.1 * keep * (seed + 1) / 2,
             "n": 10,
         }
-        for kernel in kernels
+        for inverse in inverses
         for seed in range(2)
         for keep in range(3)
     ]
-    cells += [{"kernel": name, "donor": "seed 0", "keep": -1, "accuracy": 0.6, "n": 10} for name in ("chance", "donor")]
+    cells += [
+        {"inverse": name, "donor": "seed 0", "keep": -1, "accuracy": 0.6, "n": 10} for name in ("chance", "donor")
+    ]
     rows = {row["measure"]: row for row in summarise(pd.DataFrame(cells))}
     assert rows["pinv: seed 0"]["value"] == pytest.approx(0.6) and rows["pinv: seed 1"]["value"] == pytest.approx(0.7)
     assert rows["pinv: mean over seeds, control random"]["value"] == pytest.approx(0.65)

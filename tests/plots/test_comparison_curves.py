@@ -13,15 +13,15 @@ def curves(figure):
     return [trace for trace in figure.data if trace.mode == "lines+markers"]
 
 
-SWEEP = ["recipient", "donor", "kernel", "keep", "accuracy", "low", "high", "n"]
+SWEEP = ["recipient", "donor", "inverse", "keep", "accuracy", "low", "high", "n"]
 
 
-def sweep(donors=("a", "b", "c"), kernels=("pinv", "states", "random")):
+def sweep(donors=("a", "b", "c"), inverses=("pinv", "states", "random")):
     rows = [("<b>r</b>", d, "donor", -1, 0.8, 0.7, 0.9, 100) for d in donors]
     rows += [("<b>r</b>", d, "chance", -1, 0.5, 0.4, 0.6, 100) for d in donors]
-    for kernel_index, kernel in enumerate(kernels):
+    for index, inverse in enumerate(inverses):
         rows += [
-            ("<b>r</b>", d, kernel, k, 0.5 + 0.1 * kernel_index + 0.01 * i + 0.02 * k, 0.4, 0.9, 100)
+            ("<b>r</b>", d, inverse, k, 0.5 + 0.1 * index + 0.01 * i + 0.02 * k, 0.4, 0.9, 100)
             for i, d in enumerate(donors)
             for k in range(3)
         ]
@@ -46,7 +46,7 @@ def test_sweep_curve_is_the_median_over_donors_and_its_band_the_range():
 
 def test_names_of_curves_that_end_together_do_not_overlap():
     pytest.importorskip("plotly")
-    df = sweep(kernels=("pinv", "ridge", "states", "procrustes"))
+    df = sweep(inverses=("pinv", "ridge", "states", "procrustes"))
     figure = plot_stitch(df.assign(accuracy=np.float32(0.7)))
     label_heights = sorted(a.y for a in figure.layout.annotations)
     bottom, top = figure.layout.yaxis.range

@@ -27,7 +27,9 @@ def test_other_columns_can_be_drawn_and_invalid_tables_raise():
         plot_heads(effects)
     with pytest.raises(EmbspaceError, match="several values of 'value'"):
         plot_heads(pd.concat([effects, effects]), "value")
-    with pytest.raises(EmbspaceError, match="draws one weight, and this table holds W_OV, W_QK"):
+    with pytest.raises(
+        EmbspaceError, match=r"draws one weight, and this table holds W_OV, W_QK\. Select one of them\."
+    ):
         plot_heads(pd.concat([pairs_of([" a"]), pairs_of([" a"], "W_QK")]))
     with pytest.raises(EmbspaceError, match="column 'value' does not hold numbers"):
         plot_heads(effects.assign(value="a"), "value")

@@ -39,7 +39,7 @@ def test_names_of_curves_stay_within_the_plot():
 
 def test_too_many_factors_and_other_tables_raise():
     table_of_nine = tidy(COLUMNS, [{"factor": np.arange(9), "layer": np.zeros(9), "importance": np.ones(9)}])
-    with pytest.raises(EmbspaceError, match=r"plot_importance\(\) draws at most 6 factors .* holds 9\. Select some"):
+    with pytest.raises(EmbspaceError, match=r"plot_importance\(\) draws at most 6 factors .* holds 9\. Select fewer\."):
         plot_importance(table_of_nine)
     with pytest.raises(
         EmbspaceError, match=r"plot_importance\(\) needs columns 'layer', 'importance', which this table"

@@ -19,7 +19,7 @@ def test_every_pair_has_a_line():
 
 def test_too_many_heads_and_other_tables_raise():
     table_of_ten_heads = pd.concat([pairs_of([" a", " b"], head=h) for h in range(10)], ignore_index=True)
-    with pytest.raises(EmbspaceError, match=r"plot_pairs\(\) draws at most 9.*holds 10.*plot_heads"):
+    with pytest.raises(EmbspaceError, match=r"plot_pairs\(\) draws at most 9.*holds 10\. Select fewer layers or heads"):
         plot_pairs(table_of_ten_heads)
     with pytest.raises(EmbspaceError, match="nothing to draw"):
         plot_pairs(pairs_of([" a"]).head(0))

@@ -120,6 +120,18 @@ def test_a_table_without_rows_keeps_its_columns(lens):
         (dict(layer=[0], head=[4]), r"head=4 is out of range"),
         (dict(layer=[0], head=[0], subhead=[8]), r"subhead=8 is out of range"),
         (dict(layer=[2], neuron=[0]), r"layer=2 is out of range"),
+        (dict(layer=["x"], neuron=[0]), r"rows has layer='x' in row 0, which is not a whole number"),
+        (dict(layer=["x"], head=[0]), r"rows has layer='x' in row 0, which is not a whole number"),
+        (dict(layer=[0, 0], neuron=[1, "x"]), r"rows has neuron='x' in row 1, which is not a whole number"),
+        (dict(layer=[np.nan], neuron=[0]), r"rows has layer=nan in row 0, which is not a whole number"),
+        (dict(layer=[-1], neuron=[0]), r"layer=-1 is out of range"),
+        (dict(layer=[np.inf], neuron=[0]), r"rows has layer=inf in row 0, which is not a whole number"),
+        (dict(layer=[1 + 2j], neuron=[0]), r"rows has layer=\(1\+2j\) in row 0, which is not a whole number"),
+        (
+            dict(layer=[pd.Timestamp(0)], neuron=[0]),
+            r"rows has layer=Timestamp.* in row 0, which is not a whole number",
+        ),
+        (dict(layer=[[1]], neuron=[0]), r"rows has layer=\[1\] in row 0, which is not a whole number"),
         (dict(layer=[0], neuron=[0.5]), r"neuron=.*0\.5.* in row 0, which is not a whole number"),
         (dict(layer=[0], neuron=[0], weight=["W_Q"]), "weight='W_Q' is not one of 'W_in', 'W_out'"),
     ],
@@ -138,3 +150,22 @@ def test_results_are_independent_of_the_number_of_rows(lens):
     rows = pd.concat([lens.neurons(k=1)] * 2, ignore_index=True)
     table = lens.read(rows.drop(columns=[*TOKEN, "rank"]), k=1)
     torch.testing.assert_close(torch.tensor(table["score"].to_numpy()), torch.tensor(rows["score"].to_numpy()))
+
+
+def test_repeated_columns_are_named(lens):
+    found = lens.search(5, k=1)
+    message = "rows has several columns of the name 'layer', 'head', .*Rename or drop them"
+    with pytest.raises(EmbspaceError, match=message):
+        lens.read(pd.concat([found, found], axis=1))
+
+
+@pytest.mark.parametrize("circuits", [True, False])
+def test_a_table_with_its_own_token_column_is_read_and_shown(lens, circuits):
+    """Whether the reading has tokens, pairs, or both."""
+    rows = pd.DataFrame({"layer": [0, 1], "head": [1, 2], "token_string": [" a", " b"]})
+    rows = rows if circuits else rows.assign(neuron=[3, -1], head=[-1, 2])
+    table = lens.read(rows, k=2)
+    column = "token_string" if circuits else "token_string_given"
+    assert table[column].tolist() == [" a"] * 4 + [" b"] * 4
+    assert len(table.embspace.label()) == 4 and "L1H2" in repr(table.embspace.show())
+    assert "L1H2" in table.embspace.show()._repr_html_()

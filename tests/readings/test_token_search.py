@@ -1,8 +1,10 @@
 """Search by a token, several tokens or a vector, among directions and circuits."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import zoo
 from tables import check_tidy
 
 from embspace_lens import EmbeddingLens, EmbspaceError
@@ -43,10 +45,32 @@ def test_a_list_of_one_token_is_the_token(lens, tokens):
     assert table.equals(expected) and table["token_index"].eq(5).all() and table["token_string"].eq("w5").all()
 
 
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("w5", "w7"),
+        np.array(["w5", "w7"]),
+        pd.Series(["w5", "w7"], [3, 4]),
+        pd.Index([5, 7]),
+        range(5, 9, 2),
+        [torch.tensor(5), np.int32(7)],
+        [np.str_("w5"), 7],
+    ],
+    ids=repr,
+)
+def test_every_kind_of_sequence_holds_tokens(lens, tokens):
+    assert lens.search(tokens, k=1).equals(lens.search([5, 7], k=1))
+
+
+def test_a_vector_may_hold_whole_numbers(lens):
+    mixed, floats = [0, 0.5] * 16, [0.0, 0.5] * 16
+    assert lens.search(mixed, k=1).equals(lens.search(floats, k=1))
+
+
 @pytest.mark.parametrize("score", ["dot", "centered", "cosine"])
 def test_score_of_a_vector_is_its_inner_product_or_cosine_with_each_direction(tiny, score):
     lens, x = EmbeddingLens(tiny("llama"), score=score), torch.randn(32)
-    for vector in (x, x.numpy(), x.tolist(), x.double()):
+    for vector in (x, x.numpy(), x.tolist(), x.double(), list(x.numpy()), list(x), pd.Series(x.numpy(), x.tolist())):
         table = lens.search(vector, weight=["W_out", "W_Q"], k=3)
         check_tidy(table, ["weight", "rank"], COLUMNS)
         for weight, rows in table.groupby("weight", observed=True):
@@ -96,7 +120,10 @@ def test_all_weights_are_searched_by_default(lens, moe_lens):
     [
         ([], "token is an empty list"),
         ([5, "W5"], "is not a token of this vocabulary"),
-        (torch.ones(31), "the vector have width 31|the vector has|width 31"),
+        (torch.ones(31), "token has width 31, but zoo's residual stream has d_model=32"),
+        ([0, 0.5], "token has width 2, but zoo's residual stream has d_model=32"),
+        ({5, 6}, r"token is a set\. Give a token, a list of tokens, or one vector \[d_model\]\."),
+        (pd.DataFrame({"token": [5]}), r"token is a DataFrame\. Give a token, a list of tokens, or one vector"),
         (torch.full((32,), torch.nan), "NaN or infinite values in the vector given"),
         (torch.ones(2, 32), r"token has shape \(2, 32\)"),
         ([5, 200], "token=200 is out of range"),
@@ -120,3 +147,40 @@ def test_the_rank_of_the_token_is_its_place_in_the_components_list(tiny, largest
 def test_the_rank_is_unknown_for_several_tokens_and_for_heads(lens):
     assert lens.search([5, 6], weight="W_out", k=2)["token_rank"].eq(-1).all()
     assert lens.search(5, weight=["W_OV", "W_QK"], k=2)["token_rank"].eq(-1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("deepseek_v2", "multi-head latent attention compresses its keys and values"),
+        ("deepseek_v3", "multi-head latent attention compresses its keys and values"),
+        ("falcon_40b", r"TransformerLens splits its fused .* weights incorrectly \(new_decoder_architecture\)"),
+    ],
+)
+def test_unsupported_weights_are_left_out_with_one_warning(tiny, name, reason):
+    lens = EmbeddingLens(tiny(name))
+    message = f"search leaves out W_Q, W_K, W_V, W_O, W_OV, W_QK of zoo, which are not supported: {reason}\\."
+    with pytest.warns(UserWarning, match=f"^{message}$") as caught:
+        table = lens.search(5, k=2)
+    assert len(caught) == 1
+    names = ["W_in", "W_out"] if name == "falcon_40b" else ["W_in", "W_gate", "W_out"]
+    assert table.equals(lens.search(5, weight=names, k=2))
+    for weight in ("W_Q", "W_QK"):  # a weight that is asked for raises
+        with pytest.raises(EmbspaceError, match=f"is not supported: {reason}"):
+            lens.search(5, weight=weight)
+
+
+def test_a_model_without_a_supported_weight_raises(tiny):
+    lens = EmbeddingLens(tiny("jetmoe"))
+    message = "^The experts of block 0 of zoo are not supported: the way in which JetMoeMoE stores them is unknown.$"
+    for weight in (None, "W_in"):
+        with pytest.raises(EmbspaceError, match=message):
+            lens.search(5, weight=weight)
+
+
+def test_a_damaged_weight_is_not_left_out():
+    lens = EmbeddingLens(zoo.boot(zoo.ZOO["gpt2"]()))
+    with torch.no_grad():
+        lens.model.blocks[1].mlp.W_in.fill_(torch.nan)
+    with pytest.raises(EmbspaceError, match="NaN or infinite values in W_in of block 1"):
+        lens.search(5)

@@ -69,5 +69,5 @@ def test_index_of_one_token(byte_level):
         vocabulary.index("  cat")
     assert (
         str(caught.value)
-        == "\"  cat\" is 2 tokens in this vocabulary (' ', ' cat'); search() takes a single token. Did you mean ' cat'?"
+        == "\"  cat\" is 2 tokens in this vocabulary (' ', ' cat'); each string given to search() must be one token. Did you mean ' cat'?"
     )

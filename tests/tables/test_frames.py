@@ -127,7 +127,7 @@ def test_every_column_has_a_meaning_and_is_used():
     used |= {"target", "source", "pair", "inverse", "k", "sample", "jaccard", "recall", "low", "high", "n"}  # evidence
     used |= {"layer_a", "layer_b", "expert_a", "neuron_a", "match", "expert_b", "neuron_b", "correlation"}  # align
     used |= {"n_nearest", "n_matched", "n_layers", "chance"}  # align
-    used |= {"recipient", "donor", "kernel", "keep", "accuracy", "share"}  # stitch_sweep, displacement
+    used |= {"recipient", "donor", "keep", "accuracy", "share"}  # stitch_sweep, displacement
     used |= {"n_vectors", "objective", "explained_variance", "n_active", "n_dead"}  # FactorFitter.history
     used |= {"factor", "importance", "example", "pos", "code", "before", "after"}  # factors.activity
     used |= {"level", "peak", "onset", "purity", "reach", "word", "tag", "method", "precision", "f1"}  # level, senses

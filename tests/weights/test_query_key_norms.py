@@ -37,7 +37,7 @@ VARIANTS: dict[str, tuple[str, str, dict]] = {
 }  # fmt: skip
 ROTARY = """
     qwen3 qwen3_moe gemma3_text olmo2 olmo3 olmoe flex_olmo apertus exaone4 glm4_moe minimax_m2 nanochat llama4_text
-    stablelm_per_head cohere_per_head glm4_moe_bias llama4_no_rope olmo2_single_key
+    stablelm_parallel stablelm_per_head cohere_per_head glm4_moe_bias llama4_no_rope olmo2_single_key
 """.split()
 ROTATED_FIRST = ["hunyuan_dense", "hunyuan_alpha"]  # gains multiply the rotated queries and keys
 OTHERS = ["afmoe", "lfm2", "lfm2_moe", "qwen3_next", "qwen3_5", "olmo_hybrid", "gemma4_text", *ROTATED_FIRST]
@@ -77,12 +77,14 @@ def stored_embeddings(model: Any) -> Tensor:
     return model.W_E[TOKENS[0]].detach()
 
 
-def forward_scores(model: Any, layer: int, tokens: Tensor = TOKENS) -> Tensor:
-    """Attention scores `[heads, query, key]` of a block whose residual stream holds token embeddings alone, times 100.
+def forward_scores(model: Any, layer: int, tokens: Tensor = TOKENS, factor: float = 100) -> Tensor:
+    """Attention scores `[heads, query, key]` of a block whose residual stream holds token embeddings alone, times a factor.
 
-    The factor makes the epsilon of the norm before attention negligible.
+    A factor of 100 makes the epsilon of the norm before attention negligible. The lens leaves this epsilon out, because its
+    effect depends on the scale of the residual stream. It matters where queries and keys have biases: with an epsilon of
+    1e-5 and a factor of 1, scores of StableLM 2 differ by up to 1.5e-4 of their norm; without biases their norms cancel it.
     """
-    stream = 100 * model.W_E[tokens].detach()
+    stream = factor * model.W_E[tokens].detach()
     cached = {}
     hooks = [
         (f"blocks.{layer}.hook_in", lambda x, hook: stream),
@@ -158,6 +160,25 @@ def test_attention_scores_of_block_0_are_those_of_the_lens(model_of):
     for distance in (0, 1, 5):
         expected = pair_scores(lens, 0, distance).diagonal(-distance, dim1=1, dim2=2) / 16**0.5
         torch.testing.assert_close(expected, actual.diagonal(-distance, dim1=1, dim2=2), atol=1e-4, rtol=1e-4)
+
+
+def test_scores_with_biases_differ_by_the_epsilon_before_attention_alone(model_of):
+    model = model_of("stablelm_per_head")
+    lens, norm = lens_of(model), unwrap(model.blocks[1].ln1)
+    i, j = torch.tril_indices(N, N)
+    errors = []
+    for eps in (norm.eps, 0.0):
+        stored, norm.eps = norm.eps, eps
+        actual = forward_scores(model, 1, factor=1)
+        norm.eps = stored
+        parts = []
+        for distance in range(N):
+            is_at_distance = i - j == distance
+            q, k = i[is_at_distance], j[is_at_distance]
+            expected = pair_scores(lens, 1, distance) * unwrap(model.blocks[1].attn).scaling
+            parts.append((actual - expected)[:, q, k].flatten())
+        errors.append(torch.cat(parts).norm() / actual[:, i, j].norm())
+    assert errors[0] > 1e-5 and errors[1] < 1e-6
 
 
 @pytest.mark.parametrize("name", ["qwen3", "olmo2"])
