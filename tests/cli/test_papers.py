@@ -2,18 +2,15 @@
 
 import pytest
 from command_line import check_refusal
-from papers_stub import NAME, counted
+from papers_stub import NAME, counted, only_counted
 
-from embspace_lens.papers import number_check, runs
+from embspace_lens.papers import runs
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    settings = []
-    registry = {NAME: counted(settings)}
-    for module in (runs, number_check):
-        monkeypatch.setattr(module, "experiments", lambda: registry)
-    return settings
+    """The settings with which the quick experiment ran."""
+    return only_counted(monkeypatch)
 
 
 def test_without_a_name_experiments_are_listed_and_nothing_runs(run, calls):
@@ -60,7 +57,7 @@ def test_what_is_missing_is_an_error(run, monkeypatch):
     monkeypatch.setattr(runs, "experiments", lambda: {NAME: counted([], needs=("brown",))})
     result = run("paper", NAME)
     assert result.exit_code == 2
-    assert "The experiment needs the tagged Brown corpus, brown_tagged.parquet." in result.stderr
+    assert "The experiment needs the tagged Brown corpus, brown_tagged.parquet with" in result.stderr
 
 
 def test_file_that_names_no_experiment_is_refused(run, calls, tmp_path):
