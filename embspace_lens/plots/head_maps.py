@@ -59,6 +59,8 @@ def plot_heads(df: pd.DataFrame, value: str = "score") -> Any:
         "lenmode": "fraction",
         "nticks": 5,
     }
+    if has_numbers:  # as many decimals as in the cells
+        colour_bar["tickformat"] = f".{max(len(number.partition('.')[2]) for number in numbers.ravel())}f"
     heat_map = go.Heatmap(
         z=values,
         x=list(map(str, grid.columns)),

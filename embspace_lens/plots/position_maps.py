@@ -80,7 +80,9 @@ def plot_position_qk(df: pd.DataFrame, value: str = "score") -> Any:
             figure.update_xaxes(title=axis_title("key position"), row=row, col=column)
     figure.update_annotations(font={"size": 13, "color": theme.LIGHT.text})
     figure.update_layout(margin={"l": 66, "r": 24, "t": 104, "b": 56})
-    title = "Scores of key positions" if value == "score" else f"{escape(value)} by key position"
+    title = (
+        "Scores of key positions" if value == "score" else f"{escape(value[:1].upper() + value[1:])} by key position"
+    )
     note = (
         "each row minus its mean; each map has its own colour scale"
         if value == "score"
