@@ -1,6 +1,5 @@
 """The best pairs of tokens of heads as lines between two columns."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 from ..display import theme
 from ..display.table_groups import TableGroup, check_kind, pair_ends
 from ..display.tokens import display, format_score, pair, width
-from .figure import balanced_columns, finish, groups_to_draw, plotly, token_label
+from .figure import balanced_columns, escape, finish, groups_to_draw, plotly, token_label
 
 MAX_HEADS = 9
 MAX_COLUMNS = 3

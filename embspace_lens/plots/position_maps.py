@@ -1,6 +1,5 @@
 """Maps of query position × key position, side by side: scores of `position_qk`, or attention."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 from .. import errors
 from ..display import theme
 from ..display.measurements import format_measure
-from .figure import AXIS, axis_title, balanced_columns, finish, plotly
+from .figure import AXIS, axis_title, balanced_columns, escape, finish, plotly
 
 MAX_MAPS, MAPS_PER_ROW = 12, 3
 SIZE, GAP_X, GAP_Y = 236, 34, 74  # pixels
