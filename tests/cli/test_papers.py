@@ -15,7 +15,13 @@ def calls(monkeypatch):
 
 def test_without_a_name_experiments_are_listed_and_nothing_runs(run, calls):
     result = run("paper")
-    assert result.exit_code == 0 and "T:counted  Counted (Nobody (2020))" in result.stdout and not calls
+    assert result.exit_code == 0 and "Nobody (2020)\n  T:counted  Counted\n" in result.stdout and not calls
+
+
+def test_list_of_all_experiments_fits_into_100_columns(run):
+    lines = run("paper").stdout.splitlines()
+    assert "Dar et al. (2023)" in lines and sum(line.startswith("  ") for line in lines) > 20
+    assert max(map(len, lines)) <= 100
 
 
 def test_one_experiment_prints_its_section(run, calls):
