@@ -139,6 +139,6 @@ class EmbspaceAccessor:
 
 
 def _is_of_one_weight(df: pd.DataFrame) -> bool:
-    """Whether a table of pairs can be drawn as a map of layers × heads."""
-    has_keys = {"layer", "head"} <= set(df.columns)
+    """Whether a table of pairs can be drawn as a map of layers × heads; a table of operations has several lists for each head."""
+    has_keys = {"layer", "head"} <= set(df.columns) and "src_rank" not in df.columns
     return has_keys and ("weight" not in df.columns or len(df["weight"].unique()) == 1)

@@ -1384,12 +1384,6 @@ def marked_word_beyond_context(sentence: str) -> EmbspaceError:
     )
 
 
-def no_file_of_data(folder: object, names: Sequence[str], holding: str) -> EmbspaceError:
-    """The data folder lacks the texts that an experiment needs."""
-    where = "No data folder was given" if folder is None else f"{folder} has no file {_listed(names)}"
-    return EmbspaceError(f"{where}. The experiment needs {holding}: pass a folder with {_listed(names)}.")
-
-
 def texts_without_model() -> EmbspaceError:
     """The site needs a model to read texts."""
     return EmbspaceError(

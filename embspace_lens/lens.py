@@ -50,7 +50,7 @@ class EmbeddingLens(BaseLens):
 
     A lens holds references to the model and copies nothing: after an edit of the model, it reads the edited weights. Readings
     never change the model and never run it. A lens is immutable; make another one for other options. A lens can be copied,
-    but not sent to another process: make it there, from the model's name.
+    but not serialised: in another process, make it again from the model's name.
 
     Tables are plain dataframes. `table.embspace.show()` shows tokens as chips, `.label()` gives one label per neuron, head or
     direction, and `.plot()` draws the table.
@@ -276,7 +276,7 @@ class EmbeddingLens(BaseLens):
         k: int = 10,
         largest: bool = True,
     ) -> pd.DataFrame:
-        r"""Read OV circuits: the best pairs of an attended-from token and the token that it promotes.
+        r"""Read OV circuits: the best pairs of a source token and the token that attending to it promotes.
 
         .. math:: s(\mathrm{src}, \mathrm{dest}) = E'_\mathrm{src}\, W_V W_O\, E_\mathrm{dest}
 
@@ -342,7 +342,9 @@ class EmbeddingLens(BaseLens):
                   \mathrm{norm}_K(\hat x_\mathrm{src} W_K + b_K)^\top, \qquad \hat x = E' / \mathrm{rms}(E')
 
         The length of E' has no effect on these scores. For models without a norm before attention (OLMo 2), x̂ is E', and the
-        epsilons of norm_Q and norm_K are 0, because the length of the residual stream is unknown. For these models the score `"cosine"` is the cosine between the normalised query and key, in [−1, 1]. With `fold_ln=False`, these norms are left out.
+        epsilons of norm_Q and norm_K are 0, because the length of the residual stream is unknown. In all models that normalise
+        queries and keys, the score `"cosine"` is the cosine between the normalised query and key, in [−1, 1]. With
+        `fold_ln=False`, these norms are left out.
 
         Args:
             layer: Which blocks; all by default.
@@ -473,10 +475,10 @@ class EmbeddingLens(BaseLens):
         .. math:: s_{OV} = \max_\mathrm{src} E'_\mathrm{src}\, W_V W_O\, e, \qquad s_{QK} = \max_\mathrm{dest} E'_\mathrm{dest}\, W_Q W_K^\top e
 
         Args:
-            token: A token: its exact string, with the leading space, or its id. Or a list of tokens, whose (centred, normalised)
-                embeddings are averaged (before the norms of keys, in models that have them). Or a vector in place of an
-                embedding, d_model numbers that are not all integers: its inner product with each direction, or its cosine with
-                `score="cosine"`.
+            token: A token: its exact string, with the leading space, or its id. Or a list of tokens: their embeddings are averaged
+                (centred and normalised, if the score is; in models with norms of keys, before these norms). Or a vector of
+                d_model numbers, not all integers, in place of an embedding: the score is its inner product with each direction,
+                or its cosine with `score="cosine"`.
             layer: Which blocks; all by default.
             weight: `"W_in"`, `"W_gate"`, `"W_out"`, `"W_Q"`, `"W_K"`, `"W_V"`, `"W_O"`, `"W_OV"`, `"W_QK"`, or several; all by
                 default.

@@ -1,5 +1,6 @@
 """Experiments of the tests: quick, and with known figures."""
 
+from embspace_lens.papers import number_check, runs
 from embspace_lens.papers.experiment import Experiment, Findings, Setting, figures
 from embspace_lens.tables.frames import tidy
 
@@ -32,3 +33,12 @@ def counted(calls: list[Setting], **changes) -> Experiment:
         "models": ("reviews-small-0",),
     }
     return Experiment(**(options | changes))
+
+
+def only_counted(monkeypatch) -> list[Setting]:
+    """Make `counted` the only experiment of the registry; the settings with which it runs are appended to the list."""
+    calls: list[Setting] = []
+    registry = {NAME: counted(calls)}
+    for module in (runs, number_check):
+        monkeypatch.setattr(module, "experiments", lambda: registry)
+    return calls

@@ -10,6 +10,7 @@ from rich.console import Console
 from unchecked import unchecked_types
 
 from embspace_lens import EmbeddingLens, EmbspaceError, accessor, align, plots
+from embspace_lens.circuits.operations import salient_operations
 from embspace_lens.display import terminal
 from embspace_lens.display.table_groups import count_groups
 from embspace_lens.tables.frames import KINDS
@@ -79,6 +80,8 @@ def test_plot_depends_on_the_kind_of_the_table(lens):
     table_of_twelve_heads = pd.concat([pairs_of([" a", " b"], head=h) for h in range(12)], ignore_index=True)
     assert table_of_twelve_heads.embspace.plot().data[0].type == "heatmap"
     assert len(lens.search(5, k=2).embspace.plot().data) == 8
+    with pytest.raises(EmbspaceError, match="draws at most 9 lists at a time, and this table holds 12"):
+        salient_operations(lens, 0, 0, n=12, k=2).embspace.plot()  # one list for each source token, not for each head
     assert len(lens.singular(0, 0, n_directions=1, k=3).embspace.plot().data) == 2
 
 

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+from unchecked import unchecked_types
+
+from embspace_lens.cli import app
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text("utf-8")
@@ -58,6 +62,19 @@ def test_commands_exist():
     shell = [block[2] for block in BLOCK.finditer(TEXT) if block[1] == "sh"]
     commands = set(re.findall(r"\bmake ([a-z0-9-]+)\b", "\n".join([*inline, *shell])))
     assert {"demo", "test"} <= commands <= targets
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
+def test_inline_commands_run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    inline = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL).split("`")[1::2]
+    commands = [part.split()[1:] for part in inline if part.startswith("embspace-lens ")]
+    without_data = [command for command in commands if "DATA" not in command]
+    assert len(without_data) >= 3
+    for command in without_data:
+        with unchecked_types():
+            result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, (command, result.output)
 
 
 def test_names_in_its_tables_are_public():

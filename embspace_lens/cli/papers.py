@@ -1,5 +1,6 @@
 """The command that repeats the papers' tables and figures: paper."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,16 +111,26 @@ def _read(path: Path) -> str:
 
 
 def _listing(options: "RunOptions") -> str:
-    """All experiments, one per line, with the need that is missing."""
+    """All experiments by paper, one per line, with their needs if one is missing."""
+    from itertools import groupby
+
     from ..papers.data_files import missing_needs
 
     experiments = options.experiments()
     width = max((len(experiment.name) for experiment in experiments), default=0)
     lines = []
-    for experiment in experiments:
-        needs = f" [needs {', '.join(experiment.needs)}]" if missing_needs(experiment, options.data) else ""
-        lines.append(f"{experiment.name:{width}}  {experiment.title} ({experiment.source}){needs}")
+    for paper, group in groupby(experiments, lambda experiment: _authors_and_year(experiment.source)):
+        lines.append(paper)
+        for experiment in group:
+            needs = f"  [needs {', '.join(experiment.needs)}]" if missing_needs(experiment, options.data) else ""
+            lines.append(f"  {experiment.name:{width}}  {experiment.title}{needs}")
     return "\n".join([*lines, "", "Next: embspace-lens paper NAME"])
+
+
+def _authors_and_year(source: str) -> str:
+    """A source without its title and section: `Dar et al. (2023), §4.2` is `Dar et al. (2023)`."""
+    match = re.match(r".*?\b\d{4}\b\)?", source)
+    return match.group() if match else source
 
 
 def _finish(options: "RunOptions", is_shown: bool) -> "list[Run]":

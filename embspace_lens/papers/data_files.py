@@ -9,14 +9,14 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "reviews": ("reviews.*", "imdb.*"),
     "relations": ("relations",),
     "sentiment": ("sentiment",),
-    "brown": ("brown_tagged.parquet", "brown.*"),
+    "brown": ("brown_tagged.parquet",),
 }
 """File names by need, the first match counts; another need is the beginning of a file name."""
 DESCRIPTIONS = {
     "reviews": "labelled movie reviews, reviews.jsonl with `split`, `label` and `text`",
     "relations": "a folder relations/ of JSON lists of pairs of words",
     "sentiment": "a folder sentiment/ with opinion_positive.txt and opinion_negative.txt",
-    "brown": "the tagged Brown corpus, brown_tagged.parquet",
+    "brown": "the tagged Brown corpus, brown_tagged.parquet with `file`, `sentence`, `position`, `word` and `tag`",
 }
 TEST, TRAIN = "split == 'test'", "split == 'train' and label != 'unsup'"
 

@@ -21,13 +21,13 @@ from ..forward.sampling import sample_texts
 from ..forward.texts import read_texts
 from ..loading import load_model
 from ..weights.configuration import n_layers
+from .data_files import TEST, data_file, find_file
 from .experiment import Setting
 
 N_CHUNKS, CHUNK = 298_489, 64  # the corpus of the paper
 N_FACTORS, L1, EPOCHS = 2000, 0.3, 2  # the paper's dictionary of BERT base
 DEMO_FACTORS, DEMO_L1 = 1000, 2.0  # the dictionary that comes with a demo model
 N_IMPORTANT, N_SHOWN = 500, 200  # codes of the importance; contexts of a factor and layer
-REVIEWS, BROWN = ("reviews", "imdb"), "brown_tagged.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +83,11 @@ def corpus(setting: Setting) -> Corpus:
 
 def _chunks(setting: Setting, model: Any, n_chunks: int) -> tuple[list[str], str]:
     """A seeded sample of chunks, and where they come from."""
-    files = (
-        [] if setting.data is None else [path for stem in REVIEWS for path in sorted(setting.data.glob(f"{stem}.*"))]
-    )
-    if not files:
+    path = find_file(setting.data, "reviews")
+    if path is None:
         texts = sample_texts(model, n=n_chunks, n_tokens=CHUNK, seed=setting.seed)
         return texts, "sampled from the model, because there is no file of reviews"
-    texts = read_texts(files[0], where="split == 'test'")
+    texts = read_texts(path, where=TEST)
     chunks: list[str] = []
     for index in np.random.default_rng(setting.seed).permutation(len(texts)):
         offsets = model.tokenizer(texts[index], return_offsets_mapping=True, add_special_tokens=False, verbose=False)[
@@ -99,7 +97,7 @@ def _chunks(setting: Setting, model: Any, n_chunks: int) -> tuple[list[str], str
             chunks.append(texts[index][offsets[start][0] : offsets[start + CHUNK - 1][1]])
         if len(chunks) >= n_chunks:
             break
-    return chunks[:n_chunks], f"of test reviews in {files[0].name}"
+    return chunks[:n_chunks], f"of test reviews in {path.name}"
 
 
 @lru_cache(maxsize=1)
@@ -132,12 +130,7 @@ def brown(setting: Setting) -> tuple[list[Sentence], list[str]]:
     Raises:
         EmbspaceError: If the data folder lacks them.
     """
-    path = None if setting.data is None else setting.data / BROWN
-    if path is None or not path.is_file():
-        raise errors.no_file_of_data(
-            setting.data, [BROWN], "the tagged Brown corpus (file, sentence, position, word, tag)"
-        )
-    table = pd.read_parquet(path).sort_values(["file", "sentence", "position"])
+    table = pd.read_parquet(data_file(setting, "brown")).sort_values(["file", "sentence", "position"])
     sentences, files = [], []
     groups: Any = table.groupby(["file", "sentence"], sort=False)
     for (file, _), part in groups:

@@ -1,7 +1,6 @@
 """Scores from weights against the effects of interventions, one point per component."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from ..display import theme
 from ..display.measurements import format_measure
 from ..display.table_groups import name_of
 from ..interventions.rank_correlation import agreement, in_both
-from .figure import AXIS, TOP, axis_title, finish, plotly
+from .figure import AXIS, TOP, axis_title, escape, finish, plotly
 
 WIDTH, HEIGHT = 516, 320
 N_NAMED = 3  # named points: this many of the largest effects, and as many of the highest scores

@@ -1,7 +1,6 @@
 """Similarity of the layers of two models: one map of layers × layers for every weight."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from .. import errors
 from ..compare.alignment import Alignment
 from ..display import theme
 from ..tables.checks import check_choice
-from .figure import axis_title, finish, plotly
+from .figure import axis_title, escape, finish, plotly
 
 MAX_COLUMNS = 4
 MAP_SIZE = 260  # approximate number of pixels of a map's longer side

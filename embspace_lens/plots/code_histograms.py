@@ -1,7 +1,6 @@
 """Histograms of a factor's code by sense and layer."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 from .. import errors
 from ..display import theme
 from .curves import panel_grid
-from .figure import axis_title, balanced_columns, finish, plotly
+from .figure import axis_title, balanced_columns, escape, finish, plotly
 
 MAX_SENSES, MAX_LAYERS, COLUMNS = len(theme.SERIES), 24, 4
 NEEDED = ("tag", "factor", "layer", "code")

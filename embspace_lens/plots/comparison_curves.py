@@ -1,6 +1,5 @@
 """Comparisons of two models as curves: stitched classifiers, and the tokens that tuning moves weights towards."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from ..display import theme
 from ..display.measurements import format_measure
 from ..display.table_groups import check_columns
 from .curves import CurveEnd, band, curve, name_ends, plot_by_layer
-from .figure import AXIS, TOP, axis_title, balanced_columns, finish, plotly
+from .figure import AXIS, TOP, axis_title, balanced_columns, escape, finish, plotly
 
 CONTROLS = ("random", "transpose", "untranslated")
 REFERENCES = {"donor": "on the donor's own model", "chance": "chance"}

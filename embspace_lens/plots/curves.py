@@ -1,14 +1,13 @@
 """Panels of curves: the claim in colour, its control in grey, bands for intervals, and the curves' names at their ends."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
 from ..display import theme
 from ..display.measurements import format_measure
-from .figure import AXIS, TOP, axis_title, finish, plotly
+from .figure import AXIS, TOP, axis_title, escape, finish, plotly
 
 Dash = Literal["solid", "dash", "dot"]
 Panel = tuple[str, pd.DataFrame]

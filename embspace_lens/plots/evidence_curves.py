@@ -1,6 +1,5 @@
 """The papers' measurements as curves, with their controls and intervals."""
 
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -9,7 +8,7 @@ from ..display import theme
 from ..display.measurements import format_measure
 from ..display.table_groups import check_columns
 from .curves import PANEL_HEIGHT, CurveEnd, Dash, curve, name_ends, panel_grid, plot_by_layer
-from .figure import axis_title, finish, plotly
+from .figure import axis_title, escape, finish, plotly
 
 INVERSE_STYLES: dict[str, tuple[str, Dash]] = {"transpose": (theme.BLUE, "solid"), "pinv": (theme.ORANGE, "dash")}
 TARGETS = {"layer": "output of the block", "final": "final hidden state"}

@@ -1,7 +1,7 @@
 """What all plots share: plotly, loaded when a plot is made; titles, axes and margins; the limit on what is drawn."""
 
+import html
 import re
-from html import escape, unescape
 from typing import Any
 
 import pandas as pd
@@ -37,8 +37,13 @@ def plotly() -> Any:
     return go
 
 
+def escape(text: str) -> str:
+    """Text as a label of a figure. Plotly reads labels as HTML, but does not replace `&quot;`."""
+    return html.escape(text, quote=False)
+
+
 def token_label(token: str) -> str:
-    """A token as a label of a figure; plotly reads labels as HTML."""
+    """A token as a label of a figure."""
     return escape(display(token))
 
 
@@ -82,9 +87,9 @@ def finish(figure: Any, title: str, width: int, height: int, subtitle: str = "")
     return NotebookFigure(figure)
 
 
-def label_width(html: str) -> int:
+def label_width(label: str) -> int:
     """How many characters of average width a label takes, without its tags."""
-    return width(unescape(re.sub(r"<[^>]+>", "", html)))
+    return width(html.unescape(re.sub(r"<[^>]+>", "", label)))
 
 
 def groups_to_draw(df: pd.DataFrame, limit: int, caller: str, remedy: str) -> list[TableGroup]:

@@ -1,6 +1,5 @@
 """A number for every head as a map of layers × heads."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from .. import errors
 from ..display import theme
 from ..display.table_groups import pair_ends, table_groups
 from ..display.tokens import format_score, pair
-from .figure import axis_title, finish, plotly
+from .figure import axis_title, escape, finish, plotly
 
 MAP_SIZE = 560  # pixels of the longer side
 SMALLEST_NUMBERED = 34  # pixels of a cell that has room for a number
@@ -59,6 +58,8 @@ def plot_heads(df: pd.DataFrame, value: str = "score") -> Any:
         "lenmode": "fraction",
         "nticks": 5,
     }
+    if has_numbers:  # as many decimals as in the cells
+        colour_bar["tickformat"] = f".{max(len(number.partition('.')[2]) for number in numbers.ravel())}f"
     heat_map = go.Heatmap(
         z=values,
         x=list(map(str, grid.columns)),

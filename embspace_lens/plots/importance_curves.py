@@ -1,6 +1,5 @@
 """Importance of transformer factors over the layers."""
 
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ from ..display.measurements import format_measure
 from ..display.table_groups import check_columns
 from ..display.tokens import display, width
 from .curves import CurveEnd, curve, layer_step, name_ends
-from .figure import AXIS, TOP, axis_title, finish, plotly
+from .figure import AXIS, TOP, axis_title, escape, finish, plotly
 
 MAX_FACTORS = len(theme.SERIES)
 WIDTH, HEIGHT = 460, 300

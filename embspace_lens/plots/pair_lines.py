@@ -1,6 +1,5 @@
 """The best pairs of tokens of heads as lines between two columns."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,12 @@ import pandas as pd
 from ..display import theme
 from ..display.table_groups import TableGroup, check_kind, pair_ends
 from ..display.tokens import display, format_score, pair, width
-from .figure import balanced_columns, finish, groups_to_draw, plotly, token_label
+from .figure import balanced_columns, escape, finish, groups_to_draw, plotly, token_label
 
 MAX_HEADS = 9
 MAX_COLUMNS = 3
 ROW_HEIGHT = 24
-HEADINGS = {"W_OV": ("attended from", "promoted"), "W_QK": ("query", "key")}
+HEADINGS = {"W_OV": ("attended to", "promoted"), "W_QK": ("query", "key")}
 TITLES = {"W_OV": "What head {} moves", "W_QK": "What head {} attends to"}
 
 
@@ -86,6 +85,7 @@ def _draw_head(go: Any, figure: Any, group: TableGroup, k: int, cell: tuple[int,
             "width": 0.8 + 3.2 * strength**2,
             "color": theme.ORANGE if is_negative else theme.BLUE,
             "dash": "dot" if is_negative else "solid",
+            "simplify": False,  # plotly would leave out points, and the curve would have corners
         }
         curve = go.Scatter(
             x=label_width + (1 - 2 * label_width) * t,

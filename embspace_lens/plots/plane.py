@@ -1,6 +1,5 @@
 """Tokens of vectors in the plane: tokens with similar embeddings lie close together."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..display.tokens import display, format_score
 from ..lens import EmbeddingLens
 from ..space.embedding_space import EmbeddingSpace
 from ..weights.parameter_names import Side
-from .figure import finish, plotly
+from .figure import escape, finish, plotly
 from .label_positions import LabelPositions
 
 MAX_VECTORS = 6

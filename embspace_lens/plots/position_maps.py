@@ -1,6 +1,5 @@
 """Maps of query position × key position, side by side: scores of `position_qk`, or attention."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 from .. import errors
 from ..display import theme
 from ..display.measurements import format_measure
-from .figure import AXIS, axis_title, balanced_columns, finish, plotly
+from .figure import AXIS, axis_title, balanced_columns, escape, finish, plotly
 
 MAX_MAPS, MAPS_PER_ROW = 12, 3
 SIZE, GAP_X, GAP_Y = 236, 34, 74  # pixels
@@ -80,7 +79,9 @@ def plot_position_qk(df: pd.DataFrame, value: str = "score") -> Any:
             figure.update_xaxes(title=axis_title("key position"), row=row, col=column)
     figure.update_annotations(font={"size": 13, "color": theme.LIGHT.text})
     figure.update_layout(margin={"l": 66, "r": 24, "t": 104, "b": 56})
-    title = "Scores of key positions" if value == "score" else f"{escape(value)} by key position"
+    title = (
+        "Scores of key positions" if value == "score" else f"{escape(value[:1].upper() + value[1:])} by key position"
+    )
     note = (
         "each row minus its mean; each map has its own colour scale"
         if value == "score"

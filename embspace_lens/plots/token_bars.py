@@ -1,6 +1,5 @@
 """Tokens of neurons, sub-heads and directions as bars."""
 
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from .. import errors
 from ..display import theme
 from ..display.table_groups import VERBS, TableGroup, check_kind, key_columns, name_of, noun_of, table_groups
 from ..display.tokens import format_score
-from .figure import TOP, balanced_columns, finish, label_width, plotly, token_label
+from .figure import TOP, balanced_columns, escape, finish, label_width, plotly, token_label
 
 MAX_NAMES = 6
 MAX_COLUMNS = 4

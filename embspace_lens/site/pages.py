@@ -24,7 +24,7 @@ from ..lens import EmbeddingLens
 from ..tables.checks import check_integer
 from .context_saliency import N_SAMPLES, peak_saliency
 from .site_data import N_BUCKETS, N_NEAREST, RARE, SiteData, bucket
-from .writers import head_writers, neuron_writers, random_cosines
+from .writers import head_writers, neuron_writers, random_cosines, with_other_factors
 
 MARK = "embspace-lens-site"  # a folder with a file of this name is a site, and may be replaced
 TEMPLATES = Path(__file__).parent / "templates"
@@ -107,7 +107,8 @@ def explore(
     writers, chance = None, []
     if getattr(lens, "weights", None) is not None:
         chance = random_cosines(lens, factors.d_model)
-        writers = neuron_writers(lens, factors.directions), head_writers(lens, factors.directions)
+        neurons, heads = neuron_writers(lens, factors.directions), head_writers(lens, factors.directions)
+        writers = with_other_factors(neurons), with_other_factors(heads)
     site_data = SiteData(factors, activity_result, _nearest_tokens(factors, lens), saliency, reach, writers)
     name = visible(title or (lens.name if lens is not None else "a dictionary"))
     lines = _about_lines(factors, site_data, activity_result, lens, dict(about or {}))
@@ -145,7 +146,7 @@ def _about_lines(
     """The lines of the page about the method: label and text."""
     lines = [("Dictionary", f"{factors.n_factors:,} factors of width {factors.d_model}, λ = {factors.l1:g}")]
     if lens is not None:
-        lines.append(("Nearest tokens", f"{lens!r}; score: {lens.space.score}"))
+        lines.append(("Nearest tokens", repr(lens)))
     if activity_result is not None:
         n_dead = int((site_data.curves.max(axis=1, initial=0.0) <= 0).sum())
         n_vectors = sum(activity_result.measures["n_vectors"].tolist())

@@ -121,7 +121,7 @@ GLOSSARY: dict[str, Column] = {
     "src_pos": Column(
         "int64",
         "tokens",
-        "Position of the attended-from token (key) in the run, from 0, special tokens included; −1 if the row is about no position.",
+        "Position of the attended-to token (key) in the run, from 0, special tokens included; −1 if the row is about no position.",
     ),
     "dest_token_index": Column(
         "int64",
@@ -132,9 +132,9 @@ GLOSSARY: dict[str, Column] = {
         "str", "", "Exact text of the attending or promoted token; empty if the row is not a pair."
     ),
     "src_token_index": Column(
-        "int64", "", "Vocabulary id of the attended-from (key, OV input) token; −1 if the row is not a pair of tokens."
+        "int64", "", "Vocabulary id of the attended-to (key, OV input) token; −1 if the row is not a pair of tokens."
     ),
-    "src_token_string": Column("str", "", "Exact text of the attended-from token; empty if the row is not a pair."),
+    "src_token_string": Column("str", "", "Exact text of the attended-to token; empty if the row is not a pair."),
     "value": Column(
         "float32", "as the metric", "The metric, its change, or the part of it that is attributed to the row."
     ),

@@ -2,23 +2,26 @@
 
 import pytest
 from command_line import check_refusal
-from papers_stub import NAME, counted
+from papers_stub import NAME, counted, only_counted
 
-from embspace_lens.papers import number_check, runs
+from embspace_lens.papers import runs
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    settings = []
-    registry = {NAME: counted(settings)}
-    for module in (runs, number_check):
-        monkeypatch.setattr(module, "experiments", lambda: registry)
-    return settings
+    """The settings with which the quick experiment ran."""
+    return only_counted(monkeypatch)
 
 
 def test_without_a_name_experiments_are_listed_and_nothing_runs(run, calls):
     result = run("paper")
-    assert result.exit_code == 0 and "T:counted  Counted (Nobody (2020))" in result.stdout and not calls
+    assert result.exit_code == 0 and "Nobody (2020)\n  T:counted  Counted\n" in result.stdout and not calls
+
+
+def test_list_of_all_experiments_fits_into_100_columns(run):
+    lines = run("paper").stdout.splitlines()
+    assert "Dar et al. (2023)" in lines and sum(line.startswith("  ") for line in lines) > 20
+    assert max(map(len, lines)) <= 100
 
 
 def test_one_experiment_prints_its_section(run, calls):
@@ -60,7 +63,7 @@ def test_what_is_missing_is_an_error(run, monkeypatch):
     monkeypatch.setattr(runs, "experiments", lambda: {NAME: counted([], needs=("brown",))})
     result = run("paper", NAME)
     assert result.exit_code == 2
-    assert "The experiment needs the tagged Brown corpus, brown_tagged.parquet." in result.stderr
+    assert "The experiment needs the tagged Brown corpus, brown_tagged.parquet with" in result.stderr
 
 
 def test_file_that_names_no_experiment_is_refused(run, calls, tmp_path):

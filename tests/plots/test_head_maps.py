@@ -39,7 +39,9 @@ def test_other_columns_can_be_drawn_and_invalid_tables_raise():
 
 def test_cells_have_as_many_decimals_as_the_largest_number_needs():
     effects = pd.DataFrame({"layer": [0, 0, 1], "head": [0, 1, 0], "value": [-0.47, 8.9e-4, 0.12]})
-    assert [note.text for note in plot_heads(effects, "value").layout.annotations] == ["−0.47", "0.00", "0.12"]
+    figure = plot_heads(effects, "value")
+    assert [note.text for note in figure.layout.annotations] == ["−0.47", "0.00", "0.12"]
+    assert figure.data[0].colorbar.tickformat == ".2f"
     assert (
         len(plot_heads(effects.assign(value=effects["value"] * 1e-6), "value").layout.annotations) == 0
     )  # the numbers do not fit into the cells

@@ -40,6 +40,7 @@ def test_other_columns_are_drawn_as_they_are(scores):
     figure = plot_position_qk(scores.assign(attention=0.25), value="attention")
     z = np.array(figure.data[0].z, dtype=float)
     assert set(z[~np.isnan(z)]) == {0.25} and figure.data[0].zmin == 0
+    assert figure.layout.title.text == "Attention by key position"
 
 
 def test_tables_that_do_not_fit_raise(scores):

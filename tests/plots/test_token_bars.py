@@ -56,6 +56,11 @@ def test_a_search_has_one_panel_per_weight(lens):
     assert figure.layout.title.text == "Components that score w5 highest"
 
 
+def test_quotation_marks_are_not_escaped():
+    figure = plot_tokens(neurons_of([' "x"', " <b>", " it's"], ["W_out"]))
+    assert list(figure.layout.yaxis.ticktext) == ['␣"x"', "␣&lt;b&gt;", "␣it's"], "plotly does not replace &quot;"
+
+
 def test_figures_are_wide_enough_for_their_titles():
     df = neurons_of([" a"], ["W_out"]).assign(neuron=1234567890123456789)
     figure = plot_tokens(pd.concat([df.assign(layer=layer) for layer in range(6)], ignore_index=True))

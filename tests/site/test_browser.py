@@ -112,6 +112,22 @@ def test_factor_page_shows_its_data(site, activity_result, tmp_path):
     assert 'data-log="all"' in render(site / "factor.html", "#3/1", moved, tmp_path)
 
 
+def test_factor_page_links_to_the_tokens_and_factors_of_its_writers(site):
+    _, head = read_data(site / "data" / "f" / "3" / "head.js")
+    text = render(site / "factor.html", "#3")
+    for name, cosine, written, read, others in [*head["neurons"], *head["heads"]]:
+        details = re.search(rf'<details class="writer" id="{name}">.*?</details>', text).group()
+        summary, unfolded = details.split("</summary>")
+        layer, kind, index = re.fullmatch(r"L(\d)([NH])(\d+)", name).groups()
+        label = f"{'neuron' if kind == 'N' else 'head'} {index} of layer {layer}"
+        assert f'title="{label}"' in summary and f"{cosine:.2f}" in summary
+        for part, tokens in ((summary, written), (unfolded, read)):
+            chips = re.findall(r'class="esl-chip"[^>]*>(.*?)</bdi>', part)
+            assert [html.unescape(re.sub(r"<[^>]*>", "", chip)) for chip in chips] == tokens
+        assert re.findall(r'href="factor\.html#(\d+)"', unfolded) == [str(other) for other in others]
+    assert "lens.neurons(" not in text
+
+
 def test_missing_data_files_are_reported(site, tmp_path):
     folder = tmp_path / "broken"
     shutil.copytree(site, folder)

@@ -123,19 +123,33 @@ def test_writers_equal_a_loop_over_neurons_and_heads(factors, tiny):
             for n, row in enumerate(weights.W_out(layer))
         }
         best = sorted(cosines, key=lambda name: -cosines[name])[:5]
-        assert [name for name, _, _ in neurons[factor]] == best
-        assert [c for _, c, _ in neurons[factor]] == pytest.approx([cosines[name] for name in best], abs=1e-3)
+        assert [writer[0] for writer in neurons[factor]] == best
+        assert [writer[1] for writer in neurons[factor]] == pytest.approx([cosines[name] for name in best], abs=1e-3)
         layer, neuron = (int(part) for part in best[0][1:].split("N"))
-        row = lens.neurons(layer=layer, neuron=neuron, weight="W_out", k=3)
-        assert neurons[factor][0][2] == [token.replace(" ", "␣") for token in row["token_string"]]
-        for name, cosine in heads[factor]:
+        for weight, tokens in zip(("W_out", "W_in"), neurons[factor][0][2:]):
+            row = lens.neurons(layer=layer, neuron=neuron, weight=weight, k=6)
+            assert tokens == [token.replace(" ", "␣") for token in row["token_string"]]
+        for name, cosine, written, read in heads[factor]:
             layer, head = (int(part) for part in name[1:].split("H"))
-            output = weights.W_O(layer)[head]
-            best_input = torch.linalg.lstsq(output.T, unit[:, None]).solution[
-                :, 0
-            ]  # the output nearest to the direction
+            value, output = weights.W_V(layer)[head], weights.W_O(layer)[head]
+            # the output nearest to the direction
+            best_input = torch.linalg.lstsq(output.T, unit[:, None]).solution[:, 0]
             projection = best_input @ output
             assert cosine == pytest.approx(float(projection @ unit / projection.norm()), abs=1e-3)
+            for side, vector, tokens in (("write", projection, written), ("read", value @ (output @ unit), read)):
+                row = lens.directions(vector, side=side, k=6)
+                assert tokens == [token.replace(" ", "␣") for token in row["token_string"]]
+
+
+def test_writers_link_to_the_other_factors_that_they_write(site):
+    heads = [read_data(site / "data" / "f" / str(factor) / "head.js")[1] for factor in range(12)]
+    for kind in ("neurons", "heads"):
+        cosines = {(writer[0], factor): writer[1] for factor, head in enumerate(heads) for writer in head[kind]}
+        for factor, head in enumerate(heads):
+            for name, *_, links in head[kind]:
+                others = [other for writer, other in cosines if writer == name and other != factor]
+                assert links == sorted(others, key=lambda other: -cosines[name, other])[:5]
+    assert any(writer[-1] for head in heads for writer in head["heads"])
 
 
 def test_histogram_on_the_page_equals_the_table(site, activity_result):

@@ -74,16 +74,23 @@
     return esl.el("div", { id: "codes" }, svg, note);
   }
 
+  // A neuron or head with the tokens that it writes; unfolded, the tokens that it reads and the other factors that it writes.
+  function writer([name, cosine, written, read, others]) {
+    const [, layer, expert, kind, index] = /^L(\d+)(?:E(\d+))?([NH])(\d+)$/.exec(name);
+    const label = `${kind === "N" ? "neuron" : "head"} ${index} of ${expert === undefined ? "" : `expert ${expert} in `}layer ${layer}`;
+    const chips = (tokens) => esl.el("span", { class: "chips" }, ...tokens.map((text, i) => esl.chip(text, i ? 0.25 : 0.6)));
+    const links = others.map((other) => esl.el("a", { href: href(other) }, String(other)));
+    return esl.el("details", { class: "writer", id: name },
+      esl.el("summary", null, esl.el("b", { title: label }, name), esl.el("small", null, cosine.toFixed(2).replace("-", "−")), chips(written)),
+      esl.el("dl", { class: "lines" }, esl.el("dt", null, "reads"), esl.el("dd", null, chips(read)),
+        ...(links.length ? [esl.el("dt", null, "factors"), esl.el("dd", { class: "others" }, ...links)] : [])));
+  }
+
   function writers() {
-    const neurons = head.neurons || [], heads = head.heads || [];
-    if (!neurons.length && !heads.length) return [];
-    const unit = (name) => { const [, layer, index] = /^L(\d+).*[NH](\d+)$/.exec(name); return [layer, index]; };
-    const command = (name) => name.includes("N") ? `lens.neurons(layer=${unit(name)[0]}, neuron=${unit(name)[1]})` : `lens.ov(layer=${unit(name)[0]}, head=${unit(name)[1]})`;
-    const rows = [...neurons, ...heads].map(([name, cosine, chips]) => esl.el("tr", { title: command(name) },
-      esl.el("th", { scope: "row" }, name), esl.el("td", null, cosine.toFixed(2).replace("-", "−")),
-      esl.el("td", { class: "tokens" }, ...(chips || []).map((text, i) => esl.chip(text, i ? 0.25 : 0.6)))));
-    return [esl.el("h2", null, "Neurons and heads that write it, by cosine"), esl.el("table", { class: "writers" }, esl.el("tbody", null, ...rows)),
-      esl.el("p", { class: "quiet" }, META.chance.length ? `For random directions the best neuron has ${META.chance[0].toFixed(2)} and the best head ${META.chance[1].toFixed(2)} on average. ` : "", "In Python: ", esl.el("code", null, command((neurons[0] || heads[0])[0])))];
+    const parts = [["neuron", head.neurons || []], ["head", head.heads || []]];
+    return parts.flatMap(([kind, list], i) => (list.length ? [
+      esl.el("h2", null, kind[0].toUpperCase() + kind.slice(1) + "s that write it, by cosine"), esl.el("div", { class: "writers" }, ...list.map(writer)),
+      META.chance.length ? esl.el("p", { class: "quiet" }, `For a random direction the best ${kind} has ${META.chance[i].toFixed(2)} on average.`) : ""] : []));
   }
 
   function nearest() {
