@@ -358,7 +358,7 @@ _TABLE = {
         MHA
         | DEEPSEEK
         | dict(
-            n_routed_experts=3, mlp_layer_types=["dense", "sparse"], index_topk=8, index_head_dim=8, index_n_heads=2,
+            n_routed_experts=3, mlp_layer_types=["dense", "sparse"], index_topk=16, index_head_dim=8, index_n_heads=2,
         ),
     ),
     "youtu": ("YoutuConfig", "YoutuForCausalLM", MHA | DEEPSEEK),
