@@ -361,7 +361,8 @@ _TABLE = {
             n_routed_experts=3, mlp_layer_types=["dense", "sparse"], index_topk=16, index_head_dim=8, index_n_heads=2,
         ),
     ),
-    "youtu": ("YoutuConfig", "YoutuForCausalLM", MHA | DEEPSEEK),
+    # transformers sets the embedding of Youtu's padding token to 0 when it loads a checkpoint.
+    "youtu": ("YoutuConfig", "YoutuForCausalLM", MHA | DEEPSEEK | dict(pad_token_id=None)),
     # Models of which some or all weights cannot be read
     "jetmoe": (
         "JetMoeConfig", "JetMoeForCausalLM", LLAMA | dict(num_local_experts=3, num_experts_per_tok=2, kv_channels=8),

@@ -20,6 +20,7 @@ def boot(name: str, **arguments: Any) -> Any:
 
     if "hf_model" not in arguments:
         arguments["model_class"] = _CheckedClass()
+        arguments = _config_overrides(name) | arguments
     model = TransformerBridge.boot_transformers(name, **arguments)
     return model.eval()
 
@@ -40,6 +41,7 @@ def boot_offloaded(name: str, checkpoint: Checkpoint, **arguments: Any) -> Any:
     """
     from transformer_lens.model_bridge import TransformerBridge
 
+    arguments = _config_overrides(name) | arguments
     model = TransformerBridge.boot_transformers(name, model_class=_CheckedClass(checkpoint), **arguments)
     model.requires_grad_(False).eval()
     model.__dict__["checkpoint"] = checkpoint
@@ -94,6 +96,22 @@ def boot_attention_only(name: str, tokenizer: Any, **sizes: int) -> tuple[Any, d
     model = bridge.boot_native(TransformerBridgeConfig(**options), tokenizer=tokenizer, model_name=name).eval()
     stored = model.original_model.named_parameters()
     return model, {key.replace("_original_component.", ""): parameter for key, parameter in stored}
+
+
+def _config_overrides(name: str) -> dict[str, Any]:
+    """An argument of the boot that changes a configuration of which TransformerLens would read a field that transformers ignores.
+
+    Falcon 40B, 180B and Falcon 2 have `multi_query=True` and several key-value heads. With the new decoder architecture,
+    transformers reads `num_kv_heads` only; TransformerLens expects one head and cannot split the weights.
+    """
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(name)
+    except (OSError, ValueError):
+        return {}  # the boot states the reason
+    is_affected = config.get("model_type") == "falcon" and config.get("new_decoder_architecture")
+    return {"hf_config_overrides": {"multi_query": False}} if is_affected else {}
 
 
 class _CheckedClass:

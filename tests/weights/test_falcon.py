@@ -4,10 +4,12 @@ import pandas as pd
 import pytest
 import torch
 import zoo
-from oracle_cases import TOKENS, error, shared
+from oracle_cases import TOKENS, check_all, error, shared
 
 from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.checkpoints.checkpoint import Checkpoint
 from embspace_lens.interventions import ablation_hooks
+from embspace_lens.weights.booting import boot, boot_offloaded
 from embspace_lens.weights.effective import Weights
 from embspace_lens.weights.hook_points import head_hook, pattern_hook
 
@@ -51,6 +53,18 @@ def test_scores_at_a_distance_are_those_of_the_hugging_face_model(distance):
         log_pattern = pattern.double().log()
         diagonals = [log_pattern.diagonal(-back, 2, 3)[..., distance - back :] for back in (distance, 0)]
         assert (scores[0] - scores[1] - diagonals[0] + diagonals[1]).abs().max() <= 1e-4, layer
+
+
+@pytest.mark.parametrize("is_offloaded", [False, True])
+def test_the_published_configurations_are_loaded(tmp_path, is_offloaded):
+    """They have `multi_query=True`, which transformers ignores in the new decoder architecture."""
+    config, model, settings = zoo._TABLE["falcon_40b"][:3]
+    hf_model = zoo._build("falcon_40b", config, model, settings | dict(multi_query=True))
+    hf_model.save_pretrained(tmp_path)
+    zoo.tokenizer().save_pretrained(tmp_path)
+    folder = str(tmp_path)
+    loaded = boot_offloaded(folder, Checkpoint.of_folder(tmp_path)) if is_offloaded else boot(folder)
+    check_all(Weights(loaded), shared("falcon_40b").folded)
 
 
 def test_circuits_are_read_and_the_wrong_activations_are_noted():
