@@ -99,10 +99,10 @@ def boot_attention_only(name: str, tokenizer: Any, **sizes: int) -> tuple[Any, d
 
 
 def _config_overrides(name: str) -> dict[str, Any]:
-    """An argument of the boot that changes a configuration of which TransformerLens would read a field that transformers ignores.
+    """The argument `hf_config_overrides` of a boot, for a configuration that TransformerLens reads incorrectly; empty for others.
 
-    Falcon 40B, 180B and Falcon 2 have `multi_query=True` and several key-value heads. With the new decoder architecture,
-    transformers reads `num_kv_heads` only; TransformerLens expects one head and cannot split the weights.
+    In Falcon's new decoder architecture, transformers ignores `multi_query`, whose default is True. TransformerLens then
+    expects one key-value head, and cannot split the weights.
     """
     from transformers import PretrainedConfig
 

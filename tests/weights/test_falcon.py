@@ -56,8 +56,8 @@ def test_scores_at_a_distance_are_those_of_the_hugging_face_model(distance):
 
 
 @pytest.mark.parametrize("is_offloaded", [False, True])
-def test_the_published_configurations_are_loaded(tmp_path, is_offloaded):
-    """They have `multi_query=True`, which transformers ignores in the new decoder architecture."""
+def test_models_with_the_default_of_multi_query_are_loaded(tmp_path, is_offloaded):
+    """The default is True, which transformers ignores in the new decoder architecture."""
     config, model, settings = zoo._TABLE["falcon_40b"][:3]
     hf_model = zoo._build("falcon_40b", config, model, settings | dict(multi_query=True))
     hf_model.save_pretrained(tmp_path)
