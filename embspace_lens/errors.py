@@ -483,15 +483,31 @@ def wrong_stream_width(weight: str, model: str, width: int, d_model: int) -> Emb
     return unsupported(f"{weight} of {model}", reason)
 
 
-def latent_attention(weight: str, model: str) -> EmbspaceError:
-    """Keys and values are compressed, so that heads have no W_K and W_V of their own."""
-    return unsupported(f"{weight} of {model}", "multi-head latent attention compresses its keys and values")
-
-
-def falcon_heads(weight: str, model: str) -> EmbspaceError:
-    """TransformerLens splits the fused weights of this Falcon model incorrectly."""
-    reason = "TransformerLens splits its fused query, key and value weights incorrectly (new_decoder_architecture)"
+def latent_attention(weight: str, model: str, module: str) -> EmbspaceError:
+    """The layout of an attention with compressed keys and values was not checked."""
+    reason = f"the layout of its multi-head latent attention ({module}) is unknown"
     return unsupported(f"{weight} of {model}", reason)
+
+
+def latent_rotation(model: str) -> EmbspaceError:
+    """A distance was given for a model whose rotary dimensions are not read."""
+    reason = "the rotary dimensions of multi-head latent attention are not read. Omit the distance"
+    return unsupported(f"A distance in {model}", reason)
+
+
+def latent_hooks(hook: str, model: str) -> EmbspaceError:
+    """The hook points of compressed attention have other shapes than its weights."""
+    reason = "TransformerLens's hook points in multi-head latent attention do not have the shapes of its heads"
+    return unsupported(f"{hook} of {model}", reason)
+
+
+def falcon_hooks(hook: str, model: str) -> EmbspaceError:
+    """TransformerLens splits the fused weights of this Falcon model incorrectly."""
+    reason = (
+        "TransformerLens splits its fused query, key and value weights incorrectly (new_decoder_architecture), so that its "
+        "activations are wrong"
+    )
+    return unsupported(f"{hook} of {model}", reason)
 
 
 def no_attribute(weight: str, model: str, module: str) -> EmbspaceError:

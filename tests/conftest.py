@@ -37,8 +37,8 @@ CORE = {
     "mixtral",  # experts
     "llama4_text",  # experts in every second block, in a different memory layout
     "qwen3_next",  # linear attention, a doubled query projection, a shared expert
-    "deepseek_v2",  # multi-head latent attention, which is refused
-    "falcon_40b",  # fused weights that the host splits incorrectly, which are refused
+    "deepseek_v2",  # multi-head latent attention
+    "falcon_40b",  # fused weights that the host splits incorrectly
     "modernbert_decoder",  # W_in and W_gate in one matrix
     "t5",  # an encoder-decoder model
 }

@@ -118,6 +118,44 @@ def codegen(state: State, prefix: str, n_heads: int) -> Heads:
     return _heads(q, n_heads), _heads(k, n_heads), _heads(v, n_heads)
 
 
+def by_group(name: str, n_kv: int) -> Callable[[State, str, int], Heads]:
+    """Group after group: its queries, its key, its value (Falcon's new decoder architecture)."""
+
+    def split(state: State, prefix: str, n_heads: int) -> Heads:
+        matrix, per_group = state[f"{prefix}{name}.weight"], n_heads // n_kv
+        d_head = matrix.shape[0] // (n_heads + 2 * n_kv)
+        rows_of = lambda i: matrix[i * d_head : (i + 1) * d_head].T  # noqa: E731
+        first = [group * (per_group + 2) for group in range(n_kv)]
+        q = [rows_of(start + i) for start in first for i in range(per_group)]
+        k, v = ([rows_of(start + per_group + i) for start in first] for i in range(2))
+        return torch.stack(q), torch.stack(k), torch.stack(v)
+
+    return split
+
+
+def latent(state: State, prefix: str, n_heads: int) -> Heads:
+    """Multi-head latent attention, without the dimensions that have rotary positions: head after head, two factors."""
+    name = f"{prefix}self_attn."
+    kv_down, kv_up = state[f"{name}kv_a_proj_with_mqa.weight"], state[f"{name}kv_b_proj.weight"]
+    d_value = state[f"{name}o_proj.weight"].shape[1] // n_heads
+    d_key = kv_up.shape[0] // n_heads - d_value
+    kv_gain = state[f"{name}kv_a_layernorm.weight"]
+    has_query_latent = f"{name}q_a_proj.weight" in state
+    q_up = state[f"{name}q_b_proj.weight" if has_query_latent else f"{name}q_proj.weight"]
+    d_query = q_up.shape[0] // n_heads
+    q, k, v = [], [], []
+    for h in range(n_heads):
+        query = q_up[h * d_query :][:d_key].T
+        if has_query_latent:
+            query = state[f"{name}q_a_proj.weight"].T @ (state[f"{name}q_a_layernorm.weight"][:, None] * query)
+        q.append(query)
+        rows = kv_up[h * (d_key + d_value) :][: d_key + d_value]
+        both = kv_down[: len(kv_gain)].T @ (kv_gain[:, None] * rows.T)
+        k.append(both[:, :d_key])
+        v.append(both[:, d_key:])
+    return torch.stack(q), torch.stack(k), torch.stack(v)
+
+
 def qwen3_next(state: State, prefix: str, n_heads: int) -> Heads:
     """For each head, its query and the gate of its output; only the query is returned."""
     doubled = _heads(state[f"{prefix}self_attn.q_proj.weight"], n_heads)  # [n_heads, d_model, 2 * d_head]
@@ -337,7 +375,7 @@ PLANS: dict[str, Plan] = {
     "cohere2": Plan(norms=ONE_NORM, layer_norm=True),
     "falcon_7b": _replace(FALCON, attention=queries_then_keys_then_values("self_attention.query_key_value", 1), norms=ONE_NORM),
     "falcon_rw": FALCON,
-    "falcon_40b": _replace(FALCON, norms=("ln_attn", "ln_mlp")),
+    "falcon_40b": _replace(FALCON, attention=by_group("self_attention.query_key_value", 2), norms=("ln_attn", "ln_mlp")),
     "mixtral": Plan(mlp=mixture()),
     "qwen2_moe": Plan(mlp=mixture(shared="shared_expert")),
     "qwen3_moe": Plan(mlp=mixture()),
@@ -373,8 +411,6 @@ PLANS: dict[str, Plan] = {
         norms=("attn_norm", "mlp_norm"), layer_norm=True, final=None, embed="model.embeddings.tok_embeddings",
         unembed="decoder",
     ),
-    "deepseek_v2": Plan(mlp=mixture(shared="shared_experts")),
-    "deepseek_v3": Plan(mlp=mixture(shared="shared_experts")),
     "mamba": Plan(layers="backbone.layers.{}.", final="backbone.norm_f", embed="backbone.embeddings"),
 }  # fmt: skip
 LLAMAS = (
@@ -392,8 +428,9 @@ LLAMAS = (
 )
 PLANS |= {name: Plan() for name in LLAMAS}
 
-# Reading must raise an error: compressed keys and values, or weights that TransformerLens splits incorrectly.
-NO_ATTENTION = ("deepseek_v2", "deepseek_v3", "falcon_40b")
+# Multi-head latent attention
+LATENT = ("deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "glm4_moe_lite", "glm_moe_dsa", "youtu")
+PLANS |= {name: Plan(attention=latent, mlp=mixture(shared="shared_experts")) for name in LATENT}
 
 
 def plan_of(name: str, layer: int | None = None) -> Plan:
@@ -405,6 +442,8 @@ def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effect
     """The effective weights of `zoo.ZOO[name]`; `fold=False` ignores every norm, as the papers do."""
     plan = plan_of(name)
     state = {key: value.detach().double() for key, value in hf_model.state_dict().items()}
+    if not fold:  # also those between the two factors of multi-head latent attention
+        state |= {key: torch.ones_like(gain) for key, gain in state.items() if key.endswith("_a_layernorm.weight")}
     config = hf_model.config
     n_layers, n_heads = config.num_hidden_layers, getattr(config, "num_attention_heads", 0)
 
@@ -437,7 +476,7 @@ def oracle(name: str, hf_model: torch.nn.Module, *, fold: bool = True) -> Effect
         (before_attention, before_mlp), (after_attention, after_mlp) = (
             [norm(prefix, norm_name) for norm_name in names] for names in (plan.norms, plan.post)
         )
-        if f"{prefix}{plan.out}.weight" in state and name not in NO_ATTENTION:
+        if f"{prefix}{plan.out}.weight" in state:
             q, k, v = plan.attention(state, prefix, n_heads)
             out = state[f"{prefix}{plan.out}.weight"]
             out = out if plan.transposed_out else out.T  # [n_heads * d_head, d_model]

@@ -186,8 +186,7 @@ def test_objects_that_are_not_models_raise():
         ("mamba", lambda lens: lens.neurons(), "no MLP"),
         ("mamba", lambda lens: lens.ov(), "no attention"),
         ("jamba", lambda lens: lens.ov(layer=0), "block 0 has no attention. Blocks with one: 1, 3"),
-        ("deepseek_v2", lambda lens: lens.qk(), "multi-head latent attention"),
-        ("falcon_40b", lambda lens: lens.ov(), "new_decoder_architecture"),
+        ("deepseek_v2", lambda lens: lens.qk(distance=1), "multi-head latent attention"),
         ("opt_350m", lambda lens: lens.ov(), "its width is 16"),
     ],
 )

@@ -72,7 +72,7 @@ LINEAR = dict(  # linear attention in block 0, softmax attention in block 1
 MAMBA2 = dict(mamba_n_heads=8, mamba_d_head=8, mamba_d_state=4, mamba_n_groups=1, mamba_d_conv=2, mamba_expand=2)
 SLIDING = dict(layer_types=["sliding_attention", "full_attention"])
 DEEPSEEK = dict(
-    q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8, n_shared_experts=1,
+    q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=6, n_shared_experts=1,
     num_experts_per_tok=2, moe_intermediate_size=16, first_k_dense_replace=1, n_group=1, topk_group=1,
 )  # fmt: skip
 
@@ -340,11 +340,30 @@ _TABLE = {
         "ModernBertDecoderForCausalLM",
         {k: v for k, v in MHA.items() if k != "num_key_value_heads"} | dict(norm_bias=False),
     ),
-    # Models of which some or all weights cannot be read
+    # Multi-head latent attention
     "deepseek_v2": (
         "DeepseekV2Config", "DeepseekV2ForCausalLM", MHA | DEEPSEEK | dict(n_routed_experts=3, topk_method="greedy"),
     ),
+    "deepseek_v2_lite": (
+        "DeepseekV2Config", "DeepseekV2ForCausalLM",
+        MHA | DEEPSEEK | dict(n_routed_experts=3, q_lora_rank=None, topk_method="greedy"),
+    ),
     "deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM", MHA | DEEPSEEK | dict(n_routed_experts=3)),
+    "glm4_moe_lite": (
+        "Glm4MoeLiteConfig", "Glm4MoeLiteForCausalLM",
+        MHA | DEEPSEEK | dict(n_routed_experts=3, mlp_layer_types=["dense", "sparse"]),
+    ),
+    "glm_moe_dsa": (
+        "GlmMoeDsaConfig", "GlmMoeDsaForCausalLM",
+        MHA
+        | DEEPSEEK
+        | dict(
+            n_routed_experts=3, mlp_layer_types=["dense", "sparse"], index_topk=16, index_head_dim=8, index_n_heads=2,
+        ),
+    ),
+    # transformers sets the embedding of Youtu's padding token to 0 when it loads a checkpoint.
+    "youtu": ("YoutuConfig", "YoutuForCausalLM", MHA | DEEPSEEK | dict(pad_token_id=None)),
+    # Models of which some or all weights cannot be read
     "jetmoe": (
         "JetMoeConfig", "JetMoeForCausalLM", LLAMA | dict(num_local_experts=3, num_experts_per_tok=2, kv_channels=8),
     ),

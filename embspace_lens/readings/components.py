@@ -32,6 +32,7 @@ def list_components(lens: BaseLens) -> pd.DataFrame:
         try:
             stored = weights.stored(weight, layer, expert)
             norm = _norm(weights, weight, layer, expert)
+            dtype = weights.dtype_of_factors(weight, layer) or stored.dtype
         except EmbspaceError as reason:
             return keys | UNREADABLE | {"note": str(reason)}
         return keys | {
@@ -39,7 +40,7 @@ def list_components(lens: BaseLens) -> pd.DataFrame:
             "columns": stored.shape[-1],
             "n_heads": len(stored) if stored.ndim == 3 else 0,
             "norm": norm,
-            "dtype": str(stored.dtype).removeprefix("torch."),
+            "dtype": str(dtype).removeprefix("torch."),
             "folded": weights.folded(weight, layer),
             "note": "; ".join(
                 filter(None, ["unchanged" if is_difference and norm == 0 else "", notes.get(weight, "")])

@@ -44,6 +44,15 @@ ADDS_RESIDUAL = {"BloomForCausalLM", "MptForCausalLM", "MPTForCausalLM"}
 # Prefixes of the names of architectures that rotate queries and keys before they normalise them.
 ROTATES_BEFORE_NORM = ("HunYuan", "Llama4", "NanoChat")
 
+# Classes of multi-head latent attention whose layout was checked against the forward pass.
+LATENT_ATTENTION = {
+    "DeepseekV2Attention",
+    "DeepseekV3Attention",
+    "Glm4MoeLiteAttention",
+    "GlmMoeDsaAttention",
+    "YoutuAttention",
+}
+
 # Attention scores are not divided by the square root of d_head.
 UNSCALED_ATTENTION = {"GPTNeoForCausalLM", "Gemma4ForCausalLM"}
 

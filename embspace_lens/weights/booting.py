@@ -23,6 +23,7 @@ def boot(name: str, **arguments: Any) -> Any:
 
     if "hf_model" not in arguments:
         arguments["model_class"] = _CheckedClass()
+        arguments = _config_overrides(name) | arguments
     with _no_installation():
         model = TransformerBridge.boot_transformers(name, **arguments)
     return model.eval()
@@ -44,6 +45,7 @@ def boot_offloaded(name: str, checkpoint: Checkpoint, **arguments: Any) -> Any:
     """
     from transformer_lens.model_bridge import TransformerBridge
 
+    arguments = _config_overrides(name) | arguments
     with _no_installation():
         model = TransformerBridge.boot_transformers(name, model_class=_CheckedClass(checkpoint), **arguments)
     model.requires_grad_(False).eval()
@@ -115,6 +117,22 @@ def boot_attention_only(name: str, tokenizer: Any, **sizes: int) -> tuple[Any, d
     model = bridge.boot_native(TransformerBridgeConfig(**options), tokenizer=tokenizer, model_name=name).eval()
     stored = model.original_model.named_parameters()
     return model, {key.replace("_original_component.", ""): parameter for key, parameter in stored}
+
+
+def _config_overrides(name: str) -> dict[str, Any]:
+    """The argument `hf_config_overrides` of a boot, for a configuration that TransformerLens reads incorrectly; empty for others.
+
+    In Falcon's new decoder architecture, transformers ignores `multi_query`, whose default is True. TransformerLens then
+    expects one key-value head, and cannot split the weights.
+    """
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(name)
+    except (OSError, ValueError):
+        return {}  # the boot states the reason
+    is_affected = config.get("model_type") == "falcon" and config.get("new_decoder_architecture")
+    return {"hf_config_overrides": {"multi_query": False}} if is_affected else {}
 
 
 class _CheckedClass:

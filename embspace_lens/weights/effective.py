@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import FactoredMatrix
@@ -44,7 +45,7 @@ class Weights:
 
     Raises:
         EmbspaceError: If `model` is not a TransformerLens model. Reading a weight raises it if the model does not have the
-            weight, or if it could only be read incorrectly (meta or quantised tensors, multi-head latent attention).
+            weight, or if it could only be read incorrectly (meta or quantised tensors).
 
     References:
         Elhage et al. (2021), A Mathematical Framework for Transformer Circuits, "Handling layer normalization".
@@ -132,7 +133,7 @@ class Weights:
     def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
         """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, stored as two factors.
 
-        Positions, norms of queries and keys and the factor 1/√d_head are left out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for
+        Positions, norms of queries and keys, the rotary part of multi-head latent attention and the factor 1/√d_head are left out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for
         a key that is `distance` tokens before its query.
         """
         q, k = self.W_Q(layer), self.W_K(layer)
@@ -251,12 +252,23 @@ class Weights:
         position = "after" if weight in WRITING else "before"
         return getattr(self.host.blocks[layer], f"{position}_{sublayer_of(weight)}")
 
+    def dtype_of_factors(self, weight: str, layer: int) -> torch.dtype | None:
+        """The precision of the two factors of a weight in multi-head latent attention; None for a weight of one matrix."""
+        return self.host.dtype_of_factors(self.host.blocks[layer], weight) if weight in ATTENTION else None
+
+    def inner_norm(self, weight: str, layer: int = -1) -> Norm:
+        """The norm between the two factors of a weight in multi-head latent attention; its gain is folded in."""
+        if weight not in ATTENTION:
+            return Norm()
+        return self.host.inner_norm(self.host.blocks[layer], cast(AttentionWeight, weight))
+
     def folded(self, weight: str, layer: int = -1) -> str:
         """What was folded into a weight, as text: `ln1 gain + centred`; empty for nothing."""
-        norm = self.norm(weight, layer)
-        if not self.fold_ln or not norm.name:
+        norm, inner = self.norm(weight, layer), self.inner_norm(weight, layer)
+        if not self.fold_ln:
             return ""
-        parts = {f"{norm.name} gain": norm.gain is not None, "centred": norm.centres}
+        parts = {f"{each.name} gain": each.gain is not None for each in (norm, inner) if each.name}
+        parts["centred"] = norm.centres
         return " + ".join(part for part, is_folded in parts.items() if is_folded)
 
     def notes(self) -> dict[str, str]:
@@ -321,7 +333,8 @@ class Weights:
 
     def _reading_heads(self, layer: int, name: AttentionWeight) -> Tensor:
         block = self._block(layer, "attn")
-        weight = self._read(self.host.attention(block, name), block.before_attn, f"{name} of block {layer}")
+        stored = self.host.attention(block, name, fold_inner=self.fold_ln)
+        weight = self._read(stored, block.before_attn, f"{name} of block {layer}")
         # A bridge has one matrix per key-value head, a HookedTransformer one per query head.
         return weight.repeat_interleave(self.n_heads // len(weight), dim=0) if len(weight) < self.n_heads else weight
 

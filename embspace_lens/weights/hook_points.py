@@ -38,8 +38,13 @@ def head_hook(weights: Weights, layer: int, weight: str = "W_O") -> str:
     Raises:
         EmbspaceError: If the model has no such block, or the block has no attention that can be read.
     """
+    hook = f"blocks.{layer}.attn.{SUBHEAD_HOOKS[weight]}"
     weights.W_O(layer)  # attention that cannot be read has other shapes at its hook points
-    return _existing(weights, f"blocks.{layer}.attn.{SUBHEAD_HOOKS[weight]}")
+    if weights.host.has_latent_attention:
+        raise errors.latent_hooks(hook, weights.name)
+    if weights.host.splits_falcon_incorrectly:
+        raise errors.falcon_hooks(hook, weights.name)
+    return _existing(weights, hook)
 
 
 def pattern_hook(weights: Weights, layer: int) -> str:
@@ -49,6 +54,8 @@ def pattern_hook(weights: Weights, layer: int) -> str:
         EmbspaceError: If the model has no such block, or the block has no attention that can be read.
     """
     weights.W_O(layer)
+    if weights.host.splits_falcon_incorrectly:
+        raise errors.falcon_hooks(f"blocks.{layer}.attn.hook_pattern", weights.name)
     return _existing(weights, f"blocks.{layer}.attn.hook_pattern")
 
 

@@ -7,11 +7,12 @@ index is not the block's index.
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from einops import rearrange
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import errors
+from ..checkpoints.lazy_tensor import loaded
 from .architectures import (
     FUSED_IN,
     HEADS_BEFORE_UNEMBED,
@@ -24,6 +25,8 @@ from .architectures import (
 )
 from .configuration import context_length
 from .experts import NO_EXPERT, ExpertWeights
+from .head_matrices import falcon_heads, heads_of_linear_layers
+from .latent_attention import is_latent, latent_factors, latent_modules, latent_output, latent_scale
 from .modules import attribute, readable, unwrap
 
 OuterWeight = Literal["W_E", "W_U", "W_pos"]
@@ -87,7 +90,19 @@ class Host:
     @property
     def n_key_value_heads(self) -> int:
         """The number of key-value heads of a block."""
+        if self.has_latent_attention:
+            return self.n_heads  # the latent vector is shared, the keys and values are not
         return int(getattr(self.cfg, "n_key_value_heads", None) or self.n_heads)
+
+    @property
+    def has_latent_attention(self) -> bool:
+        """Whether the blocks have multi-head latent attention."""
+        return any(is_latent(block.attn) for block in self.blocks)
+
+    @property
+    def splits_falcon_incorrectly(self) -> bool:
+        """Whether TransformerLens splits the fused queries, keys and values of this Falcon model in the wrong order."""
+        return self.architecture == "FalconForCausalLM" and bool(self.from_config("new_decoder_architecture", False))
 
     @property
     def residual_multiplier(self) -> float:
@@ -99,6 +114,10 @@ class Host:
         if not self.is_bridge:
             attn: Any = self.blocks[layer].attn
             return 1 / float(attn.attn_scale)
+        attention: Any = self.blocks[layer].attn
+        latent = latent_scale(attention) if is_latent(attention) else None
+        if latent is not None:
+            return latent
         if self.architecture in UNSCALED_ATTENTION or not self.from_config("scale_attn_weights", True):
             return 1.0
         mpt_scale = getattr(self.from_config("attn_config"), "softmax_scale", None)
@@ -212,22 +231,27 @@ class Host:
     # -- attention
 
     def attention(
-        self, block: Block, name: AttentionWeight
+        self, block: Block, name: AttentionWeight, *, fold_inner: bool = False
     ) -> Float[Tensor, "heads d_model d_head"] | Float[Tensor, "heads d_head d_model"]:
         """W_Q, W_K, W_V `[n_heads, d_model, d_head]` or W_O `[n_heads, d_head, d_model]` as stored.
 
-        W_K and W_V have one matrix per key-value head in a bridge and one per query head in a HookedTransformer.
+        W_K and W_V have one matrix per key-value head in a bridge and one per query head in a HookedTransformer. In multi-head
+        latent attention, weights are products of two factors, with the gain of the norm between them if `fold_inner`.
         """
         label = f"{name} of block {block.layer}"
         if block.attn is None:
             raise errors.unsupported(f"{label} of {self.name}", "the block has no attention")
-        if type(block.attn).__name__.startswith("MLA"):
-            raise errors.latent_attention(label, self.name)
-        if self.architecture == "FalconForCausalLM" and self.from_config("new_decoder_architecture", False):
-            raise errors.falcon_heads(label, self.name)
+        if is_latent(block.attn):
+            return self._latent_heads(block, name, label, fold_inner)
         weight = attribute(block.attn, name, label, self.name)
-        if weight is None:
-            weight = self._heads_of_linear_layers(block, name)
+        if self.splits_falcon_incorrectly and name != "W_O":
+            parts = [attribute(block.attn, part, label, self.name) for part in ("W_Q", "W_K", "W_V")]
+            if not any(part is None for part in parts):
+                weight = falcon_heads(
+                    [readable(part, label, self.name) for part in parts], name, self.n_key_value_heads
+                )
+        elif weight is None:
+            weight = heads_of_linear_layers(block.attn, name, self.n_heads)
         if weight is None:
             raise errors.no_attribute(label, self.name, type(block.attn).__name__)
         weight = readable(weight, label, self.name)
@@ -237,25 +261,26 @@ class Host:
             raise errors.unexpected_shape(label, self.name, tuple(weight.shape), "one matrix per head")
         return weight
 
-    def _heads_of_linear_layers(self, block: Block, name: AttentionWeight) -> Tensor | None:
-        """A weight from the linear layers of a block whose d_head differs from the configuration (Gemma 4)."""
-        modules = getattr(block.attn, "_modules", {})
-        linear = {key: getattr(unwrap(modules[key]), "weight", None) for key in "qkvo" if modules.get(key) is not None}
-        q, o, weight = (linear.get(key) for key in ("q", "o", name[-1].lower()))
-        if not (isinstance(q, Tensor) and isinstance(o, Tensor) and isinstance(weight, Tensor)) or weight.ndim != 2:
+    def inner_norm(self, block: Block, name: AttentionWeight) -> Norm:
+        """The norm between the two factors of a weight in multi-head latent attention; none in other attention."""
+        if block.attn is None or not is_latent(block.attn):
+            return Norm()
+        module = latent_modules(block.attn, name)[1]
+        label = "q_a_layernorm" if name == "W_Q" else "kv_a_layernorm"
+        return Norm() if module is None else self.norm_of(module, label)
+
+    def dtype_of_factors(self, block: Block, name: str) -> torch.dtype | None:
+        """The precision of the two factors of a weight in multi-head latent attention; None for a weight of one matrix."""
+        if block.attn is None or name == "W_O" or not is_latent(block.attn):
             return None
-        d_head = o.shape[1] // self.n_heads
-        has_gate = q.shape[0] == 2 * o.shape[1]  # Qwen3-Next: for each head its query, then the gate of its output
-        if q.shape[0] != o.shape[1] and not has_gate:
-            return None
-        if name == "W_Q" and has_gate:
-            query = rearrange(weight, "(head part d_head) d_model -> part head d_model d_head", part=2, d_head=d_head)
-            return query[0]
+        return loaded(latent_factors(block.attn, name, self.n_heads, name, self.name).up).dtype
+
+    def _latent_heads(self, block: Block, name: AttentionWeight, label: str, fold_inner: bool) -> Tensor:
+        attn = cast(nn.Module, block.attn)
         if name == "W_O":
-            return rearrange(weight, "d_model (head d_head) -> head d_head d_model", d_head=d_head)
-        if weight.shape[0] % d_head:
-            return None
-        return rearrange(weight, "(head d_head) d_model -> head d_model d_head", d_head=d_head)
+            return latent_output(attn, self.n_heads, label, self.name)
+        factors = latent_factors(attn, name, self.n_heads, label, self.name)
+        return factors.product(self.inner_norm(block, name).gain if fold_inner else None)
 
     def lazy(self, name: str, layer: int, expert: int = NO_EXPERT) -> Tensor | None:
         """A weight of a block, which is not read; None if the block does not have it, or it cannot be read."""

@@ -1,16 +1,25 @@
 """Notes on weights: the scales, caps and norms of a model that no weight contains."""
 
 import math
+from typing import Any
 
 from .architectures import SCALED_BY_WIDTH
-from .host import Host
+from .host import AttentionWeight, Host
+from .latent_attention import has_indexer, is_latent
 from .rotary import rotates
 
 
 def collect_notes(host: Host) -> dict[str, str]:
     """The operations between a weight and its effect, by weight; empty for none. The keys are W_E, W_U, W_Q, W_K and W_V."""
     notes = {"W_E": _embedding_notes(host), "W_U": _unembedding_notes(host), "W_V": _clipping_notes(host)}
-    notes["W_Q"] = notes["W_K"] = _query_key_notes(host) + notes["W_V"]
+    shared = _query_key_notes(host) + notes["W_V"]
+    notes["W_Q"], notes["W_K"] = (_latent_notes(host, weight) + shared for weight in ("W_Q", "W_K"))
+    notes["W_V"] = _latent_notes(host, "W_V") + notes["W_V"]
+    if host.splits_falcon_incorrectly:
+        for weight in ("W_Q", "W_K", "W_V"):
+            notes[weight].append(
+                "TransformerLens splits this weight incorrectly, so that its activations and logits are wrong"
+            )
     return {weight: "; ".join(lines) for weight, lines in notes.items()}
 
 
@@ -55,11 +64,29 @@ def _query_key_notes(host: Host) -> list[str]:
     return notes + _scale_notes(host) + _position_notes(host)
 
 
+def _latent_notes(host: Host, weight: AttentionWeight) -> list[str]:
+    """What multi-head latent attention computes between the two factors of a weight, and beside its queries and keys."""
+    block = next((block for block in host.blocks if is_latent(block.attn)), None)
+    if block is None:
+        return []
+    norm = host.inner_norm(block, weight)
+    notes = (
+        [f"product of two factors; {norm.name} between them also divides by a scale of each token"] if norm.name else []
+    )
+    if weight == "W_V":
+        return notes
+    notes.append("a part with rotary positions is added to the scores; it is not read")
+    return notes + (["an indexer selects the keys of each query"] if has_indexer(block.attn) else [])
+
+
 def _scale_notes(host: Host) -> list[str]:
     """The factor of the scores before the softmax, if it is not 1/√d_head."""
     first = next((block for block in host.blocks if block.attn is not None), None)
-    d_head = int(getattr(host.cfg, "d_head", 0) or 0)
-    if first is None or not d_head:
+    if first is None:
+        return []
+    # In multi-head latent attention, the part that is read has qk_nope_head_dim dimensions.
+    d_head: Any = host.from_config("qk_nope_head_dim") if is_latent(first.attn) else getattr(host.cfg, "d_head", 0)
+    if not d_head:
         return []
     scale = host.score_scale(first.layer, d_head)
     notes = [] if math.isclose(scale, d_head**-0.5) else [f"scores x {scale:.4g} before the softmax, not 1/√d_head"]

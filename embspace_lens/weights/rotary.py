@@ -17,6 +17,7 @@ from ..search.tiles import float64
 from ..tables.checks import check_integer
 from .architectures import Block
 from .host import Host
+from .latent_attention import is_latent
 from .modules import unwrap
 
 
@@ -97,6 +98,8 @@ def rotary_of(host: Host, block: Block) -> Rotary:
     """
     config = host.from_config
     attn: Any = block.attn
+    if is_latent(attn):
+        raise errors.latent_rotation(host.name)
     if not host.is_bridge and host.cfg.positional_embedding_type == "rotary":
         return _from_tables(attn.rotary_sin, attn.rotary_cos, bool(host.cfg.rotary_adjacent_pairs))
     modules = _rotary_modules(host)

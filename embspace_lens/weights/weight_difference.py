@@ -81,9 +81,10 @@ class WeightDifference(Weights):
 
     @staticmethod
     def _tensors(weights: Weights, name: str, layer: int, expert: int) -> list[Tensor]:
-        """A stored weight, and the gain that is folded into it."""
-        gain = weights.norm(name, layer).gain if weights.fold_ln else None
-        return [weights.stored(name, layer, expert), *([] if gain is None else [gain])]
+        """A stored weight, and the gains that are folded into it."""
+        norms = (weights.norm(name, layer), weights.inner_norm(name, layer)) if weights.fold_ln else ()
+        gains = [norm.gain for norm in norms]
+        return [weights.stored(name, layer, expert), *(gain for gain in gains if gain is not None)]
 
     def W_out(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_mlp d_model"]:
         return self.after.W_out(layer, expert) - self.before.W_out(layer, expert)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import zoo
-from oracle import NO_ATTENTION, PLANS
+from oracle import PLANS
 from oracle_cases import check_all, error, fresh, readings, shared, skipping
 from torch import nn
 
@@ -49,8 +49,7 @@ def test_sizes_and_layers_match_the_architecture(name):
     assert (weights.d_vocab, weights.d_model) == (d_vocab, d_model)
     assert weights.name and isinstance(weights.name, str)
     assert weights.n_layers == (4 if name == "jamba" else 2)
-    with_attention = [0, 1] if name in NO_ATTENTION else sorted(case.folded.attention)
-    assert weights.layers_with("attn") == with_attention
+    assert weights.layers_with("attn") == sorted(case.folded.attention)
     assert weights.layers_with("mlp") == sorted(case.folded.mlp)
     if case.folded.attention:
         assert weights.n_heads == next(iter(case.folded.attention.values()))["W_Q"].shape[0]

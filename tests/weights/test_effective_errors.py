@@ -28,22 +28,6 @@ def test_other_objects_raise_an_error():
     check_message(error, "GPT2LMHeadModel")
 
 
-def test_latent_attention_raises_an_error():
-    weights = Weights(shared("deepseek_v2").model)
-    for name in ("W_Q", "W_K", "W_V", "W_O", "W_OV", "W_QK"):
-        with pytest.raises(EmbspaceError) as error:
-            getattr(weights, name)(0)
-        check_message(error, "latent")
-
-
-def test_grouped_heads_of_falcon_raise_an_error():
-    weights = Weights(shared("falcon_40b").model)
-    for name in ("W_Q", "W_K", "W_V", "W_OV", "W_QK"):
-        with pytest.raises(EmbspaceError) as error:
-            getattr(weights, name)(1)
-        check_message(error, "new_decoder_architecture")
-
-
 def test_blocks_of_encoder_decoder_models_raise_an_error():
     weights = Weights(zoo.boot(zoo.ZOO["t5"]()))
     assert weights.layers_with("attn") == weights.layers_with("mlp") == []

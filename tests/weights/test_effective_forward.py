@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import zoo
-from oracle import NO_ATTENTION, PLANS, plan_of
+from oracle import LATENT, PLANS, plan_of
 from oracle_cases import TOKENS, activations, changes, error, normalised, shared, skipping, unit
 from torch import Tensor, nn
 
@@ -38,7 +38,11 @@ def heads_of(x: Tensor, n_heads: int) -> Tensor:
     return x.flatten(2).unflatten(2, (n_heads, -1)).transpose(1, 2)
 
 
-@pytest.mark.parametrize("name", skipping([n for n in NAMES if n not in ("mamba", *NO_ATTENTION)], zoo.NO_FORWARD))
+# Tests of their own: the hook points of latent attention have other shapes, and Falcon's forward pass is that of other weights.
+OWN_TESTS = (*LATENT, "falcon_40b")
+
+
+@pytest.mark.parametrize("name", skipping([n for n in NAMES if n not in ("mamba", *OWN_TESTS)], zoo.NO_FORWARD))
 def test_attention_computes_with_the_effective_weights(name):
     cache, weights, stored = activations(name), Weights(shared(name).model), Weights(shared(name).model, fold_ln=False)
     n_heads = weights.n_heads

@@ -20,7 +20,10 @@ NOT_ROTARY = ["gpt2", "bloom", "opt", "falcon_rw", "bert"]
 UNKNOWN = ["afmoe", "gemma4_text"]
 ROTATED_FIRST = ("llama4_text", "nanochat", "hunyuan_dense")  # norms follow the rotation: see test_query_key_norms.py
 SUPPORTED = ROTATE_HALF | INTERLEAVED
-SPLIT_INCORRECTLY = ("falcon_40b", "stablelm_parallel")  # the host splits the heads of these incorrectly
+SPLIT_INCORRECTLY = (
+    "falcon_40b",
+    "stablelm_parallel",
+)  # the host splits the heads of these incorrectly: see also test_falcon.py
 
 
 def class_of(name):
