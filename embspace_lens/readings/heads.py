@@ -14,6 +14,7 @@ from ..tables.selection import Select, weight_names
 from ..weights.experts import NO_EXPERT
 from ..weights.host import AttentionWeight
 from ..weights.parameter_names import ATTENTION, WeightIndex, side_of
+from ..weights.prefetching import read_ahead
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 from .pair_search import pair_block, pair_search
 
@@ -38,7 +39,7 @@ def read_subheads(
         with token_bar(lens, "subheads", len(layers) * len(names)) as bar:
             for index, following in zip_longest(layers, layers[1:]):
                 if following is not None:
-                    lens.weights.read_ahead(names, [WeightIndex(following, NO_EXPERT)])
+                    read_ahead(lens.weights, names, [WeightIndex(following, NO_EXPERT)])
                 parts = []
                 for name in names:
                     x = lens.weights.directions(name, index)[heads]
@@ -102,7 +103,7 @@ def _read_circuit(
         with tqdm(total=len(layers) * len(heads), desc=name, unit="head", disable=None, leave=False) as bar:
             for index, following in zip_longest(layers, layers[1:]):
                 if following is not None:
-                    lens.weights.read_ahead([name], [WeightIndex(following, NO_EXPERT)])
+                    read_ahead(lens.weights, [name], [WeightIndex(following, NO_EXPERT)])
                 search = pair_search(lens, name, index, distance)
                 for h in heads:
                     keys = {"layer": index, "head": h, "weight": name, "rank": np.arange(k)}

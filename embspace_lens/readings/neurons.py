@@ -15,6 +15,7 @@ from ..tables.frames import tidy
 from ..tables.selection import Select, select, weight_names
 from ..weights.host import MLPWeight
 from ..weights.parameter_names import MLP, WeightIndex, side_of
+from ..weights.prefetching import read_ahead
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
 
 
@@ -53,7 +54,7 @@ def read_neurons(
         batches = list(_batches(mlps, widths, lens.weights.d_model))
         with token_bar(lens, "neurons", len(batches) * len(names)) as bar:
             for batch, following in zip_longest(batches, batches[1:], fillvalue=[]):
-                lens.weights.read_ahead(names, following)
+                read_ahead(lens.weights, names, following)
                 parts = []
                 for name in names:
                     directions = list(queries(batch, name))

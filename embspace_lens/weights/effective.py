@@ -1,6 +1,5 @@
 """Effective weights: what a weight reads from the residual stream or writes to it, with the linear part of the norms."""
 
-from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from .. import errors
-from ..checkpoints.checkpoint import ranges_of
 from ..checkpoints.lazy_tensor import LazyTensor, loaded
 from ..tables.selection import Select, select
 from .architectures import Block, Norm
@@ -17,7 +15,7 @@ from .experts import NO_EXPERT
 from .folding import fold_into_reading, fold_into_writing
 from .host import AttentionWeight, Host, MLPWeight, OuterWeight
 from .notes import collect_notes
-from .parameter_names import ATTENTION, FACTORS, MLP, WRITING, Sublayer, WeightIndex, sublayer_of
+from .parameter_names import ATTENTION, MLP, WRITING, Sublayer, WeightIndex, sublayer_of
 from .rotary import rotation_matrix
 
 
@@ -284,19 +282,6 @@ class Weights:
     def bytes_read(self) -> int:
         """How many bytes of the checkpoint were read so far, or fetched over the network; 0 for a model in memory."""
         return 0 if self.host.checkpoint is None else self.host.checkpoint.files.bytes_read
-
-    def read_ahead(self, names: Iterable[str], indices: Iterable[WeightIndex]) -> None:
-        """Start to read weights that will be needed next, while others are projected; nothing for a model in memory.
-
-        Args:
-            names: The weights; circuits stand for their two factors.
-            indices: Where they are.
-        """
-        if self.host.checkpoint is None:
-            return
-        parameters = [part for name in names for part in FACTORS.get(name, (name,))]
-        lazy = (self.host.lazy(name, *index) for index in indices for name in parameters)
-        self.host.checkpoint.files.read_ahead(part for weight in lazy for part in ranges_of(weight))
 
     # -- internals
 

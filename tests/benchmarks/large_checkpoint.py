@@ -85,7 +85,7 @@ def write_shard(path: Path, tensors: dict[str, Tensor] | None, shapes: dict[str,
             if tensors is None:
                 file.seek(2 * torch.Size(shape).numel(), 1)
             else:
-                file.write(tensors[name].view(torch.uint8).numpy())
+                file.write(memoryview(tensors[name].view(torch.uint8).numpy()))
         file.truncate()
 
 
