@@ -187,9 +187,9 @@ LAYOUTS = {
         fp8([20, 24], scale_dtype=torch.float8_e8m0fnu),
         "FP8 in blocks of 20 × 24",
     ),
-    "fp8_per_tensor": Layout(FP8 | {"activation_scheme": "static"}, fp8_per_tensor, "FP8"),
+    "fp8_per_tensor": Layout(FP8 | {"activation_scheme": "static"}, fp8_per_tensor, "FP8 per tensor"),
     "mxfp8": Layout({"quant_method": "mxfp8"}, fp8([1, 32], scale_dtype=torch.uint8), "MXFP8"),
-    "fbgemm_fp8": Layout({"quant_method": "fbgemm_fp8"}, fp8([1, 0], "weight_scale"), "FP8"),
+    "fbgemm_fp8": Layout({"quant_method": "fbgemm_fp8"}, fp8([1, 0], "weight_scale"), "FP8 per row"),
     "int8_per_row": Layout(
         scheme("int-quantized", activations=True, num_bits=8, strategy="channel"),
         compressed(),

@@ -86,7 +86,19 @@ def dequantized(checkpoint: Mapping[str, LazyTensor], config: dict[str, Any]) ->
 
 
 def format_name(config: dict[str, Any]) -> str:
-    """The format of a quantised checkpoint in words, such as `FP8 in blocks of 128 × 128`; empty without quantisation."""
+    """The format of a quantised checkpoint in words; empty without quantisation.
+
+    Args:
+        config: The content of config.json.
+
+    Returns:
+        The format.
+
+    Example:
+        >>> from embspace_lens.checkpoints.dequantization import format_name
+        >>> format_name({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}})
+        'FP8 in blocks of 128 × 128'
+    """
     settings = quantization_settings(config)
     if settings is None:
         return ""

@@ -1,5 +1,7 @@
 """Weights in AWQ: 4-bit integers with a scale and a zero point for each group of inputs."""
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,10 +48,12 @@ def decoded_tensors(checkpoint: Tensors, settings: dict[str, Any]) -> dict[str, 
         zeros, scales = (part_of(checkpoint, f"{module}.{part}", weight, format_name) for part in ("qzeros", "scales"))
         n_inputs, n_words = packed.shape
         size = settings.get("group_size", 128)
-        n_groups = n_inputs // size if size > 0 else 1
+        size = size if size > 0 else n_inputs
+        n_groups = math.ceil(n_inputs / size)
         check_shape(f"{module}.qzeros", zeros, (n_groups, n_words), weight, format_name)
         check_shape(f"{module}.scales", scales, (n_groups, n_words * PER_WORD), weight, format_name)
-        tensors[weight] = decoded(weight_of, [packed, zeros, scales], (n_words * PER_WORD, n_inputs), scales.dtype)
+        decode = partial(weight_of, size=size)
+        tensors[weight] = decoded(decode, [packed, zeros, scales], (n_words * PER_WORD, n_inputs), scales.dtype)
     return tensors
 
 
@@ -57,11 +61,12 @@ def weight_of(
     packed: Int32[Tensor, "n_inputs n_words"],
     zeros: Int32[Tensor, "n_groups n_words"],
     scales: Float[Tensor, "n_groups n_outputs"],
+    size: int,
 ) -> Float[Tensor, "n_outputs n_inputs"]:
-    """The weight: W[o, i] = (q[i, o] − z[g, o]) · s[g, o], where g is the group of input i."""
-    size = len(packed) // len(zeros)
-    zero, scale = (x.repeat_interleave(size, dim=0) for x in (unpacked(zeros).to(torch.int8), scales))
-    return ((unpacked(packed).to(torch.int8) - zero).to(scales.dtype) * scale).T.contiguous()
+    """The weight: W[o, i] = (q[i, o] − z[g, o]) · s[g, o], where g = ⌊i / size⌋ is the group of input i."""
+    group = torch.arange(len(packed)) // size
+    differences = unpacked(packed).to(torch.int8) - unpacked(zeros).to(torch.int8)[group]
+    return (differences.to(scales.dtype) * scales[group]).T.contiguous()
 
 
 def unpacked(words: Int32[Tensor, "n_rows n_words"]) -> UInt8[Tensor, "n_rows n_values"]:

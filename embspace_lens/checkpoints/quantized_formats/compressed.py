@@ -15,6 +15,7 @@ PACKAGE = "compressed_tensors"
 FORMATS = ("naive-quantized", "int-quantized", "float-quantized", "pack-quantized")
 PACKED = "pack-quantized"
 SCALE = ".weight_scale"
+WORD_BITS = 32
 PARTS = ("weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
 """The tensors of a quantised module."""
 
@@ -50,7 +51,10 @@ def decoded_tensors(checkpoint: Tensors, settings: dict[str, Any]) -> dict[str, 
     tensors = {key: x for key, x in checkpoint.items() if key not in used and not ACTIVATIONS.search(key)}
     for module in modules:
         scheme, group = _scheme_of(module, schemes, name)
-        tensors[f"{module}.weight"] = _weight(checkpoint, module, scheme, _format_of(group, settings), name)
+        stored_format = _format_of(group, settings)
+        if stored_format not in FORMATS:
+            raise errors.unread_quantization_setting(name, f"the format {stored_format}")
+        tensors[f"{module}.weight"] = _weight(checkpoint, module, scheme, stored_format, name)
     return tensors
 
 
@@ -62,6 +66,8 @@ def _weight(checkpoint: Tensors, module: str, scheme: Any, stored_format: str, f
     for part in [*needed, "weight_scale", *([] if settings.symmetric else ["weight_zero_point"])]:
         parts[part] = part_of(checkpoint, f"{module}.{part}", weight, format_name)
     stored, scale = parts[needed[0]], parts["weight_scale"]
+    if stored.ndim != 2:
+        raise errors.unread_quantization_setting(format_name, f"several matrices in one tensor ({weight})")
     n_rows, n_columns = stored.shape
     if stored_format == PACKED:
         n_columns = _n_unpacked(n_columns, scale, settings)
@@ -70,13 +76,19 @@ def _weight(checkpoint: Tensors, module: str, scheme: Any, stored_format: str, f
     shapes = _scale_shapes(n_rows, n_columns, settings)
     if tuple(scale.shape) not in shapes:
         check_shape(f"{module}.weight_scale", scale, shapes[0], weight, format_name)
+    if stored_format == PACKED:
+        check_shape(f"{module}.weight_packed", stored, (n_rows, _n_words(n_columns, settings)), weight, format_name)
+    if not settings.symmetric:
+        n_zeros = _n_words(n_rows, settings) if stored_format == PACKED else n_rows
+        shape = (n_zeros, *scale.shape[1:]) if settings.strategy in ("group", "channel") else tuple(scale.shape)
+        check_shape(f"{module}.weight_zero_point", parts["weight_zero_point"], shape, weight, format_name)
     names = list(parts)
 
     def decode(*values: Tensor) -> Tensor:
         state = dict(zip(names, values))
         if "weight_shape" in state and state["weight_shape"].tolist() != [n_rows, n_columns]:
-            given = tuple(state["weight_shape"].tolist())
-            raise errors.part_of_other_shape(f"{weight}_packed", tuple(stored.shape), given, weight, format_name)
+            stated = tuple(state["weight_shape"].tolist())
+            raise errors.part_of_other_shape(weight, (n_rows, n_columns), stated, f"{module}.weight_shape", format_name)
         return _compressor(stored_format).decompress(state, scheme)["weight"]
 
     return decoded(decode, list(parts.values()), (n_rows, n_columns), scale.dtype)
@@ -92,7 +104,12 @@ def _n_unpacked(n_words: int, scale: Tensor, settings: Any) -> int:
     """The number of columns of a packed weight: from its groups, or as many as its words of 32 bits hold."""
     if settings.group_size and settings.group_size > 0:
         return scale.shape[-1] * settings.group_size
-    return n_words * 32 // settings.num_bits
+    return n_words * WORD_BITS // settings.num_bits
+
+
+def _n_words(n_values: int, settings: Any) -> int:
+    """The number of words of 32 bits that hold values without gaps."""
+    return math.ceil(n_values * settings.num_bits / WORD_BITS)
 
 
 def _scale_shapes(n_rows: int, n_columns: int, settings: Any) -> list[tuple[int, ...]]:
@@ -142,12 +159,12 @@ def _format_of(group: Mapping[str, Any], settings: dict[str, Any]) -> str:
 
 def _check_settings(checkpoint: Tensors, settings: dict[str, Any], format_name: str) -> None:
     """Refuse formats and settings under which the weights would be read incorrectly."""
-    groups = [group for group in (settings.get("config_groups") or {}).values()]
+    groups = list((settings.get("config_groups") or {}).values())
     if not groups or not all(isinstance(group, Mapping) for group in groups):
         raise errors.unread_quantization_setting(format_name, "no config_groups")
     for group in groups:
         stored_format = _format_of(group, settings)
-        if group.get("weights") and stored_format not in (*FORMATS, "dense"):
+        if group.get("weights") and stored_format not in (*FORMATS, "dense", "mixed-precision"):
             raise errors.unread_quantization_setting(format_name, f"the format {stored_format}")
     if (settings.get("transform_config") or {}).get("config_groups"):
         raise errors.unread_quantization_setting(format_name, "rotated weights (transform_config)")

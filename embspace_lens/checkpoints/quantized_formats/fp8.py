@@ -14,6 +14,7 @@ from .parts import Tensors, check_shape
 
 FLOAT8 = {torch.float8_e4m3fn, torch.float8_e5m2}
 MXFP8_BLOCK = [1, 32]
+FBGEMM = "fbgemm_fp8"
 
 SCALES = ("{name}_scale_inv", "{name}_scale", "{module}.scale", "{module}.qscale_weight")
 """Names under which checkpoints store the scale of a weight."""
@@ -27,7 +28,9 @@ def name_of(settings: dict[str, Any]) -> str:
     block = settings.get("weight_block_size")
     if settings["quant_method"] == "mxfp8":
         return "MXFP8"
-    return f"FP8 in blocks of {block[0]} × {block[1]}" if block else "FP8"
+    if block:
+        return f"FP8 in blocks of {block[0]} × {block[1]}"
+    return "FP8 per row" if settings["quant_method"] == FBGEMM else "FP8 per tensor"
 
 
 def decoded_tensors(checkpoint: Tensors, settings: dict[str, Any]) -> dict[str, LazyTensor]:
@@ -44,9 +47,7 @@ def decoded_tensors(checkpoint: Tensors, settings: dict[str, Any]) -> dict[str, 
     """
     format_name = name_of(settings)
     block = settings.get("weight_block_size") or (MXFP8_BLOCK if settings["quant_method"] == "mxfp8" else None)
-    scale_names = {
-        name: _scale_name(checkpoint, name, format_name) for name, x in checkpoint.items() if x.dtype in FLOAT8
-    }
+    scale_names = {name: _scale_name(checkpoint, name, settings) for name, x in checkpoint.items() if x.dtype in FLOAT8}
     used = set(scale_names.values())
     tensors = {}
     for name, tensor in checkpoint.items():
@@ -86,12 +87,12 @@ def multiplied(weight: Tensor, scale: Tensor, block: list[int] | None) -> Tensor
     return result
 
 
-def _scale_name(checkpoint: Tensors, name: str, format_name: str) -> str:
+def _scale_name(checkpoint: Tensors, name: str, settings: dict[str, Any]) -> str:
     names = [pattern.format(name=name, module=name.removesuffix(".weight")) for pattern in SCALES]
     for scale_name in names:
         if scale_name in checkpoint:
             return scale_name
-    raise errors.missing_part_of_weight(name, names[0], format_name)
+    raise errors.missing_part_of_weight(name, names[settings["quant_method"] == FBGEMM], name_of(settings))
 
 
 def _check_scale(
@@ -101,6 +102,6 @@ def _check_scale(
         blocks = tuple(math.ceil(n / size) for n, size in zip(weight.shape[-2:], block))
         check_shape(name, scale, (*weight.shape[:-2], *blocks), weight_name, format_name)
     elif scale.numel() != 1:
-        same = scale.ndim == weight.ndim
-        shape = tuple(n if same and scale.shape[i] != 1 else 1 for i, n in enumerate(weight.shape))
-        check_shape(name, scale, shape, weight_name, format_name)
+        broadcasts = scale.ndim == weight.ndim and all(n in (1, size) for n, size in zip(scale.shape, weight.shape))
+        per_row = (*weight.shape[:-1], 1)
+        check_shape(name, scale, tuple(scale.shape) if broadcasts else per_row, weight_name, format_name)

@@ -11,6 +11,7 @@ from .parts import Tensors, check_shape, part_of
 
 NAME = "MXFP4"
 BLOCKS, SCALES = "_blocks", "_scales"
+BLOCK_BYTES = 16
 VALUES = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
 """The values of the 4-bit codes of the format E2M1."""
 
@@ -40,9 +41,10 @@ def decoded_tensors(checkpoint: Tensors, settings: dict[str, Any]) -> dict[str, 
     tensors = {name: tensor for name, tensor in checkpoint.items() if name not in used}
     for weight, name in weights.items():
         blocks, scales = checkpoint[name], part_of(checkpoint, weight + SCALES, weight, NAME)
+        check_shape(name, blocks, (*blocks.shape[:-1], BLOCK_BYTES), weight, NAME)
         check_shape(weight + SCALES, scales, tuple(blocks.shape[:-1]), weight, NAME)
-        n_experts, n_rows, n_groups, n_bytes = blocks.shape
-        like = torch.empty(n_experts, n_groups * n_bytes * 2, n_rows, dtype=torch.bfloat16, device="meta")
+        n_experts, n_rows, n_groups, _ = blocks.shape
+        like = torch.empty(n_experts, n_groups * BLOCK_BYTES * 2, n_rows, dtype=torch.bfloat16, device="meta")
         tensors[weight] = LazyTensor(Entrywise(unpacked, (blocks, scales)), like)
     return tensors
 
