@@ -31,6 +31,7 @@ class DequantizedCheckpoint(Mapping[str, LazyTensor]):
     Attributes:
         stored: The quantised checkpoint, with its `files` and its size.
         format_name: The format in words.
+        n_bytes: The size of all parameters as stored.
     """
 
     def __init__(self, stored: Mapping[str, LazyTensor], tensors: dict[str, LazyTensor], format_name: str) -> None:
@@ -52,6 +53,15 @@ class DequantizedCheckpoint(Mapping[str, LazyTensor]):
     @property
     def files(self) -> Any:
         return getattr(self.stored, "files", None)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.dtype.itemsize for tensor in self.stored.values())
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers all parameters of the unquantised model hold."""
+        return sum(tensor.numel() for tensor in self._tensors.values())
 
 
 def dequantized(checkpoint: Mapping[str, LazyTensor], config: dict[str, Any]) -> Mapping[str, LazyTensor]:

@@ -67,7 +67,9 @@ def assert_equal_tables(a: EmbeddingLens, b: EmbeddingLens) -> None:
 def test_weight_has_the_values_of_the_definition(name, tmp_path):
     config = settings_of(name)
     tensors, values = LAYOUTS[name].encode(MODULE, 0.2 * torch.randn(32, 48))
-    weight = dequantized(stored(tmp_path, tensors), config)[WEIGHT]
+    parameters = dequantized(stored(tmp_path, tensors), config)
+    (weight,) = parameters.values()
+    assert list(parameters) == [WEIGHT]
     assert weight.shape == (32, 48)
     assert weight.dtype == weight.read().dtype == values.dtype
     assert torch.equal(weight.read(), values)
@@ -86,6 +88,8 @@ def test_tables_equal_those_of_the_dequantized_model(name, tmp_path):
     folder, plain = save_quantized("llama", tmp_path, LAYOUTS[name].encode)
     checkpoint = Checkpoint.of_folder(folder)
     parameters = dequantized(checkpoint, config)
+    assert parameters.files is checkpoint.files and parameters.n_bytes == checkpoint.n_bytes
+    assert parameters.n_parameters == Checkpoint.of_folder(plain).n_parameters
     before = checkpoint.files.bytes_read
     model = boot_offloaded(str(folder), parameters)
     assert checkpoint.files.bytes_read == before
@@ -337,6 +341,9 @@ def test_part_whose_shape_does_not_fit_its_experts_is_named(part, tensor, messag
     assert f"experts.{part} {message}" in str(error.value)
 
 
+UNNAMED = LAYOUTS["int4"].settings["config_groups"]["group_0"] | {"targets": ["re:.*attn.*"]}
+
+
 def changed(name: str, **settings: Any) -> dict[str, Any]:
     return LAYOUTS[name].settings | settings
 
@@ -347,6 +354,7 @@ def changed(name: str, **settings: Any) -> dict[str, Any]:
         ("int4", {"format": "nvfp4-pack-quantized"}, {}, "the format nvfp4-pack-quantized"),
         ("int4", {"format": "dense"}, {}, "the format dense"),
         ("int4", {"config_groups": {}}, {}, "no config_groups"),
+        ("int4", {"config_groups": {"g": UNNAMED}}, {}, f"no group of settings for {MODULE}"),
         ("int4", {"transform_config": {"config_groups": {"R1": {}}}}, {}, "rotated weights (transform_config)"),
         ("int4", {"sparsity_config": {"format": "sparse-24-bitmask"}}, {}, "sparse weights (sparse-24-bitmask)"),
         ("int4", {}, {"weight_g_idx": torch.ones(48).int()}, "columns reordered by activations (g_idx)"),
@@ -361,6 +369,15 @@ def test_setting_that_is_not_read_is_refused(name, settings, parts, setting, tmp
     with pytest.raises(EmbspaceError) as error:
         dequantized(one_weight(name, tmp_path, **parts), config)
     assert str(error.value) == f"Checkpoints in {format_name(config)} with {setting} are not read. {PLAIN}"
+
+
+def test_setting_that_the_package_does_not_know_is_refused(tmp_path):
+    settings_of("int4")
+    group = LAYOUTS["int4"].settings["config_groups"]["group_0"]
+    group = group | {"weights": group["weights"] | {"num_bits": "many"}}
+    config = {"quantization_config": changed("int4", config_groups={"group_0": group})}
+    with pytest.raises(EmbspaceError, match=r"with these settings: .*num_bits .* are not read"):
+        dequantized(one_weight("int4", tmp_path), config)
 
 
 def test_weight_in_another_precision_than_its_format_is_refused(tmp_path):

@@ -46,7 +46,8 @@ def decoded_tensors(checkpoint: Tensors, settings: dict[str, Any]) -> dict[str, 
     name = name_of(settings)
     _check_settings(checkpoint, settings, name)
     schemes = _schemes(settings, name)
-    modules = {key.rpartition(".")[0] for key, tensor in checkpoint.items() if _is_quantized(key, tensor)}
+    quantized = [key for key, tensor in checkpoint.items() if _is_quantized(key, tensor)]
+    modules = dict.fromkeys(key.rpartition(".")[0] for key in quantized)
     used = {f"{module}.{part}" for module in modules for part in PARTS}
     tensors = {key: x for key, x in checkpoint.items() if key not in used and not ACTIVATIONS.search(key)}
     for module in modules:
@@ -131,7 +132,9 @@ def _schemes(settings: dict[str, Any], format_name: str) -> list[tuple[Any, dict
     try:
         return [(QuantizationScheme.model_validate(group), group) for group in groups if group.get("weights")]
     except ValueError as reason:
-        raise errors.unread_quantization_setting(format_name, str(reason).splitlines()[0]) from reason
+        raise errors.unread_quantization_setting(
+            format_name, f"these settings: {' '.join(str(reason).split())}"
+        ) from reason
 
 
 def _scheme_of(module: str, schemes: list[tuple[Any, dict[str, Any]]], format_name: str) -> tuple[Any, dict[str, Any]]:
