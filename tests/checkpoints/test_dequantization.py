@@ -308,6 +308,7 @@ def test_missing_scales_of_experts_are_named(tmp_path):
         ("float8_per_tensor", "weight_scale", torch.ones(32, 1).bfloat16(), (1,)),
         ("float8_in_blocks", "weight_scale", torch.ones(1, 2).bfloat16(), (2, 2)),
         ("int4", "weight_packed", torch.ones(32, 5).int(), (32, 6)),
+        ("int4", "weight_scale", torch.tensor(1.0).bfloat16(), (32, 3)),
         ("int4_with_zero_points", "weight_zero_point", torch.ones(32, 3).int(), (4, 3)),
         ("nf4", "weight.absmax", torch.ones(23), (24,)),
         ("nf4_nested", "weight.nested_absmax", torch.ones(2), (1,)),
@@ -404,9 +405,10 @@ def test_int8_weight_in_another_layout_is_refused_when_it_is_read(tmp_path):
         weight.read()
 
 
-def test_damaged_state_is_named(tmp_path):
+@pytest.mark.parametrize("state", [b"{", b"[]", b'{"shape": [32, 48], "blocksize": 64, "dtype": "nn"}'])
+def test_damaged_state_is_named(state, tmp_path):
     part = "weight.quant_state.bitsandbytes__nf4"
-    checkpoint = one_weight("nf4", tmp_path, **{part: torch.ones(5, dtype=torch.uint8)})
+    checkpoint = one_weight("nf4", tmp_path, **{part: torch.tensor(list(state), dtype=torch.uint8)})
     with pytest.raises(
         EmbspaceError, match="bitsandbytes__nf4 is truncated or damaged: it is not a quantization state"
     ):

@@ -19,6 +19,9 @@ STATE = ".quant_state.bitsandbytes__"
 PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
 """Endings of the names of the tensors that belong to a weight."""
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The precisions that the state of a 4-bit weight may name."""
+
 ROW_FORMAT = 0
 """The value of `weight_format` for a matrix that is stored row by row."""
 
@@ -62,7 +65,7 @@ def _four_bit_weight(checkpoint: Tensors, weight: str, state_name: str | None, f
     stored = checkpoint[weight]
     try:
         state = json.loads(bytes(checkpoint[state_name].read().tolist()))
-        shape, dtype, size = tuple(map(int, state["shape"])), getattr(torch, state["dtype"]), int(state["blocksize"])
+        shape, dtype, size = tuple(map(int, state["shape"])), DTYPES[state["dtype"]], int(state["blocksize"])
         nested = (
             (int(state["nested_blocksize"]), float(state["nested_offset"])) if "nested_blocksize" in state else None
         )

@@ -103,7 +103,7 @@ def _compressor(stored_format: str) -> Any:
 
 def _n_unpacked(n_words: int, scale: Tensor, settings: Any) -> int:
     """The number of columns of a packed weight: from its groups, or as many as its words of 32 bits hold."""
-    if settings.group_size and settings.group_size > 0:
+    if settings.group_size and settings.group_size > 0 and scale.ndim == 2:
         return scale.shape[-1] * settings.group_size
     return n_words * WORD_BITS // settings.num_bits
 
