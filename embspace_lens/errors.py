@@ -389,6 +389,52 @@ def damaged_shard(file: object, reason: object) -> EmbspaceError:
     return EmbspaceError(f"{file} is truncated or damaged: {reason}. Download or copy it again.")
 
 
+def quantization_not_read(format_name: str, formats: Sequence[str]) -> EmbspaceError:
+    """A checkpoint is quantised in a format that is not read."""
+    return EmbspaceError(
+        f"Checkpoints in {format_name} are not read. Use a checkpoint of the model in bf16, or in one of {', '.join(formats)}."
+    )
+
+
+def needs_package_to_read(format_name: str, package: str, reason: object) -> EmbspaceError:
+    """The package that decodes a quantised format cannot be imported."""
+    return EmbspaceError(
+        f"Checkpoints in {format_name} need the package {package} ({reason}): pip install 'embspace-lens[quantized]'."
+    )
+
+
+def missing_part_of_weight(weight: str, part: str, format_name: str) -> EmbspaceError:
+    """A checkpoint lacks a tensor that a quantised weight needs."""
+    return EmbspaceError(
+        f"{weight} is stored in {format_name}, but its checkpoint holds no {part}, which its values depend on. "
+        "Is a file missing, or is config.json of another model?"
+    )
+
+
+def part_of_other_shape(
+    part: str, shape: tuple[int, ...], expected: tuple[int, ...], weight: str, format_name: str
+) -> EmbspaceError:
+    """A tensor that a quantised weight needs has a shape that does not fit the weight."""
+    return EmbspaceError(
+        f"{part} has shape {shape}, but {weight} in {format_name} needs {expected}. Is config.json of another model?"
+    )
+
+
+def unread_storage(weight: str, dtype: object, format_name: str) -> EmbspaceError:
+    """A weight is stored in a precision that its checkpoint's format does not use."""
+    return EmbspaceError(
+        f"{weight} is stored as {str(dtype).removeprefix('torch.')}, which is not read in a checkpoint in {format_name}. "
+        "Use a checkpoint of the model in bf16."
+    )
+
+
+def unread_quantization_setting(format_name: str, setting: str) -> EmbspaceError:
+    """A quantised checkpoint has a setting under which its weights would be read incorrectly."""
+    return EmbspaceError(
+        f"Checkpoints in {format_name} with {setting} are not read. Use a checkpoint of the model in bf16."
+    )
+
+
 def offloaded_model(operation: str) -> EmbspaceError:
     """A function runs a model whose weights stay in its checkpoint."""
     return EmbspaceError(

@@ -263,3 +263,105 @@ def brute_normalized_scores(model: Any, layer: int, embeddings: Tensor, score: s
                 y = y / y.norm(dim=-1, keepdim=True)
             parts.append(y.repeat_interleave(n_heads // y.shape[1], dim=1).transpose(0, 1))
     return parts[0] @ parts[1].transpose(1, 2)
+
+
+def float8_e4m3(byte: int) -> float:
+    """The value of a byte in the format E4M3: a sign, four bits of the exponent (bias 7), three bits of the fraction."""
+    sign, exponent, fraction = (-1.0 if byte & 0x80 else 1.0), byte >> 3 & 15, byte & 7
+    if (exponent, fraction) == (15, 7):
+        return math.nan
+    return sign * (fraction / 8 * 2.0**-6 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7))
+
+
+def float4_e2m1(code: int) -> float:
+    """The value of four bits in the format E2M1: a sign, two bits of the exponent (bias 1), one bit of the fraction."""
+    sign, exponent, fraction = (-1.0 if code & 8 else 1.0), code >> 1 & 3, code & 1
+    return sign * (fraction / 2 if exponent == 0 else (1 + fraction / 2) * 2.0 ** (exponent - 1))
+
+
+def brute_fp8(weight: Tensor, scale: Tensor, block: tuple[int, int]) -> Tensor:
+    """Each 8-bit value times the scale of its block, rounded to float32."""
+    codes = weight.view(torch.uint8).tolist()
+    exponents = scale.dtype in (torch.uint8, torch.float8_e8m0fnu)
+    scales = (
+        [[2.0 ** (s - 127) for s in row] for row in scale.view(torch.uint8).tolist()] if exponents else scale.tolist()
+    )
+    rows = [
+        [float8_e4m3(code) * scales[i // block[0]][j // block[1]] for j, code in enumerate(row)]
+        for i, row in enumerate(codes)
+    ]
+    return torch.tensor(rows, dtype=torch.float64).float()
+
+
+def brute_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+    """The experts of gpt-oss: each byte holds two values of a row, which becomes a column."""
+    experts = []
+    for expert_blocks, expert_scales in zip(blocks.tolist(), scales.tolist()):
+        rows = [
+            [
+                float4_e2m1(code) * 2.0 ** (exponent - 127)
+                for group, exponent in zip(row_blocks, row_scales)
+                for byte in group
+                for code in (byte & 15, byte >> 4)
+            ]
+            for row_blocks, row_scales in zip(expert_blocks, expert_scales)
+        ]
+        experts.append([list(column) for column in zip(*rows)])
+    return torch.tensor(experts, dtype=torch.float64)
+
+
+def brute_bit_fields(words: list[int], n_bits: int, n_values: int) -> list[int]:
+    """Value i of a row lies in its bits i · n_bits and following, of words of 32 bits with the lowest bit first."""
+    bits = [word >> position & 1 for word in words for position in range(32)]
+    return [sum(bits[i * n_bits + b] << b for b in range(n_bits)) for i in range(n_values)]
+
+
+def brute_scaled_integers(
+    codes: list[list[int]], zeros: Tensor | None, scale: Tensor, block: tuple[int, int]
+) -> Tensor:
+    """(q − z) · s, computed in the precision of the scale; `block` is the size of the blocks that share s and z."""
+    rows = []
+    for i, row in enumerate(codes):
+        values = []
+        for j, code in enumerate(row):
+            shared = (i // block[0], j // block[1])
+            zero = 0 if zeros is None else int(zeros[shared])
+            values.append(torch.tensor(float(code - zero), dtype=scale.dtype) * scale[shared])
+        rows.append(torch.stack(values))
+    return torch.stack(rows)
+
+
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # fmt: skip
+"""The code book of QLoRA (arXiv 2305.14314, appendix E)."""
+
+FP4 = [s * x for s in (1, -1) for x in (0.0, 0.0625 / 12, 8 / 12, 1.0, 4 / 12, 6 / 12, 2 / 12, 3 / 12)]
+"""The code book of FP4 in bitsandbytes: a sign and three bits."""
+
+
+def brute_four_bits(packed: Tensor, absmax: list[float], code_book: list[float], block: int, n_values: int) -> Tensor:
+    """Two codes a byte, the first in the higher four bits; each value is relative to the largest one of its block."""
+    values = []
+    for k in range(n_values):
+        byte = int(packed.flatten()[k // 2])
+        code = byte & 15 if k % 2 else byte >> 4
+        values.append(np.float32(code_book[code]) * np.float32(absmax[k // block]))
+    return torch.tensor(np.array(values, dtype=np.float32))
+
+
+def brute_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, group_size: int) -> Tensor:
+    """AutoAWQ's layout "gemm": the word holds outputs 0, 2, 4, 6, 1, 3, 5, 7 of eight, from its lowest bits on."""
+    n_inputs, n_outputs = len(qweight), scales.shape[1]
+    weight = torch.empty(n_outputs, n_inputs, dtype=scales.dtype)
+    for i in range(n_inputs):
+        for word in range(n_outputs // 8):
+            for position, output in enumerate([0, 2, 4, 6, 1, 3, 5, 7]):
+                code = int(qweight[i, word]) >> 4 * position & 15
+                zero = int(qzeros[i // group_size, word]) >> 4 * position & 15
+                column = 8 * word + output
+                difference = torch.tensor(float(code - zero), dtype=scales.dtype)
+                weight[column, i] = difference * scales[i // group_size, column]
+    return weight

@@ -108,6 +108,14 @@ class Operation(NamedTuple):
         return result if self.output is None else result[self.output]
 
 
+class Entrywise(Operation):
+    """The result of an operation that treats each entry of the first dimension of its arguments by itself."""
+
+    def entry(self, index: int) -> Source:
+        """Read one entry of all arguments."""
+        return Operation(self.function, tuple(part[index] for part in self.args))
+
+
 class LazyTensor(Tensor):
     """A tensor with a shape and a dtype whose values are read when `read` is called, and never kept.
 
@@ -190,7 +198,7 @@ def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
     like = torch.empty_like(_meta(tensor), dtype=dtype)
     if torch.promote_types(tensor.dtype, dtype) == dtype:
         return LazyTensor(tensor.source, like)
-    return LazyTensor(Operation(lambda x: x.to(dtype), (tensor,)), like)
+    return LazyTensor(Entrywise(lambda x: x.to(dtype), (tensor,)), like)
 
 
 def _meta(x: Any) -> Any:

@@ -2,14 +2,14 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from .. import errors
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.lazy_tensor import LazyTensor
 from ..checkpoints.safetensors_header import natural_order
 
 
@@ -29,7 +29,7 @@ def boot(name: str, **arguments: Any) -> Any:
     return model.eval()
 
 
-def boot_offloaded(name: str, checkpoint: Checkpoint, **arguments: Any) -> Any:
+def boot_offloaded(name: str, checkpoint: Mapping[str, LazyTensor], **arguments: Any) -> Any:
     """Boot a TransformerBridge whose parameters are read from a checkpoint when they are needed.
 
     transformers renames and merges the checkpoint's tensors as if it loaded them, and TransformerLens splits them, but they are
@@ -37,7 +37,7 @@ def boot_offloaded(name: str, checkpoint: Checkpoint, **arguments: Any) -> Any:
 
     Args:
         name: A folder with the configuration and the tokenizer.
-        checkpoint: The parameters.
+        checkpoint: The parameters: a `Checkpoint`, or the result of `dequantized`.
         **arguments: Those of `TransformerBridge.boot_transformers`.
 
     Raises:
@@ -142,7 +142,7 @@ class _CheckedClass:
         checkpoint: Where the parameters are read from, when they are needed; None to load them now.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(self, checkpoint: Mapping[str, LazyTensor] | None = None) -> None:
         self.checkpoint = checkpoint
 
     def from_pretrained(self, name: str, **arguments: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Formats of quantised checkpoints: which tensors hold a weight, and how its values are computed from them."""
