@@ -391,6 +391,11 @@ def cache_not_written(folder: object, reason: object) -> EmbspaceError:
     )
 
 
+def fetching_cancelled() -> EmbspaceError:
+    """The process ends while a range of a remote file is fetched."""
+    return EmbspaceError("The range was not fetched, because the process ends. Read it again.")
+
+
 def wrong_cache_size(variable: str, text: str) -> EmbspaceError:
     """The bound of the cache is not a number of gigabytes."""
     return EmbspaceError(f"{variable}={text!r} is not a number of gigabytes above 0.")

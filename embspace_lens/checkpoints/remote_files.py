@@ -46,6 +46,7 @@ class RemoteFiles:
         self._changed = threading.Condition()
         self._ahead: queue.Queue[tuple[str, int, int]] = queue.Queue(READ_AHEAD_RANGES)
         self._reader: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def __repr__(self) -> str:
         return self.folder.url
@@ -97,17 +98,17 @@ class RemoteFiles:
             atexit.register(self.close)
 
     def close(self) -> None:
-        """End the reading ahead, and remove ranges that are not complete."""
-        self.folder.closed.set()
+        """End reading ahead, and remove the range that is not complete."""
+        self._closed.set()
         if self._reader is not None:
-            self._reader.join(timeout=2)
+            self._reader.join(timeout=5)
 
     def _fetch_ahead(self) -> None:
-        while not self.folder.closed.is_set():
+        while not self._closed.is_set():
             with suppress(queue.Empty, errors.EmbspaceError):
                 file, start, stop = self._ahead.get(timeout=0.2)
                 if start < stop <= self.size(file):
-                    self._cached(file, start, stop)
+                    self._cached(file, start, stop, self._closed)
 
     def _mapped(self, file: str, start: int, stop: int) -> tuple[CachedRange, Any]:
         """A file of the cache that contains a range, and its bytes."""
@@ -121,8 +122,8 @@ class RemoteFiles:
                     raise errors.not_readable(cached.path, reason) from reason
         raise errors.cache_not_written(self.cache.folder, "another process removes the files at once")
 
-    def _cached(self, file: str, start: int, stop: int) -> CachedRange:
-        """A file of the cache that contains a range, which is fetched if it is not there."""
+    def _cached(self, file: str, start: int, stop: int, cancelled: threading.Event | None = None) -> CachedRange:
+        """A file of the cache that contains a range, which is fetched if it is not there, unless that is cancelled."""
         key = self.folder.version(file)
         with self._claimed(file, start, stop):
             cached = self.cache.find(key, start, stop)
@@ -135,7 +136,7 @@ class RemoteFiles:
                     for first, last in missing
                     for position in range(first, last, PIECE_BYTES)
                 ]
-                _in_threads(lambda first, last: self._write(new, file, first, last), pieces)
+                _in_threads(lambda first, last: self._write(new, file, first, last), pieces, cancelled)
         return CachedRange(start, stop, self.cache.path(key, start, stop))
 
     @contextmanager
@@ -166,14 +167,17 @@ def write_at(path: Path, position: int, data: bytes) -> None:
         file.write(data)
 
 
-def _in_threads(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -> None:
-    """Call a function for each piece, in several threads. The first exception is raised, and no further piece begins.
+def _in_threads(
+    work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]], cancelled: threading.Event | None
+) -> None:
+    """Call a function for each piece, in several threads. After an exception, which is raised, no further piece begins.
 
     The threads do not outlive the process. Those that are at work when an exception is raised here, such as KeyboardInterrupt,
     end with the piece that they fetch.
+
+    Raises:
+        EmbspaceError: If it is cancelled.
     """
-    if len(pieces) == 1:
-        return work(*pieces[0])
     remaining, lock = iter(pieces), threading.Lock()
     failures: list[BaseException] = []
 
@@ -193,7 +197,10 @@ def _in_threads(work: Callable[[int, int], None], pieces: Sequence[tuple[int, in
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            while thread.is_alive() and not failures:
+                thread.join(timeout=0.1)
+                if cancelled is not None and cancelled.is_set():
+                    raise errors.fetching_cancelled()
     except BaseException as reason:
         failures.append(reason)
         raise

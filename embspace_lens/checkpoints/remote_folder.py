@@ -5,6 +5,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -76,7 +77,6 @@ class RemoteFolder:
     Attributes:
         url: The address without credentials.
         bytes_read: How many bytes were fetched.
-        closed: Once it is set, requests that fail are not repeated.
 
     Raises:
         EmbspaceError: If the protocol is not known, or needs a library that is not installed.
@@ -85,7 +85,6 @@ class RemoteFolder:
     def __init__(self, url: str) -> None:
         self.url = public_url(url)
         self.bytes_read = 0
-        self.closed = threading.Event()
         self._is_http = url.lower().startswith(("http://", "https://"))
         self._file_system: Any
         try:
@@ -186,8 +185,7 @@ class RemoteFolder:
         """
         description = ""
         for attempt in range(N_ATTEMPTS):
-            if attempt and self.closed.wait(FIRST_PAUSE * 2 ** (attempt - 1)):
-                break
+            time.sleep(FIRST_PAUSE * 2 ** (attempt - 1) if attempt else 0)
             try:
                 return request()
             except Exception as reason:  # each protocol's library has exceptions of its own

@@ -296,6 +296,22 @@ def test_errors_of_reading_ahead_come_up_at_the_read(server, stored, monkeypatch
     assert not partials(checkpoint.files.cache)
 
 
+def test_closing_leaves_no_part_of_a_range(server, monkeypatch):
+    started, go_on = threading.Event(), threading.Event()
+
+    def blocked(path: Path, position: int, data: bytes) -> None:
+        started.set()
+        go_on.wait(10)
+
+    checkpoint = Checkpoint.of_url(server.url)
+    monkeypatch.setattr(remote_files, "write_at", blocked)
+    checkpoint.files.read_ahead(ranges_of(checkpoint["model.layers.0.mlp.up_proj.weight"]))
+    assert started.wait(10) and partials(checkpoint.files.cache)
+    checkpoint.files.close()
+    assert not partials(checkpoint.files.cache)
+    go_on.set()
+
+
 def test_ranges_beyond_the_queue_are_ignored(server):
     files = RemoteFiles(server.url)
     files.close()  # nothing is taken from the queue
