@@ -1,5 +1,6 @@
 """A server of a folder over HTTP with ranges, which can misbehave in the ways that real servers and connections do."""
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -68,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
             self.head(200, path, path.stat().st_size)
 
     def do_GET(self) -> None:
+        if self.path.startswith("/api/models/"):
+            return self.hub()
         path, server = self.existing(), self.server
         if path is None:
             return
@@ -108,6 +111,17 @@ class Handler(BaseHTTPRequestHandler):
                 with self.server.lock:
                     self.server.n_bytes += len(data)
         return True
+
+    def hub(self) -> None:
+        """Answer as the Hugging Face hub does when it is asked for a repository or its files."""
+        paths = self.server.folder.iterdir()
+        files = [{"type": "file", "path": path.name, "size": path.stat().st_size, "oid": path.name} for path in paths]
+        data = json.dumps(files if "/tree/" in self.path else {"id": "organisation/model", "sha": "0" * 40}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def existing(self) -> Path | None:
         """The file that is requested; a response is sent if there is none."""

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import fsspec
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -92,6 +93,18 @@ def test_every_fsspec_protocol_is_read_alike(folder, stored):
     assert_same(Checkpoint.of_url(folder.as_uri()), stored)
 
 
+def test_hub_is_read_by_ranges(server, stored, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": server.url, "token": False})
+    checkpoint = Checkpoint.of_url("hf://organisation/model")
+    n_bytes = server.n_bytes
+    name = "model.layers.3.mlp.up_proj.weight"
+    assert torch.equal(checkpoint[name].read(), stored[name])
+    assert server.n_bytes - n_bytes == stored[name].nbytes
+    assert checkpoint.files.exists("config.json") and not checkpoint.files.exists("absent.json")
+    assert "tokenizer.json" in checkpoint.files.names()
+
+
 def test_nothing_but_headers_is_fetched_until_a_parameter_is_read(server, folder):
     checkpoint = Checkpoint.of_url(server.url)
     headers = sum(8 + int.from_bytes(shard.read_bytes()[:8], "little") for shard in folder.glob("*.safetensors"))
@@ -139,31 +152,36 @@ def test_parts_of_a_range_that_were_fetched_are_not_fetched_again(server, stored
     assert_each_byte_sent_once(server)
 
 
-def test_entries_at_any_position_have_their_values(tmp_path):
-    tensors = {"odd": torch.arange(15, dtype=torch.uint8).reshape(5, 3), "wide": torch.arange(35.0).reshape(5, 7)}
-    save_file(tensors, tmp_path / "model.safetensors")
-    checkpoint = Checkpoint.of_url(tmp_path.as_uri())
-    for name, tensor in tensors.items():
-        whole = checkpoint[name].read()
-        assert torch.equal(whole, tensor)
-        assert all(torch.equal(checkpoint[name][i].read(), tensor[i]) for i in range(5))
+def test_bytes_at_any_position_can_be_viewed_as_numbers(tmp_path):
+    content = torch.arange(200, dtype=torch.uint8)
+    (tmp_path / "file").write_bytes(bytes(content))
+    files = RemoteFiles(tmp_path.as_uri())
+    assert torch.equal(files.read("file", 3, 203 - 3), content[3:])
+    for start in range(3, 20):  # parts of the range that is in the cache
+        part = files.read("file", start, start + 16)
+        assert torch.equal(part.view(torch.int64), content[start : start + 16].clone().view(torch.int64))
 
 
-def test_empty_parameters_need_no_request(tmp_path):
+def test_empty_parameters_are_not_fetched(tmp_path):
     save_file({"empty": torch.zeros(0, 3), "full": torch.ones(2)}, tmp_path / "model.safetensors")
     checkpoint = Checkpoint.of_url(tmp_path.as_uri())
+    files = set(checkpoint.files.cache.folder.glob("*/*"))
     assert checkpoint["empty"].read().shape == (0, 3)
+    assert files == set(checkpoint.files.cache.folder.glob("*/*"))
 
 
 # -- The cache
 
 
-def test_second_session_fetches_nothing(server, stored):
-    assert_same(Checkpoint.of_url(server.url), stored)
+def test_second_session_fetches_and_writes_nothing(server, stored):
+    first = Checkpoint.of_url(server.url)
+    assert_same(first, stored)
     n_bytes = server.n_bytes
+    files = {path: path.stat().st_ino for path in first.files.cache.folder.glob("*/*")}
     again = Checkpoint.of_url(server.url)
     assert_same(again, stored)
     assert server.n_bytes == n_bytes and again.files.bytes_read == 0
+    assert files == {path: path.stat().st_ino for path in first.files.cache.folder.glob("*/*")}
 
 
 @pytest.mark.full
