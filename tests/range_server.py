@@ -24,7 +24,7 @@ class RangeServer(ThreadingHTTPServer):
 
     Attributes:
         n_bytes: How many bytes of files were sent; requests for the state of a file send none.
-        ranges_sent: The file and the first and last position of each range that was sent completely.
+        ranges_sent: The file and the first and last position of each response that is not broken off.
     """
 
     daemon_threads = True
@@ -89,28 +89,28 @@ class Handler(BaseHTTPRequestHandler):
             stop = start + (stop - start) // 2
         extra = [("Content-Range", f"bytes {start}-{stop - 1}/{size}")] if wanted and server.ranges else []
         self.head(206 if extra else 200, path, stop - start, extra)
-        sent = self.send(path, start, start + (stop - start) // 2 if drop else stop)
         if drop:
             self.close_connection = True
-        elif sent:
+            stop = start + (stop - start) // 2
+        else:
             with server.lock:
                 server.ranges_sent.append((path.name, start, stop))
+        self.send(path, start, stop)
 
-    def send(self, path: Path, start: int, stop: int) -> bool:
-        """Send bytes of a file, and return whether the client took them all."""
+    def send(self, path: Path, start: int, stop: int) -> None:
+        """Send bytes of a file."""
         with path.open("rb") as file:
             file.seek(start)
             while start < stop:
                 data = file.read(min(stop - start, 2**16))
+                with self.server.lock:  # before the client has them, so that it finds them counted
+                    self.server.n_bytes += len(data)
                 try:
                     self.wfile.write(data)
                 except OSError:
                     self.close_connection = True
-                    return False
+                    return
                 start += len(data)
-                with self.server.lock:
-                    self.server.n_bytes += len(data)
-        return True
 
     def hub(self) -> None:
         """Answer as the Hugging Face hub does when it is asked for a repository or its files."""

@@ -135,6 +135,8 @@ def _shards(files: Files) -> list[str]:
             shards = sorted(set(json.loads(files.text(INDEX))["weight_map"].values()))
             if any(Path(shard).name != shard for shard in shards):
                 raise ValueError(shards)
+        except errors.EmbspaceError:  # it cannot be fetched
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as reason:
             raise errors.damaged_shard(INDEX, f"it is not an index ({type(reason).__name__})") from reason
         missing = [shard for shard, exists in zip(shards, _at_once(files.exists, shards)) if not exists]

@@ -93,9 +93,13 @@ class RangeCache:
         """A file that contains a range, now the most recently used one; None if there is none."""
         for cached in self._ranges(key):
             if cached.start <= start and stop <= cached.stop:
-                with suppress(OSError):  # another process removed it
+                try:
                     os.utime(cached.path)
-                    return cached
+                except FileNotFoundError:  # another process removed it
+                    continue
+                except OSError:  # a cache of another user
+                    pass
+                return cached
         return None
 
     @contextmanager

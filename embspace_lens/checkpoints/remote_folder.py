@@ -155,12 +155,15 @@ class RemoteFolder:
 
     def _range(self, file: str, start: int, stop: int) -> bytes:
         path = self._path(file)
+        data: Any
         if self._is_http:  # cat_file would read the whole file from a server that ignores ranges
             with self._file_system.open(path, "rb", block_size=1, cache_type="none", size=self.size(file)) as stream:
                 stream.seek(start)
-                return bytes(stream.read(stop - start))
-        options = {} if isinstance(self._file_system, AsyncFileSystem) else {"cache_type": "none"}
-        return bytes(self._file_system.cat_file(path, start=start, end=stop, **options))
+                data = stream.read(stop - start)
+        else:
+            options = {} if isinstance(self._file_system, AsyncFileSystem) else {"cache_type": "none"}
+            data = self._file_system.cat_file(path, start=start, end=stop, **options)
+        return data
 
     def _path(self, file: str) -> str:
         return f"{self._root.rstrip('/')}/{file}{self._query}"
@@ -188,6 +191,8 @@ class RemoteFolder:
             time.sleep(FIRST_PAUSE * 2 ** (attempt - 1) if attempt else 0)
             try:
                 return request()
+            except errors.EmbspaceError:
+                raise
             except Exception as reason:  # each protocol's library has exceptions of its own
                 if isinstance(reason, FileNotFoundError) and self._is_http and isinstance(reason.__cause__, Exception):
                     reason = reason.__cause__  # HTTPFileSystem.info raises FileNotFoundError for all exceptions

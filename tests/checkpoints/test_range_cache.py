@@ -97,6 +97,16 @@ def test_file_of_another_size_is_no_range(tmp_path):
     assert cache.find("key", 0, 8) is None
 
 
+def test_range_that_cannot_be_touched_is_found(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(path)
+
+    cache = RangeCache(tmp_path, 10**6)
+    add(cache, 0, 8)
+    monkeypatch.setattr(os, "utime", denied)  # a cache of another user
+    assert content(cache, 0, 8) == bytes(range(8))
+
+
 def test_temporary_files_of_killed_processes_are_removed_after_a_day(tmp_path):
     cache = RangeCache(tmp_path, 100)
     add(cache, 0, 50)

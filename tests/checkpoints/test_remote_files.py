@@ -386,6 +386,21 @@ def test_server_without_ranges_is_refused_before_it_sends_a_shard(tmp_path):
         assert server.n_bytes < size / 4
 
 
+def test_index_that_cannot_be_fetched_is_not_damaged(folder):
+    with serving(folder, busy_every=1) as server:
+        with pytest.raises(
+            EmbspaceError, match=r"index\.json could not be fetched: the server answered with status 503\."
+        ):
+            Checkpoint.of_url(server.url)
+
+
+def test_server_that_states_no_size_is_refused(server, monkeypatch):
+    files = RemoteFiles(server.url)
+    monkeypatch.setattr(files.folder._file_system, "info", lambda path: {"type": "file", "size": None})
+    with pytest.raises(EmbspaceError, match=r"config\.json could not be fetched: the server does not state its size\."):
+        files.text("config.json")
+
+
 def test_missing_files_do_not_exist(server):
     files = RemoteFiles(server.url)
     assert files.exists("config.json") and not files.exists("absent.json")
