@@ -408,6 +408,11 @@ def test_missing_files_do_not_exist(server):
         files.size("absent.json")
 
 
+def test_folder_is_no_file(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    assert not RemoteFiles(tmp_path.as_uri()).exists("config.json")
+
+
 def test_missing_shard_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     shards = sorted(tmp_path.glob("*.safetensors"))
