@@ -435,6 +435,55 @@ def unread_quantization_setting(format_name: str, setting: str) -> EmbspaceError
     )
 
 
+def unknown_protocol(url: object, reason: ImportError | None) -> EmbspaceError:
+    """An address has a protocol that is not known, or whose library is not installed."""
+    if reason is not None:
+        return EmbspaceError(f"{url} needs a library that is not installed: {reason}.")
+    return EmbspaceError(
+        f"{url} is not an address of a folder of files. Give one such as hf://…, https://…, s3://… or gs://…."
+    )
+
+
+def not_fetched(url: object, reason: object) -> EmbspaceError:
+    """A file cannot be fetched."""
+    return EmbspaceError(
+        f"{url} could not be fetched: {reason}. Check the address, the connection and, for private files, the login."
+    )
+
+
+def no_ranges(url: object) -> EmbspaceError:
+    """A server sends whole files only."""
+    return EmbspaceError(
+        f"The server of {url} ignores range requests, so that no single weight can be fetched. "
+        "Download the checkpoint and give its folder, or use another server."
+    )
+
+
+def no_remote_config(url: object) -> EmbspaceError:
+    """A remote folder does not hold a model."""
+    return EmbspaceError(
+        f"{url} holds no config.json, or it may not be read. Check the address and, for private files, the login."
+    )
+
+
+def cache_not_written(folder: object, reason: object) -> EmbspaceError:
+    """A range of a remote file cannot be written into the cache."""
+    return EmbspaceError(
+        f"The cache in {folder} cannot be written: {reason}. Free space there, lower its bound (EMBSPACE_LENS_CACHE_GB), "
+        "or choose another folder (EMBSPACE_LENS_CACHE)."
+    )
+
+
+def fetching_cancelled() -> EmbspaceError:
+    """The process ends while a range of a remote file is fetched."""
+    return EmbspaceError("The range was not fetched, because the process ends. Read it again.")
+
+
+def wrong_cache_size(variable: str, text: str) -> EmbspaceError:
+    """The bound of the cache is not a number of gigabytes."""
+    return EmbspaceError(f"{variable}={text!r} is not a number of gigabytes above 0.")
+
+
 def offloaded_model(operation: str) -> EmbspaceError:
     """A function runs a model whose weights stay in its checkpoint."""
     return EmbspaceError(

@@ -1,9 +1,10 @@
 """A checkpoint: the names of its parameters, and each parameter as a tensor that is read when it is needed."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -13,8 +14,12 @@ from torch.utils import _pytree as pytree
 from .. import errors
 from .lazy_tensor import LazyTensor, Operation
 from .local_files import LocalFiles
+from .remote_files import RemoteFiles
 from .safetensors_header import StoredTensor, natural_order, read_header
 
+T = TypeVar("T")
+
+N_THREADS = 8
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -68,13 +73,24 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
     def __init__(self, files: Files) -> None:
         self.files = files
-        stored = {name: tensor for shard in _shards(files) for name, tensor in _header(files, shard).items()}
+        headers = _at_once(lambda shard: _header(files, shard), _shards(files))
+        stored = {name: tensor for header in headers for name, tensor in header.items()}
         self._stored = {name: stored[name] for name in sorted(stored, key=natural_order)}
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Checkpoint":
         """The checkpoint in a folder."""
         return cls(LocalFiles(folder))
+
+    @classmethod
+    def of_url(cls, url: str, cache: bool = True) -> "Checkpoint":
+        """The checkpoint in a remote folder, such as `hf://organisation/model`, of which only what is needed is fetched.
+
+        Args:
+            url: The address of the folder.
+            cache: Whether what was fetched stays on disk, in $EMBSPACE_LENS_CACHE or the user's folder of caches.
+        """
+        return cls(RemoteFiles(url, cache))
 
     def __getitem__(self, name: str) -> LazyTensor:
         stored = self._stored[name]
@@ -119,9 +135,11 @@ def _shards(files: Files) -> list[str]:
             shards = sorted(set(json.loads(files.text(INDEX))["weight_map"].values()))
             if any(Path(shard).name != shard for shard in shards):
                 raise ValueError(shards)
+        except errors.EmbspaceError:  # it cannot be fetched
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as reason:
             raise errors.damaged_shard(INDEX, f"it is not an index ({type(reason).__name__})") from reason
-        missing = [shard for shard in shards if not files.exists(shard)]
+        missing = [shard for shard, exists in zip(shards, _at_once(files.exists, shards)) if not exists]
         if missing:
             raise errors.missing_shard(str(files), missing[0], len(missing), len(shards))
         return shards
@@ -131,6 +149,12 @@ def _shards(files: Files) -> list[str]:
     if any(name.endswith(PICKLES) for name in names):
         raise errors.weights_not_safe(files)
     raise errors.no_checkpoint(str(files), [name for name in names if name.endswith(".safetensors")])
+
+
+def _at_once(function: Callable[[str], T], shards: list[str]) -> list[T]:
+    """Call a function for all shards in several threads, because each call may wait for a server."""
+    with ThreadPoolExecutor(N_THREADS) as threads:
+        return list(threads.map(function, shards))
 
 
 def _header(files: Files, shard: str) -> dict[str, StoredTensor]:

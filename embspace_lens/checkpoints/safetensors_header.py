@@ -78,8 +78,9 @@ def read_header(file: str, size: int, read: Callable[[int, int], bytes]) -> dict
         raise errors.damaged_shard(file, "it does not begin with the header of a safetensors file")
     if data_start > size:
         raise errors.damaged_shard(file, f"its header ends at byte {data_start:,}, but it has {size:,} bytes")
+    text = read(LENGTH_BYTES, data_start)
     try:
-        header = json.loads(read(LENGTH_BYTES, data_start))
+        header = json.loads(text)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         stored = {name: _stored(file, data_start, entry) for name, entry in entries.items()}
         ends = [data_start + entry["data_offsets"][1] for entry in entries.values()]
