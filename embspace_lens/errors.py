@@ -352,6 +352,43 @@ def damaged_shard(file: object, reason: object) -> EmbspaceError:
     return EmbspaceError(f"{file} is truncated or damaged: {reason}. Download or copy it again.")
 
 
+def not_gguf(path: object) -> EmbspaceError:
+    """A file with the ending .gguf has another format."""
+    return EmbspaceError(
+        f"{path} is not a GGUF file: it does not begin with the letters GGUF. Download or copy it again."
+    )
+
+
+def gguf_type(file: object, tensor: str, quantization: str) -> EmbspaceError:
+    """A GGUF file stores a tensor in a type without a dequantiser."""
+    return EmbspaceError(
+        f"{file} stores {tensor} as {quantization}, which the installed package gguf cannot dequantise. Update it "
+        "(pip install --upgrade gguf), or quantise the model to another type, such as Q8_0."
+    )
+
+
+def gguf_architecture(path: object, architecture: str) -> EmbspaceError:
+    """Transformers does not read an architecture from GGUF files."""
+    return EmbspaceError(
+        f"{path} has the architecture {architecture!r}, which transformers does not read from GGUF files in this version. "
+        "Give the folder of the model's safetensors files."
+    )
+
+
+def gguf_metadata(path: object, part: str, reason: str) -> EmbspaceError:
+    """Transformers cannot make the configuration or the tokenizer from the metadata of a GGUF file."""
+    return EmbspaceError(
+        f"{path}: transformers cannot make the {part} from the file's metadata ({reason}). "
+        "Give the folder of the model's safetensors files."
+    )
+
+
+def several_gguf(folder: object, files: Sequence[str]) -> EmbspaceError:
+    """A folder holds several GGUF checkpoints."""
+    listed = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
+    return EmbspaceError(f"{folder} holds {len(files)} GGUF files ({listed}). Give the path of one of them.")
+
+
 def offloaded_model(operation: str) -> EmbspaceError:
     """A function runs a model whose weights stay in its checkpoint."""
     return EmbspaceError(

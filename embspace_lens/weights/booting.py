@@ -1,12 +1,16 @@
 """Booting: a name, a folder or a Hugging Face model → a TransformerBridge. Checkpoints that do not fit their model raise."""
 
+import tempfile
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from .. import errors
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.gguf_checkpoint import open_gguf
+from ..checkpoints.lazy_tensor import LazyTensor
 from ..checkpoints.safetensors_header import natural_order
 
 
@@ -24,7 +28,7 @@ def boot(name: str, **arguments: Any) -> Any:
     return model.eval()
 
 
-def boot_offloaded(name: str, checkpoint: Checkpoint, **arguments: Any) -> Any:
+def boot_offloaded(name: str, checkpoint: Mapping[str, LazyTensor], **arguments: Any) -> Any:
     """Boot a TransformerBridge whose parameters are read from a checkpoint when they are needed.
 
     transformers renames and merges the checkpoint's tensors as if it loaded them, and TransformerLens splits them, but they are
@@ -43,6 +47,25 @@ def boot_offloaded(name: str, checkpoint: Checkpoint, **arguments: Any) -> Any:
     model = TransformerBridge.boot_transformers(name, model_class=_CheckedClass(checkpoint), **arguments)
     model.requires_grad_(False).eval()
     model.__dict__["checkpoint"] = checkpoint
+    return model
+
+
+def boot_gguf(path: Path, **arguments: Any) -> Any:
+    """Boot a TransformerBridge whose parameters are read from a GGUF file, and dequantised, when they are needed.
+
+    Args:
+        path: The file, or one of the files of a split checkpoint. Its metadata gives the configuration and the tokenizer.
+        **arguments: Those of `TransformerBridge.boot_transformers`.
+
+    Raises:
+        EmbspaceError: As `boot` and `open_gguf`.
+    """
+    checkpoint = open_gguf(path)
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder, path.stem)  # the model's name is that of its folder
+        checkpoint.save_configuration(named)
+        model = boot_offloaded(str(named), checkpoint, **arguments)
+    model.cfg.model_name = path.stem
     return model
 
 
@@ -103,7 +126,7 @@ class _CheckedClass:
         checkpoint: Where the parameters are read from, when they are needed; None to load them now.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(self, checkpoint: Mapping[str, LazyTensor] | None = None) -> None:
         self.checkpoint = checkpoint
 
     def from_pretrained(self, name: str, **arguments: Any) -> Any:

@@ -1,0 +1,212 @@
+"""GGUF checkpoints: their parameters under the names of transformers, and their configuration and tokenizer."""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import errors
+from .gguf_file import SHARD, GgufFile
+from .lazy_tensor import LazyTensor, Operation
+from .local_files import LocalFiles
+from .safetensors_header import natural_order
+
+T = TypeVar("T")
+
+UNREAD_BY_HOST = {
+    "qwen2moe": {
+        "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    },
+    "qwen3": {"attention.key_length": "head_dim"},
+    "qwen3moe": {"expert_feed_forward_length": "moe_intermediate_size"},
+    "gpt2": {"context_length": "n_positions"},
+}
+"""Metadata that transformers does not put into the configuration, by architecture."""
+ALWAYS_TIED = {"falcon", "bloom"}
+"""Architectures whose file may hold the unembedding although it is the embedding."""
+ROTARY_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+class GgufCheckpoint(Mapping[str, LazyTensor]):
+    """The parameters of a GGUF checkpoint by the names that transformers gives them, in natural order.
+
+    transformers' own code maps the names, and undoes what llama.cpp's converter does to the values: the order of the rows of
+    Llama's queries and keys, gains of norms that are stored as 1 + weight, transposed matrices.
+
+    Args:
+        path: The file, or one of the files of a split checkpoint.
+
+    Attributes:
+        files: The files of its folder; `files.bytes_read` is the size of the tensors that were used.
+        config: The configuration that transformers makes from the metadata.
+        n_bytes: The size of all tensors.
+        types: How each tensor is stored, by its name in the file, such as "Q4_K" or "F32".
+
+    Raises:
+        EmbspaceError: As `GgufFile`; or if transformers does not read the model's architecture from GGUF files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = GgufFile(path)
+        self.config = _configuration(self._file)
+        tensors = _parameters(self._file, self.config)
+        self._tensors = {name: tensors[name] for name in sorted(tensors, key=natural_order)}
+        factors = [name for name in ROTARY_FACTORS if name in self._file]
+        if factors:
+            warnings.warn(
+                f"{path.name} scales its rotary frequencies ({factors[0]}), which transformers does not read from GGUF files: "
+                "scores of queries and keys at distances other than 0 are those without this scaling.",
+                stacklevel=3,
+            )
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"GgufCheckpoint({self.path}: {len(self)} tensors, {self.n_bytes:,} bytes)"
+
+    @property
+    def files(self) -> LocalFiles:
+        return self._file.files
+
+    @property
+    def types(self) -> dict[str, str]:
+        return self._file.types
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(stored.n_bytes for stored in self._file.stored.values())
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers all parameters hold."""
+        return self._file.n_elements()
+
+    def save_configuration(self, folder: Path) -> None:
+        """Write config.json and the files of the tokenizer, both made from the metadata, into a folder.
+
+        Raises:
+            EmbspaceError: If the tokenizer cannot be made.
+        """
+        from transformers import AutoTokenizer
+
+        first = self._file.files.folder / self._file.shards[0]
+        tokenizer: Any = _from_metadata(
+            first, "tokenizer", lambda: AutoTokenizer.from_pretrained(first.parent, gguf_file=first.name)
+        )
+        tokenizer.save_pretrained(folder)
+        self.config.save_pretrained(folder)
+
+
+def open_gguf(path: Path) -> GgufCheckpoint:
+    """The checkpoint in a GGUF file; see `GgufCheckpoint`."""
+    return GgufCheckpoint(path)
+
+
+def gguf_in(folder: Path) -> Path | None:
+    """The GGUF file of a folder; the first one of a split checkpoint; None if there is no GGUF file.
+
+    Raises:
+        EmbspaceError: If there are several checkpoints.
+    """
+    names = sorted(path.name for path in folder.glob("*.gguf"))
+    firsts = [name for name in names if not (match := SHARD.fullmatch(name)) or int(match[2]) == 1] or names
+    if len(firsts) > 1:
+        raise errors.several_gguf(folder, firsts)
+    return folder / firsts[0] if firsts else None
+
+
+def _from_metadata(path: Path, part: str, make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except Exception as reason:  # transformers raises exceptions of any class for metadata that it does not expect
+        message = shorten(f"{type(reason).__name__}: {reason}", 240)
+        raise errors.gguf_metadata(path, part, message) from reason
+
+
+def _configuration(file: GgufFile) -> Any:
+    """The configuration that transformers makes from the metadata, with the values that it leaves out."""
+    from transformers import AutoConfig
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    first = file.files.folder / file.shards[0]
+    architecture = file.metadata("general.architecture", "")
+    spellings = {architecture, architecture.replace("moe", "_moe"), architecture.replace("-", "_")}
+    if not spellings & set(GGUF_SUPPORTED_ARCHITECTURES):
+        raise errors.gguf_architecture(first, architecture)
+    if architecture == "llama" and file.metadata("llama.expert_count", 0):
+        raise errors.gguf_architecture(first, "llama with experts")
+    config: Any = _from_metadata(
+        first, "configuration", lambda: AutoConfig.from_pretrained(first.parent, gguf_file=first.name)
+    )
+    for key, attribute in UNREAD_BY_HOST.get(architecture, {}).items():
+        value = file.metadata(f"{architecture}.{key}")
+        if value is not None:
+            setattr(config, attribute, value)
+    if len(file.shards) > 1 and architecture not in ALWAYS_TIED:  # transformers reads the names of the first file alone
+        config.tie_word_embeddings = "output.weight" not in file
+    config.architectures = [type(_skeleton(config)).__name__]
+    return config
+
+
+def _skeleton(config: Any) -> Any:
+    """The model without values."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.device("meta"):
+        return auto.from_config(config)
+
+
+def _parameters(file: GgufFile, config: Any) -> dict[str, LazyTensor]:
+    """All tensors by the names of transformers. The gate and up matrices of experts are one parameter there."""
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    architecture = file.metadata("general.architecture")
+    processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
+    names = get_gguf_hf_weights_map(_skeleton(config), processor)
+    experts = getattr(processor, "GGUF_MOE_WEIGHTS_PATTERN", None)
+    tensors: dict[str, LazyTensor] = {}
+    halves: dict[str, dict[str, LazyTensor]] = {}
+    for name in file:
+        stack = experts.fullmatch(name) if experts else None
+        if stack and stack["w"] in ("gate", "up"):
+            halves.setdefault(names[stack["name"]], {})[stack["w"]] = file[name]
+        elif stack:
+            tensors[names[stack["name"]]] = file[name]
+        elif name in names:
+            tensors[names[name]] = file[name] if name == "output.weight" else _processed(file[name], name, processor)
+    for name, parts in halves.items():
+        if len(parts) == 2:
+            tensors[name] = torch.cat([parts["gate"], parts["up"]], dim=1)  # pyright: ignore[reportArgumentType]
+    return tensors
+
+
+def _processed(tensor: LazyTensor, name: str, processor: Any) -> LazyTensor:
+    """The tensor as transformers expects it: its values are processed when they are read."""
+    process = functools.partial(_process, name=name, processor=processor)
+    probe = np.broadcast_to(np.float32(-1), tensor.shape)  # has the shape, and takes no memory
+    result = processor.process(weights=probe, name=name).weights
+    if result is probe:
+        return tensor
+    like = torch.empty(result.shape, dtype=torch.promote_types(tensor.dtype, torch.float32), device="meta")
+    return LazyTensor(Operation(process, (tensor,)), like)
+
+
+def _process(values: Tensor, name: str, processor: Any) -> Tensor:
+    array = processor.process(weights=values.float().numpy(), name=name).weights
+    return torch.from_numpy(np.ascontiguousarray(array))
