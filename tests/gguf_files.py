@@ -78,7 +78,11 @@ def write_gguf(
             tensors[gguf_name] = data, gguf.GGMLQuantizationType[kind]
             read.append(backward(DEQUANTIZERS[kind](data, stored.shape)))
         weights[name] = torch.from_numpy(np.ascontiguousarray(np.concatenate(read, axis=1) if parts[0][0] else read[0]))
-    shards = [path] if split == 1 else [path.with_name(f"{path.stem}-{i:05}-of-{split:05}.gguf") for i in range(1, split + 1)]
+    shards = (
+        [path]
+        if split == 1
+        else [path.with_name(f"{path.stem}-{i:05}-of-{split:05}.gguf") for i in range(1, split + 1)]
+    )
     for i, shard in enumerate(shards):
         writer = gguf.GGUFWriter(shard, architecture)
         if split > 1:
@@ -119,7 +123,9 @@ def change(architecture: str, name: str, config: Any) -> Change:
         return lambda x: x[order], lambda x: x[np.argsort(order)]
     if architecture in ("gemma2", "gemma3", "nemotron") and name.endswith("norm.weight"):
         return lambda x: x + np.float32(1), lambda x: x - np.float32(1)
-    if architecture == "gpt2" and name.endswith((".attn_qkv.weight", ".attn_output.weight", "ffn_up.weight", "ffn_down.weight")):
+    if architecture == "gpt2" and name.endswith(
+        (".attn_qkv.weight", ".attn_output.weight", "ffn_up.weight", "ffn_down.weight")
+    ):
         return lambda x: x.T, lambda x: x.T
     if name.endswith("ffn_gate_inp_shexp.weight"):
         return lambda x: x[0], lambda x: x[None]

@@ -1,6 +1,7 @@
 """GGUF checkpoints: their parameters under the names of transformers, and their configuration and tokenizer."""
 
 import functools
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,11 +27,12 @@ UNREAD_BY_HOST = {
     },
     "qwen3": {"attention.key_length": "head_dim"},
     "qwen3moe": {"expert_feed_forward_length": "moe_intermediate_size"},
-    "gpt2": {"context_length": "n_positions"},
+    "gpt2": {"context_length": "n_positions", "feed_forward_length": "n_inner"},
 }
 """Metadata that transformers does not put into the configuration, by architecture."""
-ALWAYS_TIED = {"falcon", "bloom"}
-"""Architectures whose file may hold the unembedding although it is the embedding."""
+EMBEDDING, UNEMBEDDING = "token_embd.weight", "output.weight"
+WRITTEN = {"general.architecture", "general.alignment"}
+"""Metadata that a writer adds by itself."""
 ROTARY_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
@@ -94,7 +96,7 @@ class GgufCheckpoint(Mapping[str, LazyTensor]):
     @property
     def n_parameters(self) -> int:
         """How many numbers all parameters hold."""
-        return self._file.n_elements()
+        return self._file.n_elements
 
     def save_configuration(self, folder: Path) -> None:
         """Write config.json and the files of the tokenizer, both made from the metadata, into a folder.
@@ -102,11 +104,12 @@ class GgufCheckpoint(Mapping[str, LazyTensor]):
         Raises:
             EmbspaceError: If the tokenizer cannot be made.
         """
-        from transformers import AutoTokenizer
+        from transformers import PreTrainedTokenizerFast
 
-        first = self._file.files.folder / self._file.shards[0]
-        tokenizer: Any = _from_metadata(
-            first, "tokenizer", lambda: AutoTokenizer.from_pretrained(first.parent, gguf_file=first.name)
+        first = self._file.path
+        # AutoTokenizer gives the same tokenizer, but reads all metadata once more to find its class, which needs a minute.
+        tokenizer = _from_metadata(
+            first, "tokenizer", lambda: PreTrainedTokenizerFast.from_pretrained(first.parent, gguf_file=first.name)
         )
         tokenizer.save_pretrained(folder)
         self.config.save_pretrained(folder)
@@ -143,24 +146,46 @@ def _configuration(file: GgufFile) -> Any:
     from transformers import AutoConfig
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    first = file.files.folder / file.shards[0]
-    architecture = file.metadata("general.architecture", "")
+    architecture = file.value("general.architecture") or ""
     spellings = {architecture, architecture.replace("moe", "_moe"), architecture.replace("-", "_")}
     if not spellings & set(GGUF_SUPPORTED_ARCHITECTURES):
-        raise errors.gguf_architecture(first, architecture)
-    if architecture == "llama" and file.metadata("llama.expert_count", 0):
-        raise errors.gguf_architecture(first, "llama with experts")
-    config: Any = _from_metadata(
-        first, "configuration", lambda: AutoConfig.from_pretrained(first.parent, gguf_file=first.name)
-    )
+        raise errors.gguf_architecture(file.path, architecture)
+    if architecture == "llama" and file.value("llama.expert_count"):
+        raise errors.gguf_architecture(file.path, "llama with experts")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "metadata.gguf")
+        _copy_metadata(file, copy)
+        config: Any = _from_metadata(
+            file.path, "configuration", lambda: AutoConfig.from_pretrained(folder, gguf_file=copy.name)
+        )
     for key, attribute in UNREAD_BY_HOST.get(architecture, {}).items():
-        value = file.metadata(f"{architecture}.{key}")
+        value = file.value(f"{architecture}.{key}")
         if value is not None:
             setattr(config, attribute, value)
-    if len(file.shards) > 1 and architecture not in ALWAYS_TIED:  # transformers reads the names of the first file alone
-        config.tie_word_embeddings = "output.weight" not in file
+    if EMBEDDING in file:
+        config.vocab_size = len(file[EMBEDDING])
     config.architectures = [type(_skeleton(config)).__name__]
     return config
+
+
+def _copy_metadata(file: GgufFile, path: Path) -> None:
+    """Write a file with the metadata, without lists of strings, and with tensors of the same names that hold one number.
+
+    transformers reads the configuration from it within a second, and sees the tensors of all files of a split checkpoint.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(path, file.value("general.architecture"))
+    for key, field in file.metadata.items():
+        if field.value is not None and field.value != [] and key not in WRITTEN:
+            element_kind = None if field.element_kind is None else gguf.GGUFValueType(field.element_kind)
+            writer.add_key_value(key, field.value, gguf.GGUFValueType(field.kind), element_kind)
+    for name in file:
+        writer.add_tensor(name, np.zeros(1, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _skeleton(config: Any) -> Any:
@@ -176,7 +201,7 @@ def _parameters(file: GgufFile, config: Any) -> dict[str, LazyTensor]:
     """All tensors by the names of transformers. The gate and up matrices of experts are one parameter there."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
-    architecture = file.metadata("general.architecture")
+    architecture = file.value("general.architecture")
     processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
     names = get_gguf_hf_weights_map(_skeleton(config), processor)
     experts = getattr(processor, "GGUF_MOE_WEIGHTS_PATTERN", None)
@@ -189,7 +214,7 @@ def _parameters(file: GgufFile, config: Any) -> dict[str, LazyTensor]:
         elif stack:
             tensors[names[stack["name"]]] = file[name]
         elif name in names:
-            tensors[names[name]] = file[name] if name == "output.weight" else _processed(file[name], name, processor)
+            tensors[names[name]] = file[name] if name == UNEMBEDDING else _processed(file[name], name, processor)
     for name, parts in halves.items():
         if len(parts) == 2:
             tensors[name] = torch.cat([parts["gate"], parts["up"]], dim=1)  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,7 @@
-"""GGUF files: their metadata, and their tensors, which are dequantised when they are read."""
+"""GGUF files: their tensors, which are dequantised when they are read."""
 
 import functools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from .. import errors
 from .checkpoint import FileSource
+from .gguf_header import Field, TensorPlace, read_gguf_header
 from .lazy_tensor import LazyTensor, Operation, Source
 from .local_files import LocalFiles
 from .safetensors_header import StoredTensor
 
-MAGIC = b"GGUF"
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 """The name of one file of a checkpoint that was split."""
 UNQUANTIZED = {
@@ -30,8 +31,6 @@ UNQUANTIZED = {
     "I64": torch.int64,
 }
 """Types whose values are stored one by one."""
-DAMAGED = (ValueError, KeyError, IndexError, TypeError, OverflowError)
-"""What the package gguf raises for a header that it cannot read."""
 
 
 class GgufFile(Mapping[str, LazyTensor]):
@@ -43,6 +42,7 @@ class GgufFile(Mapping[str, LazyTensor]):
     Attributes:
         files: The files of its folder.
         shards: The names of its files; the first one has the metadata.
+        metadata: Values such as that of "general.architecture".
         types: How each tensor is stored, such as "Q4_K" or "F32".
         stored: Where the bytes of each tensor lie.
 
@@ -57,12 +57,11 @@ class GgufFile(Mapping[str, LazyTensor]):
         self.types: dict[str, str] = {}
         self.stored: dict[str, StoredTensor] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        for shard in self.shards:
-            reader = _reader(self.files, shard)
-            if shard == self.shards[0]:
-                self._fields = reader.fields
-            for tensor in reader.tensors:
-                self._add(shard, tensor)
+        headers = [read_gguf_header(self.files.folder / shard) for shard in self.shards]
+        self.metadata: dict[str, Field] = headers[0].metadata
+        for shard, header in zip(self.shards, headers):
+            for name, place in header.tensors.items():
+                self._add(shard, name, place)
 
     def __getitem__(self, name: str) -> LazyTensor:
         stored, type_name, shape = self.stored[name], self.types[name], self._shapes[name]
@@ -80,26 +79,34 @@ class GgufFile(Mapping[str, LazyTensor]):
     def __len__(self) -> int:
         return len(self.stored)
 
-    def metadata(self, key: str, default: Any = None) -> Any:
-        """A value of the file's metadata, such as that of "general.architecture"."""
-        field = self._fields.get(key)
-        return default if field is None else field.contents()
+    @property
+    def path(self) -> Path:
+        """The first file."""
+        return self.files.folder / self.shards[0]
 
+    @property
     def n_elements(self) -> int:
         """How many numbers all tensors hold."""
-        return sum(int(np.prod(shape)) for shape in self._shapes.values())
+        return sum(math.prod(shape) for shape in self._shapes.values())
 
-    def _add(self, shard: str, tensor: Any) -> None:
-        type_name = tensor.tensor_type.name
-        shape = tuple(int(n) for n in reversed(tensor.shape))  # in the file, the last dimension is the first
-        if type_name in UNQUANTIZED:
-            stored = StoredTensor(shard, UNQUANTIZED[type_name], shape, int(tensor.data_offset))
-        elif _can_dequantize(type_name):
-            rows = tuple(int(n) for n in tensor.data.shape)  # the last dimension counts bytes
-            stored = StoredTensor(shard, torch.uint8, rows, int(tensor.data_offset))
-        else:
-            raise errors.gguf_type(shard, tensor.name, type_name)
-        self.types[tensor.name], self.stored[tensor.name], self._shapes[tensor.name] = type_name, stored, shape
+    def value(self, key: str) -> Any:
+        """A value of the metadata; None if it is missing."""
+        return self.metadata[key].value if key in self.metadata else None
+
+    def _add(self, shard: str, name: str, place: TensorPlace) -> None:
+        type_name, block_elements, block_bytes = _type(shard, name, place.kind)
+        dtype, shape = UNQUANTIZED.get(type_name, torch.uint8), place.shape
+        if type_name not in UNQUANTIZED:
+            if not shape or shape[-1] % block_elements:
+                message = f"the rows of {name} do not consist of blocks of {block_elements} numbers"
+                raise errors.damaged_shard(self.files.folder / shard, message)
+            shape = (*shape[:-1], shape[-1] // block_elements * block_bytes)
+        stored = StoredTensor(shard, dtype, shape, place.start)
+        end, size = stored.start + stored.n_bytes, self.files.size(shard)
+        if end > size:
+            message = f"{name} ends at byte {end:,}, but the file has {size:,} bytes"
+            raise errors.damaged_shard(self.files.folder / shard, message)
+        self.types[name], self.stored[name], self._shapes[name] = type_name, stored, place.shape
 
 
 class Dequantization(Operation):
@@ -124,8 +131,23 @@ def dequantized(blocks: Tensor, type_name: str) -> Tensor:
     return torch.from_numpy(gguf.dequantize(array, gguf.GGMLQuantizationType[type_name]))
 
 
+def _type(file: str, tensor: str, number: int) -> tuple[str, int, int]:
+    """The name of a type, and how many numbers and bytes one of its blocks holds."""
+    try:
+        import gguf
+    except ImportError as reason:
+        raise errors.missing_extra("gguf", "gguf") from reason
+    try:
+        kind = gguf.GGMLQuantizationType(number)
+    except ValueError as reason:
+        raise errors.gguf_type(file, tensor, f"type {number}") from reason
+    if kind.name not in UNQUANTIZED and not _has_dequantizer(kind.name):
+        raise errors.gguf_type(file, tensor, kind.name)
+    return kind.name, *gguf.GGML_QUANT_SIZES[kind]
+
+
 @functools.cache
-def _can_dequantize(type_name: str) -> bool:
+def _has_dequantizer(type_name: str) -> bool:
     import gguf
 
     kind = gguf.GGMLQuantizationType[type_name]
@@ -141,32 +163,8 @@ def _shards(files: LocalFiles, path: Path) -> list[str]:
     match = SHARD.fullmatch(path.name)
     if not match:
         return [path.name]
-    total = int(match[3])
-    shards = [f"{match[1]}-{i:05}-of-{match[3]}.gguf" for i in range(1, total + 1)]
+    shards = [f"{match[1]}-{i:05}-of-{match[3]}.gguf" for i in range(1, int(match[3]) + 1)]
     missing = [shard for shard in shards if not files.exists(shard)]
     if missing:
-        raise errors.missing_shard(path, missing[0], len(missing), total)
+        raise errors.missing_shard(path, missing[0], len(missing), len(shards))
     return shards
-
-
-def _reader(files: LocalFiles, shard: str) -> Any:
-    """The header of a GGUF file."""
-    try:
-        import gguf
-    except ImportError as reason:
-        raise errors.missing_extra("gguf", "gguf") from reason
-    path = files.folder / shard
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise errors.not_gguf(path)
-    try:
-        reader = gguf.GGUFReader(path)
-    except DAMAGED as reason:
-        unknown = re.match(r"(\d+) is not a valid GGMLQuantizationType", str(reason))
-        if unknown:
-            raise errors.gguf_type(shard, "a tensor", f"type {unknown[1]}") from reason
-        message = f"it has {files.size(shard):,} bytes, and its header or a tensor does not fit into it ({reason})"
-        raise errors.damaged_shard(path, message) from reason
-    if reader.byte_order != "I":
-        raise errors.damaged_shard(path, "the order of its bytes is not that of this machine")
-    return reader
