@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
+import pytest
 import torch
 import transformers
 from reference import DEQUANTIZERS
+
+gguf: Any = pytest.importorskip("gguf")
 
 ARCHITECTURES = {
     "qwen2_moe": "qwen2moe",
@@ -24,14 +26,20 @@ ARCHITECTURES = {
 TOKENS = ["<|endoftext|>", "Ġthe", "ab", *(chr(i) for i in range(33, 127))]
 RANDOM_BLOCKS = {"Q4_K": (256, 144), "Q6_K": (256, 210)}
 """Types that the package gguf does not quantise to: how many numbers and bytes a block holds."""
-HALVES = {"Q4_K": (0, 2), "Q6_K": (208,)}
+HALVES = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}
 """Where a block holds numbers in half precision."""
+UNQUANTIZED = {"F32", "F16", "BF16"}
 
 Change = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
 
 def write_gguf(
-    path: Path, model: Any, types: dict[str, str] | None = None, split: int = 1, **metadata: Any
+    path: Path,
+    model: Any,
+    types: dict[str, str],
+    split: int = 1,
+    vectors: dict[str, np.ndarray] | None = None,
+    **metadata: Any,
 ) -> dict[str, torch.Tensor]:
     """Write a model to a GGUF file, or to several.
 
@@ -41,6 +49,7 @@ def write_gguf(
         types: The type of each matrix by a part of its name in the file, such as {"ffn_down": "Q6_K", "": "Q4_K"}; the
             first part that fits. Vectors are F32.
         split: How many files there are.
+        vectors: More tensors, which are F32.
         **metadata: More metadata of the architecture, such as expert_count=4.
 
     Returns:
@@ -69,15 +78,17 @@ def write_gguf(
                 stem = name.replace("gate_up_proj", part_name)
             elif name.endswith((".weight", ".bias")):
                 stem, suffix = name.rsplit(".", 1)[0], "." + name.rsplit(".", 1)[1]
-            gguf_name = f"{names.get_name(stem)}{suffix}"
+            # BLOOM is converted from the model without its unembedding
+            gguf_name = f"{names.get_name(stem) or names.get_name(stem.removeprefix('transformer.'))}{suffix}"
             forward, backward = change(architecture, gguf_name, config)
             stored = np.ascontiguousarray(forward(part))
-            matches = [kind for fragment, kind in (types or {}).items() if fragment in gguf_name]
+            matches = [kind for fragment, kind in types.items() if fragment in gguf_name]
             kind = matches[0] if matches and stored.ndim > 1 and suffix == ".weight" else "F32"
             data = pack(stored, kind, rng)
             tensors[gguf_name] = data, gguf.GGMLQuantizationType[kind]
             read.append(backward(DEQUANTIZERS[kind](data, stored.shape)))
         weights[name] = torch.from_numpy(np.ascontiguousarray(np.concatenate(read, axis=1) if parts[0][0] else read[0]))
+    tensors |= {name: (vector, gguf.GGMLQuantizationType.F32) for name, vector in (vectors or {}).items()}
     shards = (
         [path]
         if split == 1
@@ -114,8 +125,7 @@ def change(architecture: str, name: str, config: Any) -> Change:
     """What llama.cpp's converter does to the values of a tensor, and its inverse."""
     if architecture == "llama" and (".attn_q." in name or ".attn_k." in name):
         heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
-        rows = config.num_attention_heads and heads * config.head_dim
-        order = np.arange(rows).reshape(heads, 2, config.head_dim // 2).swapaxes(1, 2).reshape(-1)
+        order = np.arange(heads * config.head_dim).reshape(heads, 2, config.head_dim // 2).swapaxes(1, 2).reshape(-1)
         return lambda x: x[order], lambda x: x[np.argsort(order)]
     if architecture == "bloom" and ".attn_qkv." in name:
         width = config.hidden_size
@@ -132,7 +142,7 @@ def change(architecture: str, name: str, config: Any) -> Change:
     return lambda x: x, lambda x: x
 
 
-def add_metadata(writer: gguf.GGUFWriter, config: Any, architecture: str, metadata: dict[str, Any]) -> None:
+def add_metadata(writer: Any, config: Any, architecture: str, metadata: dict[str, Any]) -> None:
     """The metadata of a model and of its tokenizer."""
     heads, width = config.num_attention_heads, config.hidden_size
     writer.add_context_length(getattr(config, "max_position_embeddings", 2048))
@@ -152,7 +162,7 @@ def add_metadata(writer: gguf.GGUFWriter, config: Any, architecture: str, metada
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
     for key, value in metadata.items():
-        writer.add_uint32(f"{architecture}.{key}", value)
+        (writer.add_string if isinstance(value, str) else writer.add_uint32)(f"{architecture}.{key}", value)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -160,6 +170,7 @@ def add_metadata(writer: gguf.GGUFWriter, config: Any, architecture: str, metada
     writer.add_token_merges(["a b"])
     writer.add_token_types([3 if token == TOKENS[0] else 1 for token in TOKENS])
     writer.add_eos_token_id(0)
+    writer.add_pad_token_id(0)
 
 
 def saved(folder: Path, model: Any, weights: dict[str, torch.Tensor], tokenizer: Any) -> Path:

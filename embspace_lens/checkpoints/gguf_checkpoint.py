@@ -33,7 +33,11 @@ UNREAD_BY_HOST = {
 EMBEDDING, UNEMBEDDING = "token_embd.weight", "output.weight"
 WRITTEN = {"general.architecture", "general.alignment"}
 """Metadata that a writer adds by itself."""
-ROTARY_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+INCOMPLETE = {"gpt-oss"}
+"""Architectures for which transformers maps some names only."""
+ROTARY_FACTORS = "rope_freqs.weight"
+"""The numbers by which the rotary frequencies are divided (Llama 3.1 and later)."""
+LENGTH_DEPENDENT = ("rope_factors_long.weight", "rope_factors_short.weight")
 
 
 class GgufCheckpoint(Mapping[str, LazyTensor]):
@@ -59,13 +63,16 @@ class GgufCheckpoint(Mapping[str, LazyTensor]):
         self.path = path
         self._file = GgufFile(path)
         self.config = _configuration(self._file)
-        tensors = _parameters(self._file, self.config)
+        skeleton = _from_metadata(self._file.path, "model", lambda: _skeleton(self.config))
+        self.config.architectures = [type(skeleton).__name__]
+        tensors = _parameters(self._file, skeleton)
         self._tensors = {name: tensors[name] for name in sorted(tensors, key=natural_order)}
-        factors = [name for name in ROTARY_FACTORS if name in self._file]
-        if factors:
+        unread = [name for name in LENGTH_DEPENDENT if name in self._file]
+        scaling = self._file.value(f"{self._file.value('general.architecture')}.rope.scaling.type")
+        if unread or scaling not in (None, "none"):
             warnings.warn(
-                f"{path.name} scales its rotary frequencies ({factors[0]}), which transformers does not read from GGUF files: "
-                "scores of queries and keys at distances other than 0 are those without this scaling.",
+                f"{path.name} scales its rotary positions ({unread[0] if unread else scaling}), which transformers does not "
+                "read from GGUF files: scores of queries and keys at distances other than 0 are those without this scaling.",
                 stacklevel=3,
             )
 
@@ -97,6 +104,11 @@ class GgufCheckpoint(Mapping[str, LazyTensor]):
     def n_parameters(self) -> int:
         """How many numbers all parameters hold."""
         return self._file.n_elements
+
+    @property
+    def rotary_factors(self) -> Tensor | None:
+        """The numbers by which the rotary frequencies are divided; None if there are none."""
+        return self._file[ROTARY_FACTORS].read().clone() if ROTARY_FACTORS in self._file else None
 
     def save_configuration(self, folder: Path) -> None:
         """Write config.json and the files of the tokenizer, both made from the metadata, into a folder.
@@ -148,7 +160,7 @@ def _configuration(file: GgufFile) -> Any:
 
     architecture = file.value("general.architecture") or ""
     spellings = {architecture, architecture.replace("moe", "_moe"), architecture.replace("-", "_")}
-    if not spellings & set(GGUF_SUPPORTED_ARCHITECTURES):
+    if architecture in INCOMPLETE or not spellings & set(GGUF_SUPPORTED_ARCHITECTURES):
         raise errors.gguf_architecture(file.path, architecture)
     if architecture == "llama" and file.value("llama.expert_count"):
         raise errors.gguf_architecture(file.path, "llama with experts")
@@ -164,7 +176,6 @@ def _configuration(file: GgufFile) -> Any:
             setattr(config, attribute, value)
     if EMBEDDING in file:
         config.vocab_size = len(file[EMBEDDING])
-    config.architectures = [type(_skeleton(config)).__name__]
     return config
 
 
@@ -177,9 +188,13 @@ def _copy_metadata(file: GgufFile, path: Path) -> None:
 
     writer = gguf.GGUFWriter(path, file.value("general.architecture"))
     for key, field in file.metadata.items():
-        if field.value is not None and field.value != [] and key not in WRITTEN:
-            element_kind = None if field.element_kind is None else gguf.GGUFValueType(field.element_kind)
-            writer.add_key_value(key, field.value, gguf.GGUFValueType(field.kind), element_kind)
+        if key in WRITTEN or field.value is None or field.value == []:
+            continue
+        if isinstance(field.value, list):
+            writer.add_array(key, field.value)
+        else:
+            writer.add_key_value(key, field.value, gguf.GGUFValueType(field.kind))
+    writer.add_token_list(["", ""])  # without a list, transformers warns that it does not know the number of tokens
     for name in file:
         writer.add_tensor(name, np.zeros(1, dtype=np.float32))
     writer.write_header_to_file()
@@ -197,13 +212,13 @@ def _skeleton(config: Any) -> Any:
         return auto.from_config(config)
 
 
-def _parameters(file: GgufFile, config: Any) -> dict[str, LazyTensor]:
+def _parameters(file: GgufFile, skeleton: Any) -> dict[str, LazyTensor]:
     """All tensors by the names of transformers. The gate and up matrices of experts are one parameter there."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     architecture = file.value("general.architecture")
-    processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
-    names = get_gguf_hf_weights_map(_skeleton(config), processor)
+    processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=skeleton.config.to_dict())
+    names = get_gguf_hf_weights_map(skeleton, processor)
     experts = getattr(processor, "GGUF_MOE_WEIGHTS_PATTERN", None)
     tensors: dict[str, LazyTensor] = {}
     halves: dict[str, dict[str, LazyTensor]] = {}

@@ -26,12 +26,10 @@ class Field(NamedTuple):
 
     Attributes:
         kind: The number of its type.
-        element_kind: For lists, that of their elements; else None.
         value: The value; None for a list of strings.
     """
 
     kind: int
-    element_kind: int | None
     value: Any
 
 
@@ -97,19 +95,19 @@ class _Cursor:
     def field(self) -> Field:
         (kind,) = self.numbers("I")
         if kind in NUMBERS:
-            return Field(kind, None, self.numbers(NUMBERS[kind])[0])
+            return Field(kind, self.numbers(NUMBERS[kind])[0])
         if kind == STRING:
-            return Field(kind, None, self.string())
+            return Field(kind, self.string())
         if kind != ARRAY:
             raise ValueError(f"unknown type {kind} of metadata")
         element_kind, count = self.numbers("IQ")
         if element_kind in NUMBERS:
-            return Field(kind, element_kind, list(self.numbers(f"{count}{NUMBERS[element_kind]}")))
+            return Field(kind, list(self.numbers(f"{count}{NUMBERS[element_kind]}")))
         if element_kind != STRING:
             raise ValueError(f"unknown type {element_kind} of a list")
         for _ in range(count):
             self.skip_string()
-        return Field(kind, element_kind, None)
+        return Field(kind, None)
 
     def tensor(self) -> TensorPlace:
         """A tensor whose position is counted from the end of the header."""

@@ -28,7 +28,9 @@ def boot(name: str, **arguments: Any) -> Any:
     return model.eval()
 
 
-def boot_offloaded(name: str, checkpoint: Mapping[str, LazyTensor], **arguments: Any) -> Any:
+def boot_offloaded(
+    name: str, checkpoint: Mapping[str, LazyTensor], *, shown_as: str | None = None, **arguments: Any
+) -> Any:
     """Boot a TransformerBridge whose parameters are read from a checkpoint when they are needed.
 
     transformers renames and merges the checkpoint's tensors as if it loaded them, and TransformerLens splits them, but they are
@@ -37,6 +39,7 @@ def boot_offloaded(name: str, checkpoint: Mapping[str, LazyTensor], **arguments:
     Args:
         name: A folder with the configuration and the tokenizer.
         checkpoint: The parameters.
+        shown_as: What error messages call the model; its name by default.
         **arguments: Those of `TransformerBridge.boot_transformers`.
 
     Raises:
@@ -44,7 +47,7 @@ def boot_offloaded(name: str, checkpoint: Mapping[str, LazyTensor], **arguments:
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    model = TransformerBridge.boot_transformers(name, model_class=_CheckedClass(checkpoint), **arguments)
+    model = TransformerBridge.boot_transformers(name, model_class=_CheckedClass(checkpoint, shown_as), **arguments)
     model.requires_grad_(False).eval()
     model.__dict__["checkpoint"] = checkpoint
     return model
@@ -64,8 +67,12 @@ def boot_gguf(path: Path, **arguments: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder, path.stem)  # the model's name is that of its folder
         checkpoint.save_configuration(named)
-        model = boot_offloaded(str(named), checkpoint, **arguments)
+        model = boot_offloaded(str(named), checkpoint, shown_as=str(path), **arguments)
     model.cfg.model_name = path.stem
+    if checkpoint.rotary_factors is not None:
+        for module in model.original_model.modules():
+            for name in {"inv_freq", "original_inv_freq"} & module._buffers.keys():
+                module._buffers[name] = module._buffers[name] / checkpoint.rotary_factors
     return model
 
 
@@ -124,10 +131,12 @@ class _CheckedClass:
 
     Args:
         checkpoint: Where the parameters are read from, when they are needed; None to load them now.
+        shown_as: What error messages call the model; its name by default.
     """
 
-    def __init__(self, checkpoint: Mapping[str, LazyTensor] | None = None) -> None:
+    def __init__(self, checkpoint: Mapping[str, LazyTensor] | None = None, shown_as: str | None = None) -> None:
         self.checkpoint = checkpoint
+        self.shown_as = shown_as
 
     def from_pretrained(self, name: str, **arguments: Any) -> Any:
         from transformer_lens.model_bridge.sources.transformers import (
@@ -145,4 +154,5 @@ class _CheckedClass:
                 type(arguments["config"])
             ]
             arguments["state_dict"] = dict(self.checkpoint)
+            name = self.shown_as or name  # not opened: the weights are given
         return load_checked(model_class, name, **arguments)
