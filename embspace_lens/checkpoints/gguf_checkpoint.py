@@ -224,6 +224,8 @@ def _parameters(file: GgufFile, skeleton: Any) -> dict[str, LazyTensor]:
     halves: dict[str, dict[str, LazyTensor]] = {}
     for name in file:
         stack = experts.fullmatch(name) if experts else None
+        if stack and stack["name"] not in names:
+            continue
         if stack and stack["w"] in ("gate", "up"):
             halves.setdefault(names[stack["name"]], {})[stack["w"]] = file[name]
         elif stack:

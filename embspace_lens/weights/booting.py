@@ -72,7 +72,8 @@ def boot_gguf(path: Path, **arguments: Any) -> Any:
     if checkpoint.rotary_factors is not None:
         for module in model.original_model.modules():
             for name in {"inv_freq", "original_inv_freq"} & module._buffers.keys():
-                module._buffers[name] = module._buffers[name] / checkpoint.rotary_factors
+                frequencies: Any = module._buffers[name]
+                module._buffers[name] = frequencies / checkpoint.rotary_factors.to(frequencies.device)
     return model
 
 

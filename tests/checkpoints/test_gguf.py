@@ -16,6 +16,7 @@ from gguf_files import gguf, model_of, saved, write_gguf
 from reference import DEQUANTIZERS
 
 from embspace_lens import EmbeddingLens, EmbspaceError
+from embspace_lens.checkpoints.checkpoint import ranges_of
 from embspace_lens.checkpoints.gguf_checkpoint import gguf_in, open_gguf
 from embspace_lens.checkpoints.gguf_file import dequantized
 from embspace_lens.checkpoints.lazy_tensor import LazyTensor
@@ -163,6 +164,7 @@ def test_nothing_is_dequantised_before_it_is_needed_and_an_expert_is_read_alone(
     assert torch.equal(expert, weights[name][2])
     n_bytes = sum(checkpoint.types[f"blk.1.ffn_{half}_exps.weight"] == "Q4_0" for half in ("gate", "up")) * 32 * 36
     assert checkpoint.files.bytes_read == n_bytes
+    assert sum(stop - start for _, start, stop in ranges_of(stack[2])) == n_bytes
     stack[2].read()
     assert checkpoint.files.bytes_read == n_bytes
 
@@ -222,7 +224,8 @@ def test_scaling_of_positions_that_is_not_read_is_named(tmp_path):
 
 def test_the_model_is_named_after_its_file(tmp_path):
     path, _ = written("qwen2", tmp_path)
-    assert EmbeddingLens(boot_gguf(path)).weights.name == "qwen2"
+    model = boot_gguf(path)
+    assert (model.cfg.model_name, EmbeddingLens(model).weights.name) == ("qwen2", "qwen2")
 
 
 @pytest.fixture
