@@ -484,6 +484,43 @@ def wrong_cache_size(variable: str, text: str) -> EmbspaceError:
     return EmbspaceError(f"{variable}={text!r} is not a number of gigabytes above 0.")
 
 
+def not_gguf(path: object) -> EmbspaceError:
+    """A file with the ending .gguf has another format."""
+    return EmbspaceError(
+        f"{path} is not a GGUF file: it does not begin with the letters GGUF. Download or copy it again."
+    )
+
+
+def gguf_type(file: object, tensor: str, quantization: str) -> EmbspaceError:
+    """A GGUF file stores a tensor in a type without a dequantiser."""
+    return EmbspaceError(
+        f"{file} stores {tensor} as {quantization}, which the installed package gguf cannot dequantise. Update it "
+        "(pip install --upgrade gguf), or quantise the model to another type, such as Q8_0."
+    )
+
+
+def gguf_architecture(path: object, architecture: str) -> EmbspaceError:
+    """Transformers does not read an architecture from GGUF files."""
+    return EmbspaceError(
+        f"{path} has the architecture {architecture!r}, which transformers does not read from GGUF files in this version. "
+        "Give the folder of the model's safetensors files."
+    )
+
+
+def gguf_metadata(path: object, part: str, reason: str) -> EmbspaceError:
+    """Transformers cannot make the configuration or the tokenizer from the metadata of a GGUF file."""
+    return EmbspaceError(
+        f"{path}: transformers cannot make the {part} from the file's metadata ({reason}). "
+        "Give the folder of the model's safetensors files."
+    )
+
+
+def several_gguf(folder: object, files: Sequence[str]) -> EmbspaceError:
+    """A folder holds several GGUF checkpoints."""
+    listed = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
+    return EmbspaceError(f"{folder} holds {len(files)} GGUF files ({listed}). Give the path of one of them.")
+
+
 def offloaded_model(operation: str) -> EmbspaceError:
     """A function runs a model whose weights stay in its checkpoint."""
     return EmbspaceError(
@@ -497,6 +534,29 @@ def no_offloaded_difference(name: object) -> EmbspaceError:
     return EmbspaceError(
         f"{name} is stored as a difference from its base model, so that its weights cannot stay in the file. "
         "Load it with offload=False; it is small."
+    )
+
+
+def quantized_not_loaded(name: object) -> EmbspaceError:
+    """A quantised checkpoint is to be loaded."""
+    return EmbspaceError(
+        f"{name} is quantised: its weights can be read one by one (offload=True), but the model is not loaded. "
+        "For functions that run the model, load a checkpoint of it in bf16."
+    )
+
+
+def address_not_loaded(url: object) -> EmbspaceError:
+    """A checkpoint at an address is to be loaded."""
+    return EmbspaceError(
+        f"The weights at {url} can be read one by one (offload=True), but not loaded from there. Download the folder, and "
+        "give its path; or give the name of a hub model."
+    )
+
+
+def no_hub_address(name: object) -> EmbspaceError:
+    """A hub model without an organisation stays in its checkpoint."""
+    return EmbspaceError(
+        f"{name} is not a local folder, and to leave weights on the hub, the whole name is needed: organisation/model."
     )
 
 

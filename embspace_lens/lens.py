@@ -15,7 +15,7 @@ from torch import Tensor
 from . import errors
 from .demo.catalog import frequent_words
 from .errors import EmbspaceError
-from .loading import Offload, load_model
+from .loading import load_model
 from .readings.base import AnyWeight, BaseLens
 from .readings.components import list_components
 from .readings.directions import read_directions
@@ -32,6 +32,7 @@ from .space.vocabulary import Vocabulary
 from .tables.selection import Select
 from .weights.effective import Weights
 from .weights.host import AttentionWeight, MLPWeight
+from .weights.model_size import Offload
 from .weights.parameter_names import Side
 from .weights.weight_difference import WeightDifference
 
@@ -120,21 +121,24 @@ class EmbeddingLens(BaseLens):
         device: str | None = None,
         dtype: torch.dtype | None = None,
         offload: Offload = "auto",
+        cache: bool = True,
         **options: Any,
     ) -> "EmbeddingLens":
         """Load a model and make its lens; or leave the weights in their checkpoint, and read each when it is needed.
 
         With `offload=True`, a model of any size can be read: a reading takes the memory of the embeddings and of one weight.
-        All readings are the same as those of a model in memory. Functions that run the model raise an error.
-        `lens.weights.bytes_read` is the number of bytes that were read so far.
+        All readings are the same as those of a model in memory. Functions that run the model raise an error. From an address,
+        only the weights that a reading needs are fetched. `lens.weights.bytes_read` is the number of bytes that were read, or
+        fetched, so far.
 
         Args:
-            name: A demo model (`"reviews-small-0"`, offline), a local folder (of a model, or of a tuned demo classifier), or a
-                hub model, which TransformerLens downloads.
+            name: A demo model (`"reviews-small-0"`, offline), a local folder (of a model, or of a tuned demo classifier), a GGUF
+                file, a hub model, which TransformerLens downloads, or an address: `hf://organisation/model`, `https://…`, `s3://…`.
             device: The device; for demo models the CPU by default, for others the choice of TransformerLens.
             dtype: The precision, such as `torch.bfloat16`; float32 by default, and as stored for weights in a checkpoint.
             offload: Whether the weights stay in the checkpoint. With `"auto"`, if they would take more than 60 % of the free
-                memory; a warning says so.
+                memory; a warning says so. Those of quantised checkpoints, GGUF files and addresses always do.
+            cache: Whether what is fetched from an address stays on disk for the next process, in `$EMBSPACE_LENS_CACHE`.
             **options: The options of `EmbeddingLens(model, …)`.
 
         Raises:
@@ -146,7 +150,7 @@ class EmbeddingLens(BaseLens):
             >>> EmbeddingLens.from_pretrained("reviews-small-0", offload=True).weights.is_offloaded
             True
         """
-        return cls(load_model(name, device=device, dtype=dtype, offload=offload), **options)
+        return cls(load_model(name, device=device, dtype=dtype, offload=offload, cache=cache), **options)
 
     def __repr__(self) -> str:
         weights, space = self.weights, self.space

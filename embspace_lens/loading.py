@@ -2,27 +2,24 @@
 
 import json
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal
+from typing import Any
 
-import psutil
 import torch
 
 from . import errors
-from .checkpoints.checkpoint import INDEX, SINGLE, Checkpoint
+from .checkpoints.checkpoint import Checkpoint
+from .checkpoints.gguf_checkpoint import gguf_in
+from .checkpoints.remote_folder import is_url, public_url
 from .demo import catalog
 from .files import expand, read_json
-from .weights.booting import boot, boot_offloaded
-
-Offload = bool | Literal["auto"]
-
-FREE_SHARE = 0.6
-"""The share of the free memory that a loaded model may take; larger ones stay in their checkpoint by default."""
+from .weights.booting import boot
+from .weights.model_size import Offload, offloaded_checkpoint
+from .weights.offloading import boot_checkpoint, boot_gguf
 
 WRONG_FIELD = re.compile(r"Field '(\w+)' expected (\w+), got \w+ \(value: (.*)\)")
 """The message of transformers for a field of a configuration whose value is of the wrong type."""
@@ -35,16 +32,21 @@ def load_model(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     offload: Offload = "auto",
+    cache: bool = True,
 ) -> Any:
     """Load a model into a TransformerBridge, or leave its weights in its checkpoint.
 
     Args:
-        name: A demo model (offline), a local folder (of a model, or of a tuned demo classifier), or a hub model, which
-            TransformerLens downloads.
+        name: A demo model (offline), a local folder (of a model, or of a tuned demo classifier), a GGUF file, a hub model, which
+            TransformerLens downloads, or the address of a folder: `hf://organisation/model`, `https://…`, `s3://…`.
         device: The device; for demo models the CPU by default, for others the choice of TransformerLens.
         dtype: The precision; float32 by default. Weights that stay in their checkpoint have the precision stored there.
         offload: Whether the weights stay in the checkpoint, and each is read when it is needed. With `"auto"`, only if
-            they would take more than 60 % of the free memory in the given precision; a warning says so.
+            they would take more than 60 % of the free memory in the given precision; a warning says so. Those of quantised
+            checkpoints, GGUF files and addresses always do.
+        cache: Whether what is fetched from an address stays on disk, in `$EMBSPACE_LENS_CACHE` (by default, the folder
+            `embspace_lens` in the user's folder of caches) up to `$EMBSPACE_LENS_CACHE_GB` (50); otherwise it is fetched anew
+            by each process.
 
     Returns:
         The model in evaluation mode, with its tokenizer.
@@ -59,51 +61,49 @@ def load_model(
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as reason:
             raise errors.no_device(device, shorten(str(reason), 120)) from reason
+    options: dict[str, Any] = {"device": device, "dtype": dtype or torch.float32}
+    on_cpu: dict[str, Any] = options | {"device": device or "cpu"}
     if str(name) in catalog.names():
+        load = catalog.load_offloaded if offload is True else catalog.load
+        return load(str(name), **on_cpu)
+    if is_url(str(name)):
+        if offload is False:
+            raise errors.address_not_loaded(public_url(str(name)))
+        with _plain_errors(public_url(str(name))):
+            return boot_checkpoint(Checkpoint.of_url(str(name), cache), public_url(str(name)), **options)
+    path = expand(name)
+    if catalog.is_classifier(path):
         if offload is True:
-            return catalog.load_offloaded(str(name), device=device or "cpu", dtype=dtype)
-        return catalog.load(str(name), device=device or "cpu", dtype=dtype or torch.float32)
-    folder = expand(name)
-    if catalog.is_classifier(folder):
-        if offload is True:
-            raise errors.no_offloaded_difference(folder)
-        return catalog.load_tuned(folder, device=device or "cpu", dtype=dtype or torch.float32)[0]
-    if folder.is_file():
-        raise errors.model_is_file(folder)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise errors.no_config(folder)
-    if not folder.exists() and (folder.is_absolute() or str(name).startswith(".")):
-        raise errors.no_such_folder(folder)
-    if folder.is_dir():
-        _check_config(folder)
-    with _plain_errors(name, folder):
-        checkpoint = _checkpoint(folder, offload, dtype or torch.float32)
+            raise errors.no_offloaded_difference(path)
+        return catalog.load_tuned(path, **on_cpu)[0]
+    if path.is_file() and path.suffix == ".gguf":
+        return _load_gguf(path, offload, options)
+    if path.is_file():
+        raise errors.model_is_file(path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        if (file := gguf_in(path)) is None:
+            raise errors.no_config(path)
+        return _load_gguf(file, offload, options)
+    if not path.exists() and (path.is_absolute() or str(name).startswith(".")):
+        raise errors.no_such_folder(path)
+    if path.is_dir():
+        _check_config(path)
+    with _plain_errors(name, path):
+        checkpoint = offloaded_checkpoint(str(name), path, offload, cache, dtype or torch.float32)
         if checkpoint is not None:
-            return boot_offloaded(str(folder), checkpoint, device=device, dtype=dtype or torch.float32)
-        return boot(str(folder) if folder.is_dir() else str(name), device=device, dtype=dtype or torch.float32)
+            return boot_checkpoint(checkpoint, str(path) if path.is_dir() else f"hf://{name}", **options)
+        return boot(str(path) if path.is_dir() else str(name), **options)
 
 
-def _checkpoint(folder: Path, offload: Offload, dtype: torch.dtype) -> Checkpoint | None:
-    """The checkpoint whose weights are read one by one; None for a model that is to be loaded."""
-    if offload is False or not folder.is_dir():
-        return None
-    if offload == "auto" and not any((folder / file).is_file() for file in (INDEX, SINGLE)):
-        return None
-    checkpoint = Checkpoint.of_folder(folder)
-    if offload == "auto":
-        needed, free = checkpoint.n_parameters * dtype.itemsize, psutil.virtual_memory().available
-        if needed <= FREE_SHARE * free:
-            return None
-        warnings.warn(
-            f"{folder.name} would take {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB of free memory: its weights stay on disk, and "
-            "each is read when it is needed. offload=False (--no-offload) loads it.",
-            stacklevel=2,
-        )
-    return checkpoint
+def _load_gguf(path: Path, offload: Offload, options: dict[str, Any]) -> Any:
+    if offload is False:
+        raise errors.quantized_not_loaded(path)
+    with _plain_errors(path, path):
+        return boot_gguf(path, **options)
 
 
 @contextmanager
-def _plain_errors(name: str | PathLike[str], folder: Path) -> Iterator[None]:
+def _plain_errors(name: str | PathLike[str], path: Path | None = None) -> Iterator[None]:
     """Raise errors of this package for the exceptions of transformers, which are of any class."""
     try:
         yield
@@ -114,10 +114,10 @@ def _plain_errors(name: str | PathLike[str], folder: Path) -> Iterator[None]:
             raise errors.weights_not_safe(name) from error
         if (field := WRONG_FIELD.search(str(error))) and field[2] in KINDS:
             value = "null" if field[3] == "None" else field[3]
-            raise errors.wrong_field(folder, field[1], value, KINDS[field[2]]) from error
+            raise errors.wrong_field(name, field[1], value, KINDS[field[2]]) from error
         reason = f"{type(error).__name__}: {shorten(str(error), 240)}"
-        if folder.is_dir():
-            raise errors.damaged_model(folder, reason) from error
+        if path is None or path.exists():
+            raise errors.damaged_model(name, reason) from error
         raise errors.unknown_model(name, catalog.names(), reason) from error
 
 

@@ -365,3 +365,101 @@ def brute_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, group_size: int) 
                 difference = torch.tensor(float(code - zero), dtype=scales.dtype)
                 weight[column, i] = difference * scales[i // group_size, column]
     return weight
+
+
+def brute_q4_0(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """ggml's block_q4_0: 32 numbers, d as half, then 16 bytes; number i has the low bits of byte i, 16 + i the high bits."""
+    values = []
+    for block in _blocks(data, 18):
+        d = _half(block, 0)
+        quants = [byte & 15 for byte in block[2:]] + [byte >> 4 for byte in block[2:]]
+        values += [np.float32(q - 8) * d for q in quants]
+    return np.array(values, dtype=np.float32).reshape(shape)
+
+
+def brute_q8_0(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """ggml's block_q8_0: 32 numbers, d as half, then 32 signed bytes."""
+    values = []
+    for block in _blocks(data, 34):
+        d = _half(block, 0)
+        values += [np.float32(byte - 256 if byte > 127 else byte) * d for byte in block[2:]]
+    return np.array(values, dtype=np.float32).reshape(shape)
+
+
+def brute_q4_k(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """ggml's block_q4_K: 256 numbers in 8 groups of 32; d and dmin as halves, 12 bytes of scales and minima, 128 of bits.
+
+    Two groups share 32 bytes: the first has the low bits. Scales and minima have 6 bits, see `get_scale_min_k4`.
+    """
+    values = []
+    for block in _blocks(data, 144):
+        d, dmin, scales, quants = _half(block, 0), _half(block, 2), block[4:16], block[16:]
+        for group in range(8):
+            if group < 4:
+                scale, minimum = scales[group] & 63, scales[group + 4] & 63
+            else:
+                scale = (scales[group + 4] & 15) | (scales[group - 4] >> 6) << 4
+                minimum = (scales[group + 4] >> 4) | (scales[group] >> 6) << 4
+            for byte in quants[32 * (group // 2) : 32 * (group // 2 + 1)]:
+                q = byte >> 4 if group % 2 else byte & 15
+                values.append(d * np.float32(scale) * np.float32(q) - dmin * np.float32(minimum))
+    return np.array(values, dtype=np.float32).reshape(shape)
+
+
+def brute_q6_k(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """ggml's block_q6_K: 256 numbers; 128 bytes of low bits, 64 of high bits, 16 signed scales of 16 numbers, d as half.
+
+    In each half of 128 numbers, number i has its low bits in byte i mod 64 (the high half of the byte from 64 on), and its
+    two high bits in byte i mod 32, at position 2 · (i // 32).
+    """
+    values = []
+    for block in _blocks(data, 210):
+        low, high, scales, d = block[:128], block[128:192], block[192:208], _half(block, 208)
+        for i in range(256):
+            half, j = divmod(i, 128)
+            byte = low[64 * half + j % 64]
+            q = (byte >> 4 if j >= 64 else byte & 15) | ((high[32 * half + j % 32] >> 2 * (j // 32)) & 3) << 4
+            scale = scales[i // 16]
+            values.append(d * np.float32(scale - 256 if scale > 127 else scale) * np.float32(q - 32))
+    return np.array(values, dtype=np.float32).reshape(shape)
+
+
+def brute_f16(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A sign, 5 bits of exponent and 10 of mantissa."""
+    values = []
+    for low, high in _blocks(data, 2):
+        exponent, mantissa = high >> 2 & 31, (high & 3) << 8 | low
+        size = mantissa * 2.0**-24 if exponent == 0 else (1024 + mantissa) * 2.0 ** (exponent - 25)
+        values.append(-size if high >> 7 else size)
+    return np.array(values, dtype=np.float32).reshape(shape)
+
+
+def brute_bf16(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The first two bytes of a number in single precision."""
+    blocks = [[0, 0, low, high] for low, high in _blocks(data, 2)]
+    return np.array(blocks, dtype=np.uint8).view(np.float32).reshape(shape)
+
+
+def brute_f32(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers in single precision."""
+    return np.ascontiguousarray(data).view(np.float32).reshape(shape)
+
+
+DEQUANTIZERS = {
+    "Q4_0": brute_q4_0,
+    "Q8_0": brute_q8_0,
+    "Q4_K": brute_q4_k,
+    "Q6_K": brute_q6_k,
+    "F16": brute_f16,
+    "BF16": brute_bf16,
+    "F32": brute_f32,
+}
+"""ggml's types by their names; each function takes the bytes and the shape of the values."""
+
+
+def _blocks(data: np.ndarray, size: int) -> list[list[int]]:
+    return np.ascontiguousarray(data).view(np.uint8).reshape(-1, size).tolist()
+
+
+def _half(block: list[int], start: int) -> np.float32:
+    return np.float32(np.array(block[start : start + 2], dtype=np.uint8).view(np.float16)[0])

@@ -224,7 +224,7 @@ def test_damaged_model_folders_raise(tmp_path):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(EmbspaceError, match="could not be loaded .* Is a file damaged or missing"):
+    with pytest.raises(EmbspaceError, match="truncated or damaged"):
         EmbeddingLens.from_pretrained(tmp_path)
 
 

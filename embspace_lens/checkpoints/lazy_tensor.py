@@ -85,8 +85,6 @@ class Operation(NamedTuple):
     def entry(self, index: int) -> Source:
         """Read one entry of the first dimension: where the operation allows it, from one entry of the arguments."""
         function, args = self.function, self.args
-        if isinstance(function, functools.partial):  # a copy
-            return Operation(function, (args[0][index],))
         if function is aten.permute.default and args[1][0] == 0:
             return Operation(function, (args[0][index], [axis - 1 for axis in args[1][1:]]))
         if function is aten.transpose.int and all(axis % args[0].ndim for axis in args[1:]):
@@ -153,7 +151,7 @@ class LazyTensor(Tensor):
             return _cast(args[0], kwargs.get("dtype") or args[0].dtype)
         if func is CLONE:
             copy = functools.partial(func, **kwargs)
-            return cls(Operation(copy, args), copy(_meta(args[0])))
+            return cls(Entrywise(copy, args), copy(_meta(args[0])))
         if func in NEW:
             return func(_meta(args[0]), **kwargs | {"device": "meta"})
         if func not in REARRANGING or kwargs:

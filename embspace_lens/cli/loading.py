@@ -38,6 +38,7 @@ def open_lens(model: str, options: ProjectionOptions = DEFAULTS) -> "EmbeddingLe
             model,
             device=options.device,
             offload="auto" if options.offload is None else options.offload,
+            cache=options.cache,
             vocabulary=masks or None,
             score=options.score,
             fold_ln=options.fold,

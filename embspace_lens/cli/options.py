@@ -61,7 +61,9 @@ def _is_number(text: str) -> bool:
 Model = Annotated[
     str,
     typer.Option(
-        "--model", metavar="NAME|FOLDER", help="A demo model, a local folder, or a model of the Hugging Face hub."
+        "--model",
+        metavar="NAME|FOLDER|URL",
+        help="A demo model, a local folder, a GGUF file, a model of the Hugging Face hub, or an address: hf://organisation/model, https://….",
     ),
 ]
 Layer = Annotated[
@@ -128,6 +130,10 @@ Offload = Annotated[
         show_default=False,
     ),
 ]
+Cache = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Keep what is fetched from an address on disk, for the next command."),
+]
 LensSpace = Annotated[
     SpaceName,
     typer.Option(
@@ -180,6 +186,7 @@ class ProjectionOptions:
     fold: Fold = True
     device: Device = None
     offload: Offload = None
+    cache: Cache = True
 
     @property
     def words(self) -> str:

@@ -17,7 +17,8 @@ from ..files import expand, read_json
 from ..forward.pooling import PooledHead
 from ..space.masks import TokenMask, whole_words
 from ..space.vocabulary import Vocabulary
-from ..weights.booting import boot, boot_offloaded, load_checked
+from ..weights.booting import boot, load_checked
+from ..weights.offloading import boot_offloaded
 
 MODELS = Path(str(files("embspace_lens.demo") / "models"))
 

@@ -26,6 +26,7 @@ def list_components(lens: BaseLens) -> pd.DataFrame:
     """List the weights of a model; see `EmbeddingLens.components`."""
     weights = lens.weights
     notes, is_difference = weights.notes(), isinstance(weights, WeightDifference)
+    origin = f"dequantised from {weights.format_name}" if weights.format_name else ""
 
     def row(weight: str, layer: int = -1, expert: int = NO_EXPERT) -> Block:
         keys: dict[str, Any] = {"layer": layer, "expert": expert, "weight": weight}
@@ -43,7 +44,7 @@ def list_components(lens: BaseLens) -> pd.DataFrame:
             "dtype": str(dtype).removeprefix("torch."),
             "folded": weights.folded(weight, layer),
             "note": "; ".join(
-                filter(None, ["unchanged" if is_difference and norm == 0 else "", notes.get(weight, "")])
+                filter(None, ["unchanged" if is_difference and norm == 0 else "", notes.get(weight, ""), origin])
             ),
         }
 

@@ -22,39 +22,15 @@ def boot(name: str, **arguments: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     if "hf_model" not in arguments:
-        arguments["model_class"] = _CheckedClass()
-        arguments = _config_overrides(name) | arguments
-    with _no_installation():
+        arguments["model_class"] = CheckedClass()
+        arguments = config_overrides(name) | arguments
+    with no_installation():
         model = TransformerBridge.boot_transformers(name, **arguments)
     return model.eval()
 
 
-def boot_offloaded(name: str, checkpoint: Mapping[str, LazyTensor], **arguments: Any) -> Any:
-    """Boot a TransformerBridge whose parameters are read from a checkpoint when they are needed.
-
-    transformers renames and merges the checkpoint's tensors as if it loaded them, and TransformerLens splits them, but they are
-    lazy, so that nothing is read.
-
-    Args:
-        name: A folder with the configuration and the tokenizer.
-        checkpoint: The parameters: a `Checkpoint`, or the result of `dequantized`.
-        **arguments: Those of `TransformerBridge.boot_transformers`.
-
-    Raises:
-        EmbspaceError: As `boot`.
-    """
-    from transformer_lens.model_bridge import TransformerBridge
-
-    arguments = _config_overrides(name) | arguments
-    with _no_installation():
-        model = TransformerBridge.boot_transformers(name, model_class=_CheckedClass(checkpoint), **arguments)
-    model.requires_grad_(False).eval()
-    model.__dict__["checkpoint"] = checkpoint
-    return model
-
-
 @contextmanager
-def _no_installation() -> Iterator[None]:
+def no_installation() -> Iterator[None]:
     """Keep the host from installing packages: for models with images it runs `pip install torchvision`, which replaces torch."""
     settings = {"PIP_NO_INDEX": "1", "PIP_QUIET": "3", "UV_OFFLINE": "1"}
     before = {name: os.environ.get(name) for name in settings}
@@ -119,7 +95,7 @@ def boot_attention_only(name: str, tokenizer: Any, **sizes: int) -> tuple[Any, d
     return model, {key.replace("_original_component.", ""): parameter for key, parameter in stored}
 
 
-def _config_overrides(name: str) -> dict[str, Any]:
+def config_overrides(name: str) -> dict[str, Any]:
     """The argument `hf_config_overrides` of a boot, for a configuration that TransformerLens reads incorrectly; empty for others.
 
     In Falcon's new decoder architecture, transformers ignores `multi_query`, whose default is True. TransformerLens then
@@ -135,15 +111,17 @@ def _config_overrides(name: str) -> dict[str, Any]:
     return {"hf_config_overrides": {"multi_query": False}} if is_affected else {}
 
 
-class _CheckedClass:
+class CheckedClass:
     """The `model_class` of a boot: the class that the host chooses for the configuration, loaded by `load_checked`.
 
     Args:
         checkpoint: Where the parameters are read from, when they are needed; None to load them now.
+        shown_as: What error messages call the model; its name by default.
     """
 
-    def __init__(self, checkpoint: Mapping[str, LazyTensor] | None = None) -> None:
+    def __init__(self, checkpoint: Mapping[str, LazyTensor] | None = None, shown_as: str | None = None) -> None:
         self.checkpoint = checkpoint
+        self.shown_as = shown_as
 
     def from_pretrained(self, name: str, **arguments: Any) -> Any:
         from transformer_lens.model_bridge.sources.transformers import (
@@ -155,11 +133,12 @@ class _CheckedClass:
         # The host may have replaced arguments["config"] by a part of the configuration (multimodal models).
         options = {key: arguments[key] for key in ("token", "trust_remote_code", "revision") if key in arguments}
         config = AutoConfig.from_pretrained(name, **options)
-        _check_architectures(name, config)
+        _check_architectures(self.shown_as or name, config)
         model_class = get_hf_model_class_for_architecture(determine_architecture_from_hf_config(config))
         if self.checkpoint is not None:
             model_class = _class_of(model_class, arguments["config"])
             arguments["state_dict"] = dict(self.checkpoint)
+            name = self.shown_as or name  # no file of weights is opened: the parameters are given
         return load_checked(model_class, name, **arguments)
 
 

@@ -283,6 +283,11 @@ class Weights:
         """How many bytes of the checkpoint were read so far, or fetched over the network; 0 for a model in memory."""
         return 0 if self.host.checkpoint is None else self.host.checkpoint.files.bytes_read
 
+    @property
+    def format_name(self) -> str:
+        """The format of a quantised checkpoint; empty for other checkpoints, and for models in memory."""
+        return getattr(self.host.checkpoint, "format_name", "")
+
     # -- internals
 
     def _outer(self, name: OuterWeight) -> Tensor:

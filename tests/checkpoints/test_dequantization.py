@@ -16,7 +16,8 @@ from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.checkpoints.checkpoint import Checkpoint, ranges_of
 from embspace_lens.checkpoints.dequantization import dequantized, format_name, unquantized_config
 from embspace_lens.checkpoints.quantized_formats import fp8, mxfp4
-from embspace_lens.weights.booting import boot, boot_offloaded
+from embspace_lens.weights.booting import boot
+from embspace_lens.weights.offloading import boot_offloaded
 
 MODULE = "model.layers.0.mlp.down_proj"
 WEIGHT = f"{MODULE}.weight"

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 import zoo
+from range_server import serving
 from safetensors.torch import load_file, save_file
 
 from embspace_lens import EmbeddingLens, demo
@@ -300,3 +301,89 @@ def test_damaged_checkpoints_are_refused_in_one_sentence(checkpoint, tmp_path, d
     with pytest.raises(EmbspaceError, match=BAD[damage]) as caught:
         EmbeddingLens.from_pretrained(folder, offload=True)
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+# -- addresses, and the command line
+
+
+def test_a_model_at_an_address_is_read_like_that_in_a_folder(checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setenv("EMBSPACE_LENS_CACHE", str(tmp_path))
+    folder = checkpoint("llama")
+    with serving(folder) as server:
+        lens = EmbeddingLens.from_pretrained(server.url, offload="auto")
+        assert lens.weights.is_offloaded
+        expected = EmbeddingLens.from_pretrained(folder, offload=False)
+        pd.testing.assert_frame_equal(lens.neurons(layer=1, k=2), expected.neurons(layer=1, k=2))
+        fetched = server.n_bytes
+        assert lens.weights.bytes_read == fetched
+        again = EmbeddingLens.from_pretrained(server.url)
+        pd.testing.assert_frame_equal(again.neurons(layer=1, k=2), expected.neurons(layer=1, k=2))
+        assert again.weights.bytes_read == 0, "what was fetched is on disk"
+        with pytest.raises(EmbspaceError, match="Download the folder"):
+            EmbeddingLens.from_pretrained(server.url, offload=False)
+
+
+def test_hub_names_without_an_organisation_are_refused():
+    with pytest.raises(EmbspaceError, match="organisation/model"):
+        EmbeddingLens.from_pretrained("gpt2", offload=True)
+
+
+# -- two checkpoints
+
+
+def test_differences_of_checkpoints_are_those_of_models_in_memory(checkpoint, tmp_path):
+    from embspace_lens import difference
+
+    folder = tmp_path / "tuned"
+    shutil.copytree(checkpoint("llama"), folder)
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        changed = {name: x + 0.01 if "mlp" in name else x for name, x in tensors.items()}
+        save_file(changed, file, metadata={"format": "pt"})
+    lenses = {}
+    for offload in (True, False):
+        before, after = (EmbeddingLens.from_pretrained(path, offload=offload) for path in (checkpoint("llama"), folder))
+        lenses[offload] = difference(after, before), after, before
+    for read in (
+        lambda change, after, before: change.neurons(k=2),
+        lambda change, after, before: change.components(),
+        lambda change, after, before: before.read(after.search(5, weight="W_out")),
+    ):
+        pd.testing.assert_frame_equal(read(*lenses[True]), read(*lenses[False]), check_exact=True)
+    assert lenses[True][0].weights.is_offloaded and "unchanged" not in repr(lenses[True][0])
+
+
+def test_alignments_of_checkpoints_are_those_of_models_in_memory():
+    from embspace_lens import align, match_neurons
+
+    def compared(offload):
+        a, b = (EmbeddingLens.from_pretrained(f"reviews-small-{seed}", offload=offload) for seed in (0, 1))
+        return align(a, b, weights="W_O").matches, match_neurons(a, b, 0, 0)
+
+    for actual, expected in zip(compared(True), compared(False)):
+        pd.testing.assert_frame_equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral"])
+def test_circuits_and_evidence_are_those_of_the_model_in_memory(checkpoint, name):
+    from embspace_lens import circuits, evidence
+
+    a, b = (EmbeddingLens.from_pretrained(checkpoint(name), offload=offload) for offload in (True, False))
+    pairs = ["W_V-W_O"] if name == "mixtral" else ["W_in-W_out", "W_V-W_O"]
+    functions = {
+        "head_statistics": lambda lens: circuits.head_statistics(lens),
+        "neuron_statistics": lambda lens: circuits.neuron_statistics(lens),
+        "related_pairs": lambda lens: evidence.related_pairs(lens, k=5, pairs=pairs, seeds=1),
+        "salient_operations": lambda lens: circuits.salient_operations(lens, layer=0, k=2),
+        "position_heads": lambda lens: circuits.position_heads(lens),
+        "relation_scores": lambda lens: circuits.relation_scores(
+            lens, {"next": [(i, i + 1) for i in range(9)]}, n_shuffles=9
+        ),
+        "vocabulary_channels": lambda lens: circuits.vocabulary_channels(lens, 0, [0, 1], n_channels=2).channels,
+    }
+    for function, run in functions.items():
+        actual, expected = outcome(partial(run, a)), outcome(partial(run, b))
+        if isinstance(expected, str):
+            assert actual == expected, function
+        else:
+            pd.testing.assert_frame_equal(actual, expected, check_exact=True, obj=function)

@@ -23,7 +23,8 @@ from embspace_lens.checkpoints import range_cache, remote_files, remote_folder
 from embspace_lens.checkpoints.checkpoint import Checkpoint, ranges_of
 from embspace_lens.checkpoints.remote_files import RemoteFiles
 from embspace_lens.checkpoints.small_files import fetch_small_files
-from embspace_lens.weights.booting import boot, boot_offloaded
+from embspace_lens.weights.booting import boot
+from embspace_lens.weights.offloading import boot_offloaded
 
 N_LAYERS = 8
 

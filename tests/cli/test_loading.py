@@ -1,10 +1,12 @@
 """Lenses of the command line: the same vocabularies, scores and models as in the Python API."""
 
 import inspect
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from command_line import as_csv, check_refusal, read_csv
+from range_server import serving
 
 from embspace_lens import EmbeddingLens, demo
 from embspace_lens.cli.options import DEFAULTS, InverseName, SpaceName
@@ -88,3 +90,13 @@ def test_devices_that_do_not_exist_are_refused(run, folder):
         check_refusal(
             run(*ONE_NEURON, "--device", device, model=folder), rf"device='{device}' cannot be used \(.*\)\. .*"
         )
+
+
+def test_commands_read_folders_and_addresses_weight_by_weight(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBSPACE_LENS_CACHE", str(tmp_path))
+    expected = run(*ONE_NEURON, "--format", "csv", "--no-offload", model=folder).stdout
+    assert run(*ONE_NEURON, "--format", "csv", "--offload", model=folder).stdout == expected
+    with serving(Path(folder)) as server:
+        for options in ([], ["--no-cache"]):
+            assert run(*ONE_NEURON, "--format", "csv", *options, model=server.url).stdout == expected
+        check_refusal(run(*ONE_NEURON, "--no-offload", model=server.url), r"The weights at http://.* can be read .*")

@@ -9,9 +9,10 @@ from oracle_cases import TOKENS, check_all, error, shared
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.checkpoints.checkpoint import Checkpoint
 from embspace_lens.interventions import ablation_hooks
-from embspace_lens.weights.booting import boot, boot_offloaded
+from embspace_lens.weights.booting import boot
 from embspace_lens.weights.effective import Weights
 from embspace_lens.weights.hook_points import head_hook, pattern_hook
+from embspace_lens.weights.offloading import boot_offloaded
 
 
 @pytest.mark.parametrize("n_groups", [1, 2, 4])

@@ -15,9 +15,10 @@ from embspace_lens.checkpoints.checkpoint import Checkpoint
 from embspace_lens.interventions import ablation_hooks
 from embspace_lens.weights import latent_attention
 from embspace_lens.weights.attention_scores import attention_scale
-from embspace_lens.weights.booting import boot, boot_offloaded
+from embspace_lens.weights.booting import boot
 from embspace_lens.weights.effective import Weights
 from embspace_lens.weights.hook_points import head_hook, pattern_hook
+from embspace_lens.weights.offloading import boot_offloaded
 from embspace_lens.weights.query_key_norms import has_head_norms, normalized_circuits
 
 D_KEY, D_VALUE, D_ROTARY, RANK = 8, 6, 4, 16
