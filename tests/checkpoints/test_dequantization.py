@@ -1,9 +1,11 @@
 """Quantised checkpoints are read as if they were stored with the values that they stand for."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import reference
 import torch
@@ -52,7 +54,7 @@ def assert_equal_tables(a: EmbeddingLens, b: EmbeddingLens) -> None:
         lambda lens: lens.qk(k=2),
         lambda lens: lens.singular(k=2),
         lambda lens: lens.search(5),
-        lambda lens: lens.components().drop(columns="dtype"),
+        lambda lens: lens.components().drop(columns=["dtype", "note"]),
     ]
     for read in readings:
         outcomes = []
@@ -102,6 +104,18 @@ def test_tables_of_a_mixture_equal_those_of_the_dequantized_model(name, tmp_path
     folder, plain = save_quantized(name, tmp_path, LAYOUTS["fp8"].encode)
     parameters = dequantized(Checkpoint.of_folder(folder), settings_of("fp8"))
     assert_equal_tables(EmbeddingLens(boot_offloaded(str(folder), parameters)), EmbeddingLens(boot(str(plain))))
+
+
+def test_quantised_folders_are_read_by_name_and_their_components_name_the_format(tmp_path):
+    folder, plain = save_quantized("llama", tmp_path, LAYOUTS["fp8"].encode)
+    configuration = json.loads((folder / "config.json").read_text()) | settings_of("fp8")
+    (folder / "config.json").write_text(json.dumps(configuration))
+    lens = EmbeddingLens.from_pretrained(folder)
+    assert lens.weights.is_offloaded and lens.name == folder.name
+    pd.testing.assert_frame_equal(lens.neurons(k=2), EmbeddingLens.from_pretrained(plain).neurons(k=2))
+    assert lens.components()["note"].str.contains("dequantised from FP8 in blocks of").all()
+    with pytest.raises(EmbspaceError, match=r"is quantised: .*offload=True"):
+        EmbeddingLens.from_pretrained(folder, offload=False)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ READINGS = {
     "qk at a distance": lambda lens: lens.qk(k=2, distance=3),
     "singular": lambda lens: lens.singular(k=2),
     "search": lambda lens: lens.search(5),
-    "components": lambda lens: lens.components().drop(columns="dtype"),  # the precision in the file
+    "components": lambda lens: lens.components().drop(columns=["dtype", "note"]),  # they state the format of the file
 }
 
 
@@ -115,6 +115,22 @@ def test_tables_equal_those_of_the_dequantised_model_in_memory(name, tmp_path):
     model = boot_gguf(path)
     exact = not {"F16", "BF16"} & set(CASES[name][1].values())  # these stay in half precision until they are multiplied
     assert_same_tables(EmbeddingLens(model), in_memory(tmp_path, name, weights, model.tokenizer), exact)
+
+
+def test_files_and_folders_are_read_by_name_and_their_components_name_the_format(tmp_path):
+    path, _ = written("llama", tmp_path)
+    expected = EmbeddingLens(boot_gguf(path)).neurons(k=2)
+    for name in (path, str(path.parent)):
+        lens = EmbeddingLens.from_pretrained(name)
+        pd.testing.assert_frame_equal(lens.neurons(k=2), expected)
+    assert lens.components()["note"].str.contains(r"dequantised from GGUF \(").all()
+    with pytest.raises(EmbspaceError, match="offload=True"):
+        EmbeddingLens.from_pretrained(path, offload=False)
+    (tmp_path / "damaged").mkdir()
+    damaged = tmp_path / "damaged" / "model.gguf"
+    damaged.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(EmbspaceError, match="truncated or damaged"):
+        EmbeddingLens.from_pretrained(damaged)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2moe", "gemma2"])
