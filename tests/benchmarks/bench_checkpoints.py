@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from embspace_lens import EmbeddingLens, evidence
+from embspace_lens.checkpoints.checkpoint import ranges_of
 from embspace_lens.search.tiles import chunks
 
 
@@ -82,8 +83,8 @@ def readings(lens: EmbeddingLens, layer: int) -> Iterator[Reading]:
         f"lens.ov(layer={layer}, head=3)": lambda: lens.ov(layer=layer, head=3),
         f"lens.qk(layer={layer}, head=3)": lambda: lens.qk(layer=layer, head=3),
         f"lens.search(5, layer={layer}, weight='W_out')": lambda: lens.search(5, layer=layer, weight="W_out"),
-        f"related_pairs(lens, layer={layer}, k=10, pairs=['W_V-W_O'])": lambda: evidence.related_pairs(
-            lens, layer=layer, k=10, pairs=["W_V-W_O"], seeds=1
+        f"related_pairs(lens, layer={layer}, k=10, pairs=['W_V-W_O'], seeds=2)": lambda: evidence.related_pairs(
+            lens, layer=layer, k=10, pairs=["W_V-W_O"], seeds=2
         ),
         f"lens.neurons(layer={layer}, neuron=range(512))": lambda: lens.neurons(layer=layer, neuron=range(512)),
         f"lens.neurons(layer={layer})": lambda: lens.neurons(layer=layer),
@@ -96,6 +97,13 @@ def readings(lens: EmbeddingLens, layer: int) -> Iterator[Reading]:
         yield Reading(name, seconds, products, lens.weights.bytes_read - before, anonymous)
 
 
+def weight_bytes(lens: EmbeddingLens, layer: int) -> list[int]:
+    """The bytes of a block's weights in the checkpoint, which are not read."""
+    names = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")
+    ranges = (ranges_of(lens.weights.host.lazy(name, layer)) for name in names)
+    return [stop - start for of_weight in ranges for _, start, stop in of_weight]
+
+
 def main(folder: str, layer: int) -> None:
     """Print the readings of one checkpoint."""
     started = anonymous_memory()
@@ -104,7 +112,7 @@ def main(folder: str, layer: int) -> None:
     lens = opened[0]
     weights = lens.weights
     embeddings = 2 * weights.W_E.nbytes
-    index = [weights.stored(name, layer).nbytes for name in ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")]
+    index = weight_bytes(lens, layer)
     print(repr(lens))
     print(
         f"embeddings {embeddings / 1e9:.2f} GB, block {layer} {sum(index) / 1e9:.2f} GB; before the lens {started / 1e9:.2f} GB in use"
