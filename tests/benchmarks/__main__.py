@@ -1,6 +1,6 @@
 """All benchmarks in one table: this package compared with brute force, dense products and other optimisers.
 
-Run by `make bench`. This package and the baseline are measured alternately in the same run, and the ratio is baseline / ours; seconds depend on the machine.
+Run by `make bench`; checkpoints of large models have a benchmark of their own, `bench_checkpoints.py`. This package and the baseline are measured alternately in the same run, and the ratio is baseline / ours; seconds depend on the machine.
 """
 
 import os
@@ -126,9 +126,18 @@ def bench_large_search(lens: EmbeddingLens) -> Iterator[Measurement]:
         yield Measurement(f"{name}: lens.neurons(weight='W_in'), layers: {n_layers}", NAN, NAN, NAN, memory)
 
 
+def bench_offloaded() -> Measurement:
+    """All neurons of a demo model whose weights stay in its file, next to the model in memory."""
+    in_memory = EmbeddingLens.from_pretrained("reviews-medium-0", offload=False)
+    offloaded = EmbeddingLens.from_pretrained("reviews-medium-0", offload=True)
+    name = "reviews-medium-0: lens.neurons() with offload=True, next to the model in memory"
+    return compare(name, offloaded.neurons, in_memory.neurons, repeats=3)
+
+
 def measurements() -> Iterator[Measurement]:
     """All rows of the table."""
     yield from bench_demo_search(EmbeddingLens.from_pretrained("reviews-small-0"))
+    yield bench_offloaded()
     large = random_gpt2()
     yield from bench_large_search(large)
     yield from bench_demo(*(EmbeddingLens.from_pretrained(f"reviews-small-{seed}") for seed in (0, 1)))
