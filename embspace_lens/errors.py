@@ -362,7 +362,7 @@ def weights_not_safe(name: object) -> EmbspaceError:
     """A file of weights contains Python objects, which are not loaded."""
     return EmbspaceError(
         f"{name} could not be loaded: its weights are stored as Python objects, which may run code when they are read. "
-        "Save the model as safetensors."
+        "Save the model as safetensors: load it with transformers where you trust it, and call its save_pretrained(folder)."
     )
 
 
@@ -519,6 +519,28 @@ def several_gguf(folder: object, files: Sequence[str]) -> EmbspaceError:
     """A folder holds several GGUF checkpoints."""
     listed = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
     return EmbspaceError(f"{folder} holds {len(files)} GGUF files ({listed}). Give the path of one of them.")
+
+
+def unknown_stored_dtype(file: object, dtype: object, known: Sequence[str]) -> EmbspaceError:
+    """A safetensors file holds a tensor of a type that torch does not have."""
+    return EmbspaceError(
+        f"{file} holds a tensor of type {dtype}, which is not read. Types that are read: {', '.join(known)}."
+    )
+
+
+def adapter_not_read(name: object) -> EmbspaceError:
+    """A folder holds an adapter beside a model."""
+    return EmbspaceError(
+        f"{name} holds an adapter (adapter_config.json), which is not read with offload=True. Merge it into the model and save that, "
+        "or load the model with offload=False."
+    )
+
+
+def hub_is_offline(name: object) -> EmbspaceError:
+    """A hub model is to be read while the hub may not be asked."""
+    return EmbspaceError(
+        f"{name} was not downloaded before, and the hub may not be asked: offline mode is on (HF_HUB_OFFLINE)."
+    )
 
 
 def offloaded_model(operation: str) -> EmbspaceError:

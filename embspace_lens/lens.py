@@ -135,7 +135,8 @@ class EmbeddingLens(BaseLens):
             name: A demo model (`"reviews-small-0"`, offline), a local folder (of a model, or of a tuned demo classifier), a GGUF
                 file, a hub model, which TransformerLens downloads, or an address: `hf://organisation/model`, `https://…`, `s3://…`.
             device: The device; for demo models the CPU by default, for others the choice of TransformerLens.
-            dtype: The precision, such as `torch.bfloat16`; float32 by default, and as stored for weights in a checkpoint.
+            dtype: The precision, such as `torch.bfloat16`; float32 by default. Weights in a checkpoint keep a narrower
+                stored precision until they are used.
             offload: Whether the weights stay in the checkpoint. With `"auto"`, if they would take more than 60 % of the free
                 memory; a warning says so. Those of quantised checkpoints, GGUF files and addresses always do.
             cache: Whether what is fetched from an address stays on disk for the next process, in `$EMBSPACE_LENS_CACHE`.

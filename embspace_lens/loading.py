@@ -40,13 +40,14 @@ def load_model(
         name: A demo model (offline), a local folder (of a model, or of a tuned demo classifier), a GGUF file, a hub model, which
             TransformerLens downloads, or the address of a folder: `hf://organisation/model`, `https://…`, `s3://…`.
         device: The device; for demo models the CPU by default, for others the choice of TransformerLens.
-        dtype: The precision; float32 by default. Weights that stay in their checkpoint have the precision stored there.
+        dtype: The precision; float32 by default. Weights that stay in their checkpoint keep a narrower stored precision
+            until they are used.
         offload: Whether the weights stay in the checkpoint, and each is read when it is needed. With `"auto"`, only if
             they would take more than 60 % of the free memory in the given precision; a warning says so. Those of quantised
             checkpoints, GGUF files and addresses always do.
         cache: Whether what is fetched from an address stays on disk, in `$EMBSPACE_LENS_CACHE` (by default, the folder
-            `embspace_lens` in the user's folder of caches) up to `$EMBSPACE_LENS_CACHE_GB` (50); otherwise it is fetched anew
-            by each process.
+            `embspace_lens` in the user's folder of caches) up to `$EMBSPACE_LENS_CACHE_GB` (50); otherwise it is in a temporary
+            folder until the process ends.
 
     Returns:
         The model in evaluation mode, with its tokenizer.
@@ -80,18 +81,18 @@ def load_model(
         return _load_gguf(path, offload, options)
     if path.is_file():
         raise errors.model_is_file(path)
-    if path.is_dir() and not (path / "config.json").is_file():
-        if (file := gguf_in(path)) is None:
-            raise errors.no_config(path)
+    if path.is_dir() and not any(path.glob("*.safetensors")) and (file := gguf_in(path)) is not None:
         return _load_gguf(file, offload, options)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise errors.no_config(path)
     if not path.exists() and (path.is_absolute() or str(name).startswith(".")):
         raise errors.no_such_folder(path)
     if path.is_dir():
         _check_config(path)
     with _plain_errors(name, path):
-        checkpoint = offloaded_checkpoint(str(name), path, offload, cache, dtype or torch.float32)
+        checkpoint = offloaded_checkpoint(str(name), path, offload, cache, dtype or torch.float32, device)
         if checkpoint is not None:
-            return boot_checkpoint(checkpoint, str(path) if path.is_dir() else f"hf://{name}", **options)
+            return boot_checkpoint(checkpoint, str(path) if path.is_dir() else str(name), **options)
         return boot(str(path) if path.is_dir() else str(name), **options)
 
 

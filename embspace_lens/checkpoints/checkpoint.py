@@ -128,8 +128,16 @@ def ranges_of(tensor: Tensor | None) -> Iterator[tuple[str, int, int]]:
             pending += [leaf.source for leaf in leaves if isinstance(leaf, LazyTensor)]
 
 
+def is_transpose(a: Tensor, b: Tensor) -> bool:
+    """Whether two lazy tensors are transposes of each other, made of the same bytes (tied embeddings)."""
+    parts = list(ranges_of(a))
+    return a.shape == b.T.shape and bool(parts) and parts == list(ranges_of(b))
+
+
 def _shards(files: Files) -> list[str]:
-    """The names of the safetensors files."""
+    """The names of the safetensors files; of a single file and an index, transformers reads the single file."""
+    if files.exists(SINGLE):
+        return [SINGLE]
     if files.exists(INDEX):
         try:
             shards = sorted(set(json.loads(files.text(INDEX))["weight_map"].values()))
@@ -143,8 +151,6 @@ def _shards(files: Files) -> list[str]:
         if missing:
             raise errors.missing_shard(str(files), missing[0], len(missing), len(shards))
         return shards
-    if files.exists(SINGLE):
-        return [SINGLE]
     names = files.names()
     if any(name.endswith(PICKLES) for name in names):
         raise errors.weights_not_safe(files)

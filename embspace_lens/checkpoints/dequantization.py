@@ -22,7 +22,7 @@ FORMATS: dict[str, ModuleType] = {
 }
 """The module for each `quant_method`."""
 
-FORMAT_NAMES = ("FP8", "MXFP8", "MXFP4", "compressed-tensors", "bitsandbytes", "AWQ")
+FORMAT_NAMES = ("FP8", "MXFP8", "MXFP4", "compressed-tensors", "bitsandbytes", "AWQ", "GGUF")
 
 
 class DequantizedCheckpoint(Mapping[str, LazyTensor]):

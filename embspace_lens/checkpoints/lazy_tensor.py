@@ -79,14 +79,14 @@ class Operation(NamedTuple):
 
     def read(self) -> Tensor:
         """Read the arguments, and apply the operation to them."""
-        result = self.function(*pytree.tree_map(loaded, self.args))
+        result = self.function(*pytree.tree_map(_stored, self.args))
         return result if self.output is None else result[self.output]
 
     def entry(self, index: int) -> Source:
         """Read one entry of the first dimension: where the operation allows it, from one entry of the arguments."""
         function, args = self.function, self.args
-        if function is aten.permute.default and args[1][0] == 0:
-            return Operation(function, (args[0][index], [axis - 1 for axis in args[1][1:]]))
+        if function is aten.permute.default and args[1][0] % args[0].ndim == 0:
+            return Operation(function, (args[0][index], [axis % args[0].ndim - 1 for axis in args[1][1:]]))
         if function is aten.transpose.int and all(axis % args[0].ndim for axis in args[1:]):
             return Operation(function, (args[0][index], *(axis % args[0].ndim - 1 for axis in args[1:])))
         if function in DIMENSION_ARGUMENT:
@@ -124,9 +124,15 @@ class LazyTensor(Tensor):
     Args:
         source: Where the values come from. Their dtype may be narrower than that of the tensor.
         like: A tensor with the shape and the dtype, on any device.
+
+    Attributes:
+        source: Where the values come from.
+        place: The device of the values that `read` returns. Those of a local file lie in its pages in memory: they must not be
+            changed in place, or later readings find the changed values.
     """
 
     source: Source
+    place: torch.device | None = None
 
     @staticmethod
     def __new__(cls, source: Source, like: Tensor) -> "LazyTensor":
@@ -139,12 +145,22 @@ class LazyTensor(Tensor):
         return f"LazyTensor({tuple(self.shape)}, {self.dtype})"
 
     def read(self) -> Tensor:
-        """The values in the precision in which they are stored, which a cast to a wider one does not change."""
-        return self.source.read()
+        """The values in the precision in which they are stored, which a cast to float32 does not change."""
+        values = self.source.read()
+        return values.to(self.place, torch.float64 if self.dtype == torch.float64 else values.dtype)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        result = cls._apply(func, args, kwargs or {})
+        places = [leaf.place for leaf in pytree.tree_leaves(args) if isinstance(leaf, LazyTensor)]
+        for tensor in pytree.tree_leaves(result):
+            if isinstance(tensor, LazyTensor):
+                tensor.place = places[0]
+        return result
+
+    @classmethod
+    def _apply(cls, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operation as lazy tensors."""
         if func in UNCHANGED:
             return cls(args[0].source, args[0])
         if func is CAST:
@@ -167,6 +183,11 @@ class LazyTensor(Tensor):
 def loaded(tensor: Any) -> Any:
     """The values of a lazy tensor; anything else is returned unchanged."""
     return tensor.read() if isinstance(tensor, LazyTensor) else tensor
+
+
+def _stored(tensor: Any) -> Any:
+    """The values of a lazy tensor where its source has them; anything else is returned unchanged."""
+    return tensor.source.read() if isinstance(tensor, LazyTensor) else tensor
 
 
 def source_of(tensor: Tensor) -> Source:
@@ -194,7 +215,8 @@ def materialized(module: nn.Module) -> Iterator[None]:
 def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
     """The tensor in another precision. A wider one changes no value, so that none is converted before it is used."""
     like = torch.empty_like(_meta(tensor), dtype=dtype)
-    if torch.promote_types(tensor.dtype, dtype) == dtype:
+    is_one_byte = 1 in (tensor.dtype.itemsize, dtype.itemsize)  # torch promotes no 8-bit floating-point numbers
+    if not is_one_byte and torch.promote_types(tensor.dtype, dtype) == dtype:
         return LazyTensor(tensor.source, like)
     return LazyTensor(Entrywise(lambda x: x.to(dtype), (tensor,)), like)
 

@@ -5,13 +5,12 @@ import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from .. import errors
+from .file_mapping import map_file
 
 
 class Ranges:
@@ -43,7 +42,7 @@ class LocalFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._used = Ranges()
-        self._maps: dict[str, torch.UntypedStorage] = {}
+        self._maps: dict[str, Tensor] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -78,20 +77,17 @@ class LocalFiles:
         with self._lock:
             if file not in self._maps:
                 self._maps[file] = self._map(file)
-            storage = self._maps[file]
+            content = self._maps[file]
             self._used.add(file, start, stop)
-        if stop > storage.nbytes():
-            raise errors.damaged_shard(file, f"it has {storage.nbytes():,} bytes, and byte {stop:,} is needed")
-        view: Any = torch.tensor([], dtype=torch.uint8)
-        return view.set_(storage, start, (stop - start,))
+        if stop > len(content):
+            raise errors.damaged_shard(file, f"it has {len(content):,} bytes, and byte {stop:,} is needed")
+        return content[start:stop]
 
-    def _map(self, file: str) -> torch.UntypedStorage:
-        path = self.folder / file
+    def _map(self, file: str) -> UInt8[Tensor, " n_bytes"]:
         try:
-            storage: Any = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
-        except (OSError, RuntimeError) as reason:
-            raise errors.damaged_shard(file, str(reason)) from reason
-        return storage
+            return map_file(self.folder / file)
+        except OSError as reason:
+            raise errors.not_readable(self.folder / file, reason.strerror or reason) from reason
 
     def read_ahead(self, ranges: Iterable[tuple[str, int, int]]) -> None:
         """Ask the system to read ranges of files into its cache, and return at once."""

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from .. import errors
+from .file_mapping import map_file
 from .range_cache import CachedRange, RangeCache
 from .remote_folder import RemoteFolder
 
@@ -82,9 +82,8 @@ class RemoteFiles:
             raise errors.damaged_shard(file, f"it has {self.size(file):,} bytes, and byte {stop:,} is needed")
         if start == stop:
             return torch.empty(0, dtype=torch.uint8)
-        cached, storage = self._mapped(file, start, stop)
-        view: Any = torch.tensor([], dtype=torch.uint8)
-        view.set_(storage, start - cached.start, (stop - start,))
+        cached, content = self._mapped(file, start, stop)
+        view = content[start - cached.start : stop - cached.start]
         return view.clone() if (start - cached.start) % WIDEST_DTYPE else view
 
     def read_ahead(self, ranges: Iterable[tuple[str, int, int]]) -> None:
@@ -110,14 +109,13 @@ class RemoteFiles:
                 if start < stop <= self.size(file):
                     self._cached(file, start, stop, self._closed)
 
-    def _mapped(self, file: str, start: int, stop: int) -> tuple[CachedRange, Any]:
+    def _mapped(self, file: str, start: int, stop: int) -> tuple[CachedRange, Tensor]:
         """A file of the cache that contains a range, and its bytes."""
         for _ in range(N_ATTEMPTS):
             cached = self._cached(file, start, stop)
             try:
-                n_bytes = cached.stop - cached.start
-                return cached, torch.UntypedStorage.from_file(str(cached.path), False, n_bytes)
-            except (OSError, RuntimeError) as reason:
+                return cached, map_file(cached.path)
+            except OSError as reason:
                 if cached.path.exists():
                     raise errors.not_readable(cached.path, reason) from reason
         raise errors.cache_not_written(self.cache.folder, "another process removes the files at once")

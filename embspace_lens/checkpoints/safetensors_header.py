@@ -18,6 +18,9 @@ DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
     "I16": torch.int16,
     "I32": torch.int32,
     "I64": torch.int64,
@@ -84,6 +87,8 @@ def read_header(file: str, size: int, read: Callable[[int, int], bytes]) -> dict
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         stored = {name: _stored(file, data_start, entry) for name, entry in entries.items()}
         ends = [data_start + entry["data_offsets"][1] for entry in entries.values()]
+    except errors.EmbspaceError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as reason:
         raise errors.damaged_shard(file, f"its header cannot be read ({type(reason).__name__})") from reason
     for (name, tensor), end in zip(stored.items(), ends):
@@ -98,6 +103,8 @@ def _stored(file: str, data_start: int, entry: dict) -> StoredTensor:
     shape = tuple(int(n) for n in entry["shape"])
     if min(shape, default=0) < 0:
         raise ValueError(shape)
+    if entry["dtype"] not in DTYPES:
+        raise errors.unknown_stored_dtype(file, entry["dtype"], list(DTYPES))
     return StoredTensor(file, DTYPES[entry["dtype"]], shape, data_start + int(entry["data_offsets"][0]))
 
 

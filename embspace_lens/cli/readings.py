@@ -9,6 +9,7 @@ from .. import errors
 from .loading import open_lens
 from .options import (
     MODEL,
+    Cache,
     Device,
     Expert,
     Fold,
@@ -19,6 +20,7 @@ from .options import (
     Lowest,
     Model,
     Neuron,
+    Offload,
     Weight,
 )
 from .output import DrawnOutput, Output, common_word, middle_layer, next_reading, options_of_first_row, plain_warnings
@@ -143,8 +145,16 @@ def _token(text: str) -> str | int:
     return int(text[1:]) if text.startswith("#") and text[1:].isascii() and text[1:].isdigit() else text
 
 
-def components(model: Model = MODEL, fold: Fold = True, device: Device = None, *, output: Output) -> None:
+def components(
+    model: Model = MODEL,
+    fold: Fold = True,
+    device: Device = None,
+    offload: Offload = None,
+    cache: Cache = True,
+    *,
+    output: Output,
+) -> None:
     """List the weights with their shapes, norms and folded gains."""
-    options = LensOptions(fold=fold, device=device)
+    options = LensOptions(fold=fold, device=device, offload=offload, cache=cache)
     lens = open_lens(model, options)
     output.write(lens.components(), next_reading(f"neurons --layer {middle_layer(lens)}", model, options))

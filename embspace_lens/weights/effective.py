@@ -8,6 +8,7 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from .. import errors
+from ..checkpoints.checkpoint import is_transpose
 from ..checkpoints.lazy_tensor import LazyTensor, loaded
 from ..tables.selection import Select, select
 from .architectures import Block, Norm
@@ -296,7 +297,8 @@ class Weights:
         if not isinstance(stored, LazyTensor):
             return stored
         if name not in self._kept:
-            self._kept[name] = stored.read()
+            is_tied = name == "W_U" and is_transpose(stored, self.host.outer("W_E"))
+            self._kept[name] = self._outer("W_E").T if is_tied else stored.read()
         return self._kept[name]
 
     def _readable_layers(self, sublayer: Sublayer) -> list[int]:

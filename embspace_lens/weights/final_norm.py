@@ -29,7 +29,7 @@ def apply_final_norm(weights: Weights, x: Float[Tensor, "*n d_model"]) -> Float[
     if not name:
         return x
     norm: Any = host.model._modules[name]
-    parameter = next(norm.parameters(), x)
-    state = x.reshape(1, -1, x.shape[-1]).to(parameter.device, parameter.dtype)
     with materialized(norm):
+        parameter = next(norm.parameters(), x)
+        state = x.reshape(1, -1, x.shape[-1]).to(parameter.device, parameter.dtype)
         return upcast(norm(state).reshape(x.shape))

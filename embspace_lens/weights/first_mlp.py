@@ -42,12 +42,13 @@ def first_mlp_output(weights: Weights, x: Float[Tensor, "n d_model"]) -> Float[T
     if mlp is None:
         raise errors.no_first_mlp(host.name)
     block = cast(Any, host.model.blocks)[0]
-    parameter, stored_mlp = next(mlp.parameters()), mlp
+    stored_mlp = mlp
     before, after = _norm_modules(host, block._modules)
     if host.is_bridge and unwrap(mlp) is unwrap(block):
         # OPT and XGLM have no module for the MLP. The bridge's module holds its two layers, and cannot be called.
         mlp = _compose_layers(host, mlp, unwrap(block))
     with materialized(stored_mlp), materialized(before), materialized(after):
+        parameter = next(stored_mlp.parameters())
         state = before(x[None].to(parameter.device, parameter.dtype))
         output = mlp(state, torch.zeros_like(state)) if host.architecture in ADDS_RESIDUAL else mlp(state)
         output = output[0] if isinstance(output, tuple) else output  # gpt-oss also returns the router's scores

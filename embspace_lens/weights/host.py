@@ -283,8 +283,10 @@ class Host:
         return factors.product(self.inner_norm(block, name).gain if fold_inner else None)
 
     def lazy(self, name: str, layer: int, expert: int = NO_EXPERT) -> Tensor | None:
-        """A weight of a block, which is not read; None if the block does not have it, or it cannot be read."""
+        """A weight of a block, which is not read; None if it does not exist, cannot be read, or is a product (latent attention)."""
         block = self.blocks[layer]
+        if is_latent(block.attn) and name in ("W_Q", "W_K", "W_V"):
+            return None
         try:
             if name in ("W_in", "W_gate", "W_out"):
                 return self.mlp(block, cast(MLPWeight, name), expert)

@@ -16,7 +16,7 @@ from ..search.tiles import upcast
 from .architectures import LATENT_ATTENTION
 from .modules import readable, unwrap
 
-FACTORS = {"W_Q": ("q_a_proj", "q_a_layernorm", "q_b_proj")}
+QUERY_FACTORS = {"W_Q": ("q_a_proj", "q_a_layernorm", "q_b_proj")}
 KEY_VALUE_FACTORS = ("kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj")
 
 
@@ -56,7 +56,7 @@ def latent_modules(attn: nn.Module, weight: str) -> tuple[nn.Module | None, nn.M
         return None, None, modules["o_proj"]
     if weight == "W_Q" and modules.get("q_a_proj") is None:
         return None, None, modules["q_proj"]
-    down, norm, up = FACTORS.get(weight, KEY_VALUE_FACTORS)
+    down, norm, up = QUERY_FACTORS.get(weight, KEY_VALUE_FACTORS)
     return modules[down], modules.get(norm), modules[up]
 
 

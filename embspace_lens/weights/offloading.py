@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from .. import errors
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.dequantization import dequantized, format_name, unquantized_config
 from ..checkpoints.gguf_checkpoint import open_gguf
@@ -27,40 +30,52 @@ def boot_offloaded(
         name: A folder with the configuration and the tokenizer.
         checkpoint: The parameters: a `Checkpoint`, a `GgufCheckpoint`, or the result of `dequantized`.
         shown_as: What error messages call the model; its name by default.
-        **arguments: Those of `TransformerBridge.boot_transformers`.
+        **arguments: Those of `TransformerBridge.boot_transformers`. Weights are moved to the device after they are read.
 
     Raises:
         EmbspaceError: As `boot`.
     """
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.utilities.devices import get_device
 
     arguments = config_overrides(name) | arguments
+    device = torch.device(arguments.pop("device", None) or get_device())
     with no_installation():
-        model = TransformerBridge.boot_transformers(name, model_class=CheckedClass(checkpoint, shown_as), **arguments)
+        model = TransformerBridge.boot_transformers(
+            name, model_class=CheckedClass(checkpoint, shown_as), device="cpu", **arguments
+        )
     model.requires_grad_(False).eval()
+    for parameter in model.parameters():
+        if isinstance(parameter, LazyTensor):
+            parameter.place = device
     model.__dict__["checkpoint"] = checkpoint
     return model
 
 
-def boot_checkpoint(checkpoint: Checkpoint, location: str, **arguments: Any) -> Any:
+def boot_checkpoint(checkpoint: Checkpoint, name: str, **arguments: Any) -> Any:
     """Boot a TransformerBridge whose parameters are read from a checkpoint, and dequantised, when they are needed.
 
     Args:
         checkpoint: The files, here or behind a network. The configuration and the tokenizer lie beside them.
-        location: The folder or its address; its last part is the model's name.
+        name: The folder, the hub model, or the address; its last part is the model's name.
         **arguments: Those of `TransformerBridge.boot_transformers`.
 
     Raises:
-        EmbspaceError: As `boot`; or if the checkpoint is quantised in a format that is not read.
+        EmbspaceError: As `boot`; if the checkpoint is quantised in a format that is not read; or if there is an adapter.
     """
-    if isinstance(checkpoint.files, LocalFiles) and not format_name(json.loads(checkpoint.files.text("config.json"))):
-        return boot_offloaded(location, checkpoint, **arguments)
-    with tempfile.TemporaryDirectory() as temporary:
-        name = location.rstrip("/").rpartition("/")[2].partition("@")[0]
-        folder = fetch_small_files(checkpoint.files, Path(temporary, name or "model"))
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
-        (folder / "config.json").write_text(json.dumps(unquantized_config(config)))
-        return boot_offloaded(str(folder), dequantized(checkpoint, config), shown_as=location, **arguments)
+    files = checkpoint.files
+    if files.exists("adapter_config.json"):
+        raise errors.adapter_not_read(name)
+    if isinstance(files, LocalFiles) and not format_name(json.loads(files.text("config.json"))):
+        model = boot_offloaded(str(files.folder), checkpoint, shown_as=name, **arguments)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = fetch_small_files(files, Path(temporary, "model"))
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+            (folder / "config.json").write_text(json.dumps(unquantized_config(config)))
+            model = boot_offloaded(str(folder), dequantized(checkpoint, config), shown_as=name, **arguments)
+    model.cfg.model_name = name.rstrip("/").rpartition("/")[2].partition("@")[0] if "://" in name else name
+    return model
 
 
 def boot_gguf(path: Path, **arguments: Any) -> Any:

@@ -271,7 +271,7 @@ PLAIN = "Use a checkpoint of the model in bf16."
 def test_unknown_format_is_refused_by_name(settings, format_name, tmp_path):
     message = (
         f"Checkpoints in {format_name} are not read. Use a checkpoint of the model in bf16, or in one of FP8, MXFP8, MXFP4, "
-        "compressed-tensors, bitsandbytes, AWQ."
+        "compressed-tensors, bitsandbytes, AWQ, GGUF."
     )
     with pytest.raises(EmbspaceError) as error:
         dequantized(stored(tmp_path, {WEIGHT: torch.ones(2, 2)}), {"quantization_config": settings})

@@ -34,6 +34,7 @@ REARRANGEMENTS = {
     "T": lambda x, y: x[0].T,
     "mT": lambda x, y: x.mT,
     "permute": lambda x, y: x.permute(0, 2, 1),
+    "permute with negative axes": lambda x, y: x.permute(0, -1, -2),
     "reshape": lambda x, y: x.reshape(24, 5),
     "reshape of a transpose": lambda x, y: x.transpose(0, 1).reshape(6, 20),
     "chunk": lambda x, y: x.chunk(2, dim=1)[1],

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from embspace_lens import EmbeddingLens, demo
 from embspace_lens.checkpoints.lazy_tensor import LazyTensor
+from embspace_lens.checkpoints.local_files import LocalFiles
 from embspace_lens.errors import EmbspaceError
 
 NAMES = [name for name in zoo.ZOO if name not in zoo.UNAVAILABLE]
@@ -387,3 +388,110 @@ def test_circuits_and_evidence_are_those_of_the_model_in_memory(checkpoint, name
             assert actual == expected, function
         else:
             pd.testing.assert_frame_equal(actual, expected, check_exact=True, obj=function)
+
+
+# -- models of the hub, which were downloaded
+
+
+@pytest.fixture
+def downloaded(checkpoint, tmp_path, monkeypatch):
+    """A model in the cache of the hub: a snapshot of links to blobs. The hub may not be asked."""
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--org--tiny"
+    snapshot, blobs = repository / "snapshots" / "0123abc", repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abc")
+    for file in checkpoint("llama").iterdir():
+        shutil.copy(file, blobs / file.name)
+        (snapshot / file.name).symlink_to(blobs / file.name)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return snapshot
+
+
+def test_downloaded_hub_models_are_read_from_their_snapshot(downloaded, checkpoint, monkeypatch):
+    expected = EmbeddingLens.from_pretrained(checkpoint("llama"), offload=False).neurons(k=2)
+    lens = EmbeddingLens.from_pretrained("org/tiny", offload=True)
+    assert lens.name == "org/tiny"
+    pd.testing.assert_frame_equal(lens.neurons(k=2), expected)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    with pytest.warns(UserWarning, match="stay on disk"):
+        assert EmbeddingLens.from_pretrained("org/tiny").weights.is_offloaded
+
+
+def test_incomplete_downloads_are_left_to_transformers(downloaded):
+    sorted(downloaded.glob("*.safetensors"))[0].unlink()
+    with pytest.raises(EmbspaceError, match="offline mode is on"):
+        EmbeddingLens.from_pretrained("org/tiny", offload=True)
+    with pytest.raises(EmbspaceError) as caught:
+        EmbeddingLens.from_pretrained("org/tiny")
+    assert "is not complete" not in str(caught.value)
+
+
+def test_quantised_hub_models_are_not_loaded(downloaded):
+    config = json.loads((downloaded / "config.json").read_text())
+    (downloaded / "config.json").unlink()
+    (downloaded / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    )
+    with pytest.raises(EmbspaceError, match="GPTQ .*are not read.* GGUF"):
+        EmbeddingLens.from_pretrained("org/tiny")
+
+
+# -- unusual folders
+
+
+def test_a_single_file_precedes_an_index_as_in_memory(checkpoint, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("llama"), folder)
+    tensors = {name: x for file in folder.glob("*.safetensors") for name, x in load_file(file).items()}
+    save_file({name: 2 * x for name, x in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    a, b = (EmbeddingLens.from_pretrained(folder, offload=offload) for offload in (True, False))
+    assert a.weights.W_E.equal(b.weights.W_E)
+
+
+def test_files_larger_than_the_memory_are_mapped(tmp_path):
+    size = 2 * psutil.virtual_memory().total
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+    files = LocalFiles(tmp_path)
+    assert files.read("large", size - 8, size).tolist() == [0] * 8 and files.bytes_read == 8
+
+
+def test_values_are_returned_on_the_device_that_is_asked_for():
+    lens = EmbeddingLens.from_pretrained("reviews-small-0", offload=True)
+    for parameter in lens.model.parameters():
+        parameter.place = torch.device("meta")
+    weights = lens.weights.host
+    assert weights.attention(weights.blocks[0], "W_Q").read().device.type == "meta"
+    assert weights.mlp(weights.blocks[0], "W_in").read().device.type == "meta"
+
+
+def test_double_precision_is_that_of_the_model_in_memory(checkpoint):
+    a, b = (
+        EmbeddingLens.from_pretrained(checkpoint("llama"), offload=offload, dtype=torch.float64)
+        for offload in (True, False)
+    )
+    assert a.weights.W_in(0).dtype == torch.float64
+    pd.testing.assert_frame_equal(a.neurons(k=2), b.neurons(k=2), check_exact=True)
+
+
+def test_tied_embeddings_are_kept_once(tmp_path):
+    lens = EmbeddingLens.from_pretrained(save("gpt2", tmp_path / "model"), offload=True)
+    assert lens.weights.unembedding[0].data_ptr() == lens.weights.W_E.data_ptr()
+
+
+def test_adapters_and_unknown_types_are_named(checkpoint, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("llama"), folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(EmbspaceError, match="adapter"):
+        EmbeddingLens.from_pretrained(folder, offload=True)
+    (folder / "adapter_config.json").unlink()
+    file = sorted(folder.glob("*.safetensors"))[0]
+    file.write_bytes(file.read_bytes().replace(b'"dtype":"F32"', b'"dtype":"F4"', 1).replace(b"}}", b"} }", 1))
+    with pytest.raises(EmbspaceError, match="of type F4, which is not read"):
+        EmbeddingLens.from_pretrained(folder, offload=True)

@@ -96,6 +96,7 @@ def test_commands_read_folders_and_addresses_weight_by_weight(run, folder, tmp_p
     monkeypatch.setenv("EMBSPACE_LENS_CACHE", str(tmp_path))
     expected = run(*ONE_NEURON, "--format", "csv", "--no-offload", model=folder).stdout
     assert run(*ONE_NEURON, "--format", "csv", "--offload", model=folder).stdout == expected
+    assert run("components", "--offload", "--no-cache", model=folder).exit_code == 0
     with serving(Path(folder)) as server:
         for options in ([], ["--no-cache"]):
             assert run(*ONE_NEURON, "--format", "csv", *options, model=server.url).stdout == expected
