@@ -138,7 +138,7 @@ class EmbeddingLens(BaseLens):
             dtype: The precision, such as `torch.bfloat16`; float32 by default. Weights in a checkpoint keep a narrower
                 stored precision until they are used.
             offload: Whether the weights stay in the checkpoint. With `"auto"`, if they would take more than 60 % of the free
-                memory; a warning says so. Those of quantised checkpoints, GGUF files and addresses always do.
+                memory, with a warning. Those of quantised checkpoints, GGUF files and addresses always do.
             cache: Whether what is fetched from an address stays on disk for the next process, in `$EMBSPACE_LENS_CACHE`.
             **options: The options of `EmbeddingLens(model, …)`.
 

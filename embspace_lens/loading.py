@@ -43,7 +43,7 @@ def load_model(
         dtype: The precision; float32 by default. Weights that stay in their checkpoint keep a narrower stored precision
             until they are used.
         offload: Whether the weights stay in the checkpoint, and each is read when it is needed. With `"auto"`, only if
-            they would take more than 60 % of the free memory in the given precision; a warning says so. Those of quantised
+            they would take more than 60 % of the free memory in the given precision, with a warning. Those of quantised
             checkpoints, GGUF files and addresses always do.
         cache: Whether what is fetched from an address stays on disk, in `$EMBSPACE_LENS_CACHE` (by default, the folder
             `embspace_lens` in the user's folder of caches) up to `$EMBSPACE_LENS_CACHE_GB` (50); otherwise it is in a temporary

@@ -52,7 +52,8 @@ class DequantizedCheckpoint(Mapping[str, LazyTensor]):
 
     @property
     def files(self) -> Any:
-        return getattr(self.stored, "files", None)
+        stored: Any = self.stored
+        return stored.files
 
     @property
     def n_bytes(self) -> int:
