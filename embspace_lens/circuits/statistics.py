@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from ..lens import EmbeddingLens
-from ..search.tiles import chunks, float64
+from ..search.tiles import PART_SCALE, chunks, float64
 from ..space.embedding_space import EmbeddingSpace
 from ..space.embeddings import Embedding
 from ..tables.frames import tidy
@@ -75,16 +75,16 @@ def neuron_statistics(lens: EmbeddingLens, layer: Select = None) -> pd.DataFrame
 
     def blocks() -> Iterator[dict[str, Any]]:
         for index, expert in tqdm(mlps, desc="neuron statistics", unit="layer", disable=None, leave=False):
-            W_out = lens.weights.directions("W_out", index, expert).to(embeddings.device)
-            sizes = _sizes(lens.weights, index, expert)
-            moments = vocab_moments(normalize(W_out, dim=1), embeddings)
-            kurtosis, skew, variance = (moments[f"vocab_{name}"] for name in ("kurtosis", "skew", "variance"))
-            role = np.where(kurtosis > MIN_KURTOSIS, np.where(skew > 0, "prediction", "suppression"), "")
-            if index in entropy_layers:
-                is_entropy = (sizes["squared_norm"] > min_norm) & (variance < max_variance) & (role == "")
-                role = np.where(is_entropy, "entropy", role)
-            keys = {"layer": index, "expert": expert, "neuron": np.arange(len(W_out))}
-            yield keys | sizes | moments | {"role": role.astype(object)}
+            for neurons, x in _parts(lens.weights, index, expert):
+                sizes = _sizes(x)
+                moments = vocab_moments(normalize(x["out"].to(embeddings.device), dim=1), embeddings)
+                kurtosis, skew, variance = (moments[f"vocab_{name}"] for name in ("kurtosis", "skew", "variance"))
+                role = np.where(kurtosis > MIN_KURTOSIS, np.where(skew > 0, "prediction", "suppression"), "")
+                if index in entropy_layers:
+                    is_entropy = (sizes["squared_norm"] > min_norm) & (variance < max_variance) & (role == "")
+                    role = np.where(is_entropy, "entropy", role)
+                keys = {"layer": index, "expert": expert, "neuron": neurons}
+                yield keys | sizes | moments | {"role": role.astype(object)}
 
     return tidy(["layer", *lens.expert_column, "neuron", *SIZE_COLUMNS, *MOMENT_COLUMNS, "role"], blocks())
 
@@ -222,10 +222,19 @@ def _cosine_space(lens: EmbeddingLens) -> EmbeddingSpace:
     )
 
 
-def _sizes(weights: Weights, layer: int, expert: int) -> dict[str, np.ndarray]:
-    """Norms and cosines of the weights of each neuron of one MLP, and the sum of its squared norms."""
+def _parts(
+    weights: Weights, layer: int, expert: int
+) -> Iterator[tuple[Int[np.ndarray, " n"], dict[str, Float[Tensor, "n d_model"]]]]:
+    """Neurons of an MLP, part by part, and the directions of their weights: `in`, `out` and, if there is one, `gate`."""
     names = {"in": "W_in", "out": "W_out"} | ({"gate": "W_gate"} if weights.is_gated(layer) else {})
-    x = {short: float64(weights.directions(name, layer, expert)) for short, name in names.items()}
+    rows = {short: weights.direction_rows(name, layer, expert) for short, name in names.items()}
+    for chunk in chunks(len(rows["out"]), 4 * weights.d_model, scale=PART_SCALE):
+        yield np.arange(chunk.start, chunk.stop), {short: each[chunk] for short, each in rows.items()}
+
+
+def _sizes(directions: dict[str, Float[Tensor, "n d_model"]]) -> dict[str, np.ndarray]:
+    """Norms and cosines of the weights of each neuron, and the sum of its squared norms."""
+    x = {short: float64(rows) for short, rows in directions.items()}
     norms = {short: torch.linalg.vector_norm(rows, dim=1).cpu().numpy() for short, rows in x.items()}
     missing = np.full(len(norms["in"]), np.nan)
     sizes = {f"{short}_norm": norms.get(short, missing) for short in ("in", "gate", "out")}
@@ -248,10 +257,10 @@ def _entropy_limits(lens: EmbeddingLens, embeddings: Embedding) -> tuple[float, 
     mean = mean / len(embeddings)
     norms, variances = [], []
     for index, expert in tqdm(weights.mlps(), desc="norms", unit="layer", disable=None, leave=False):
-        out = float64(weights.directions("W_out", index, expert)).to(gram.device)
-        out = normalize(out, dim=1)
-        variances.append((((out @ gram) * out).sum(dim=1) - (out @ mean).square()).cpu())
-        norms.append(_sizes(weights, index, expert)["squared_norm"])
+        for _, x in _parts(weights, index, expert):
+            out = normalize(float64(x["out"]).to(gram.device), dim=1)
+            variances.append((((out @ gram) * out).sum(dim=1) - (out @ mean).square()).cpu())
+            norms.append(_sizes(x)["squared_norm"])
     return (
         float(np.quantile(np.concatenate(norms), LARGE_NORM_QUANTILE)),
         float(np.quantile(torch.cat(variances).numpy(), SMALL_VARIANCE_QUANTILE)),

@@ -42,7 +42,7 @@ def read_subheads(
                     read_ahead(lens.weights, names, [WeightIndex(following, NO_EXPERT)])
                 parts = []
                 for name in names:
-                    x = lens.weights.directions(name, index)[heads]
+                    x = lens.weights.direction_rows(name, index)[heads]
                     block = token_block(lens, x.flatten(0, 1), side_of(name), k, largest=largest, bar=bar)
                     row = block.pop("row")
                     d_head = x.shape[1]

@@ -1,22 +1,44 @@
 """Neurons as lists of tokens."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Int
 from torch import Tensor
 
-from ..search.tiles import chunk_rows
+from ..search.tiles import PART_SCALE, chunk_rows
 from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, select, weight_names
+from ..weights.direction_rows import Directions
 from ..weights.host import MLPWeight
 from ..weights.parameter_names import MLP, WeightIndex, side_of
 from ..weights.prefetching import read_ahead
 from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
+
+
+class Part(NamedTuple):
+    """Neurons of one MLP that are read together.
+
+    Attributes:
+        mlp: The MLP.
+        neurons: The neurons, ascending.
+    """
+
+    mlp: WeightIndex
+    neurons: Int[np.ndarray, " n"]
+
+    @property
+    def rows(self) -> slice | Int[Tensor, " n"]:
+        """The neurons as an index; a slice if they follow each other, which copies nothing."""
+        first, last = int(self.neurons[0]), int(self.neurons[-1])
+        is_range = last - first + 1 == len(self.neurons)
+        return slice(first, last + 1) if is_range else torch.from_numpy(self.neurons)
 
 
 def read_neurons(
@@ -36,51 +58,65 @@ def read_neurons(
     widths = [lens.weights.d_mlp(*mlp) for mlp in mlps]
     # Experts may differ in width: a neuron must exist in the widest MLP, and is read in every MLP that has it.
     selected = select("neuron", neuron, max(widths, default=0), lens.name, "neurons in its widest MLP")
-    widths = widths if neuron is None else [len(selected)] * len(mlps)
+    parts = [part for mlp, width in zip(mlps, widths) for part in _parts(mlp, width, selected, lens.weights.d_model)]
     skip_ungated = names != ["W_gate"]  # if only W_gate is selected, an MLP without it raises an error
 
-    def queries(batch: list[WeightIndex], name: str) -> Iterator[tuple[Block, Float[Tensor, "n d_model"]]]:
-        """Keys and directions of one weight's neurons, MLP by MLP."""
-        for index in batch:
-            if name == "W_gate" and skip_ungated and not lens.weights.is_gated(index.layer):
-                continue
-            x = lens.weights.directions(name, *index)
-            neurons = [n for n in selected if n < len(x)]
-            x = x if neuron is None else x[torch.tensor(neurons, dtype=torch.long, device=x.device)]
-            keys = {"layer": np.full(len(x), index.layer), "expert": np.full(len(x), index.expert)}
-            yield keys | {"neuron": np.asarray(neurons)}, x
+    def open_rows(mlp: WeightIndex, name: str) -> Directions | None:
+        """The directions of one weight; None for the W_gate of an ungated MLP."""
+        if name == "W_gate" and skip_ungated and not lens.weights.is_gated(mlp.layer):
+            return None
+        return lens.weights.direction_rows(name, *mlp)
 
     def blocks() -> Iterator[Block]:
-        batches = list(_batches(mlps, widths, lens.weights.d_model))
+        rows: dict[tuple[WeightIndex, str], Directions | None] = {}
+        batches = list(_batches(parts, lens.weights.d_model))
         with token_bar(lens, "neurons", len(batches) * len(names)) as bar:
             for batch, following in zip_longest(batches, batches[1:], fillvalue=[]):
-                read_ahead(lens.weights, names, following)
-                parts = []
+                here = {part.mlp for part in batch}
+                read_ahead(
+                    lens.weights, names, [mlp for mlp in dict.fromkeys(p.mlp for p in following) if mlp not in here]
+                )
+                # The parts of a large MLP are read one after another from one weight.
+                needed = [(mlp, name) for name in names for mlp in here]
+                rows = {key: rows[key] if key in rows else open_rows(*key) for key in needed}
+                found = []
                 for name in names:
-                    directions = list(queries(batch, name))
-                    if not directions:
+                    read = [(part, each) for part in batch if (each := rows[part.mlp, name]) is not None]
+                    if not read:
                         continue
-                    first_keys, first = directions[0]
-                    x = torch.cat([x.to(first.device) for _, x in directions])
+                    x = torch.cat([each[part.rows].to(read[0][1].device) for part, each in read])
                     block = token_block(lens, x, side_of(name), k, largest=largest, bar=bar)
                     row = block.pop("row")
-                    keys = {key: np.concatenate([keys[key] for keys, _ in directions])[row] for key in first_keys}
-                    parts.append(block | keys | {"weight": [name] * len(row)})
-                yield from interleave(parts, {}, "layer", "expert", "neuron")
+                    keys = {
+                        "layer": np.concatenate([np.full(len(part.neurons), part.mlp.layer) for part, _ in read]),
+                        "expert": np.concatenate([np.full(len(part.neurons), part.mlp.expert) for part, _ in read]),
+                        "neuron": np.concatenate([part.neurons for part, _ in read]),
+                    }
+                    found.append(
+                        block | {key: values[row] for key, values in keys.items()} | {"weight": [name] * len(row)}
+                    )
+                yield from interleave(found, {}, "layer", "expert", "neuron")
 
     columns = ["layer", *lens.expert_column, "neuron", "weight", "rank", *TOKEN_COLUMNS]
     return tidy(columns, blocks(), lens.vocabulary.array, kind="tokens")
 
 
-def _batches(mlps: list[WeightIndex], widths: list[int], d_model: int) -> Iterator[list[WeightIndex]]:
-    """Batches of MLPs whose directions fit half a chunk, so that the rows of the embedding are made once for several layers."""
-    batch: list[WeightIndex] = []
+def _parts(mlp: WeightIndex, width: int, selected: list[int], d_model: int) -> Iterator[Part]:
+    """The selected neurons of an MLP in parts of similar size, so that only a part of a large weight is in float32."""
+    neurons = np.array(selected[: bisect_left(selected, width)], dtype=np.int64)
+    n_parts = -(-len(neurons) // chunk_rows(4 * d_model, scale=PART_SCALE))
+    return (Part(mlp, part) for part in np.array_split(neurons, n_parts or 1) if len(part))
+
+
+def _batches(parts: list[Part], d_model: int) -> Iterator[list[Part]]:
+    """Batches of parts whose directions fit half a chunk, so that the rows of the embedding are made once for several layers."""
+    batch: list[Part] = []
     room = limit = chunk_rows(4 * d_model, scale=0.5)
-    for mlp, width in zip(mlps, widths):
-        if batch and width > room:
+    for part in parts:
+        if batch and len(part.neurons) > room:
             yield batch
             batch, room = [], limit
-        batch.append(mlp)
-        room -= width
+        batch.append(part)
+        room -= len(part.neurons)
     if batch:
         yield batch

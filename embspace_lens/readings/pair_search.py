@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..space.embedding_space import EmbeddingSpace
 from ..space.normalized_pairs import NormalizedPairs
-from ..weights.effective import FactoredMatrix
+from ..weights.circuit_factors import Circuits
 from ..weights.parameter_names import Side
 from ..weights.query_key_norms import normalized_circuits
 from .base import BaseLens, Block
@@ -18,25 +18,25 @@ class FormPairs:
 
     Args:
         space: The embedding space.
-        form: One factored matrix per head.
+        circuits: The factors of each head's form.
         sides: The embeddings to which each factor is applied.
     """
 
-    def __init__(self, space: EmbeddingSpace, form: FactoredMatrix, sides: tuple[Side, Side]) -> None:
-        self._space, self._form, self._sides = space, form, sides
+    def __init__(self, space: EmbeddingSpace, circuits: Circuits, sides: tuple[Side, Side]) -> None:
+        self._space, self._circuits, self._sides = space, circuits, sides
 
     def top(
         self, head: int, k: int, *, largest: bool = True, excluded: Int[Tensor, " p"] | None = None
     ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"], Int[Tensor, " k"]]:
         """The best k pairs of a head; see `EmbeddingSpace.top_pairs`."""
-        left, right = self._form.A[head], self._form.B[head].T
+        left, right = self._circuits[head]
         return self._space.top_pairs(left, right, self._sides, k, largest=largest, excluded=excluded)
 
     def top_partners(
         self, row: Float[Tensor, " d_model"], *, largest: bool = True
     ) -> tuple[Float[Tensor, " n_heads"], Int[Tensor, " n_heads"]]:
         """For each head, the best first token if the second is a given row; see `EmbeddingSpace.top_partners`."""
-        forms = [(left, right.T) for left, right in zip(self._form.A, self._form.B, strict=True)]
+        forms = (self._circuits[head] for head in range(len(self._circuits)))
         return self._space.top_partners(forms, self._sides, row, largest=largest)
 
 
@@ -48,8 +48,7 @@ def pair_search(lens: BaseLens, name: str, layer: int, distance: int | None = No
     circuits = normalized_circuits(lens.weights, layer, distance) if name == "W_QK" else []
     if circuits:
         return NormalizedPairs(lens.space, circuits)
-    form = lens.weights.W_OV(layer) if name == "W_OV" else lens.weights.W_QK(layer, distance)
-    return FormPairs(lens.space, form, CIRCUIT_SIDES[name])
+    return FormPairs(lens.space, lens.weights.circuits(name, layer, distance), CIRCUIT_SIDES[name])
 
 
 def pair_block(

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from .. import errors
+from ..search.tiles import PART_SCALE, chunks
 from ..space.embeddings import as_tensor
 from ..tables.checks import check_integer
 from ..tables.frames import tidy
@@ -192,19 +193,17 @@ def _best_directions(
     row_of_target = target.row(lens, side)
     scores, keys, vectors = [], [], []
     for index in indices:
-        x = lens.weights.directions(name, *index)
-        flat = lens.space.vectors(x.reshape(-1, x.shape[-1]), side)
-        score = flat @ row_of_target
-        row = torch.argsort(score, descending=largest, stable=True)[:k]
-        scores.append(score[row].cpu())
-        vectors.append(flat[row])
-        row, none = row.cpu().numpy(), np.full(len(row), -1)
-        layer_and_expert = [np.full(len(row), index.layer), np.full(len(row), index.expert)]
-        if name in ATTENTION:
-            d_head = x.shape[-2]
-            keys.append(np.stack([*layer_and_expert, row // d_head, none, row % d_head]))
-        else:
-            keys.append(np.stack([*layer_and_expert, none, row, none]))
+        rows = lens.weights.direction_rows(name, *index)
+        d_head = rows.shape[1] if name in ATTENTION else 1
+        for chunk in chunks(len(rows), 4 * lens.space.d_model * d_head, scale=PART_SCALE):
+            flat = lens.space.vectors(rows[chunk].flatten(0, -2), side)
+            score = flat @ row_of_target
+            row = torch.argsort(score, descending=largest, stable=True)[:k]
+            scores.append(score[row].cpu())
+            vectors.append(flat[row])
+            row, none = row.cpu().numpy() + chunk.start * d_head, np.full(len(row), -1)
+            unit = (row // d_head, none, row % d_head) if name in ATTENTION else (none, row, none)
+            keys.append(np.stack([np.full(len(row), index.layer), np.full(len(row), index.expert), *unit]))
     score = torch.cat(scores)
     order = torch.argsort(score, descending=largest, stable=True)[:k]
     key = dict(zip(KEYS, np.concatenate(keys, axis=1)[:, order.numpy()]))

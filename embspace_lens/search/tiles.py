@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+PART_SCALE = 8
+"""The directions that are made at once from a large weight fit this many chunks. With fewer, more time goes into the embeddings."""
+
 _budget: ContextVar[int] = ContextVar("chunk_bytes", default=2**24)
 
 

@@ -1,6 +1,6 @@
 """The embedding space: residual vectors as scores over tokens, and back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -245,7 +245,7 @@ class EmbeddingSpace:
 
     def top_partners(
         self,
-        forms: Sequence[tuple[Float[Tensor, "d_model rank"], Float[Tensor, "d_model rank"]]],
+        forms: Iterable[tuple[Float[Tensor, "d_model rank"], Float[Tensor, "d_model rank"]]],
         sides: tuple[Side, Side],
         row: Float[Tensor, " d_model"],
         *,

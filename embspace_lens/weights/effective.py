@@ -12,11 +12,12 @@ from ..checkpoints.checkpoint import is_transpose
 from ..checkpoints.lazy_tensor import LazyTensor, loaded
 from ..tables.selection import Select, select
 from .architectures import Block, Norm
+from .circuit_factors import Circuits, HeadCircuits
+from .direction_rows import Directions, FoldedDirections, fold
 from .experts import NO_EXPERT
-from .folding import fold_into_reading, fold_into_writing
 from .host import AttentionWeight, Host, MLPWeight, OuterWeight
 from .notes import collect_notes
-from .parameter_names import ATTENTION, MLP, WRITING, Sublayer, WeightIndex, sublayer_of
+from .parameter_names import ATTENTION, FACTORS, MLP, WRITING, Sublayer, WeightIndex, side_of, sublayer_of
 from .rotary import rotation_matrix
 
 
@@ -74,7 +75,8 @@ class Weights:
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
         """Unembedding with the final norm folded in, as a new matrix; `unembedding` gives its parts without a copy."""
-        return self._read(self._outer("W_U"), self.host.final_norm, "W_U")
+        stored, norm = self.unembedding
+        return fold(stored.T, norm, "read", f"W_U of {self.name}").T
 
     @property
     def unembedding(self) -> tuple[Float[Tensor, "d_model d_vocab_out"], Norm]:
@@ -110,33 +112,38 @@ class Weights:
 
     def W_Q(self, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
         """Query directions, one per column."""
-        return self._reading_heads(layer, "W_Q")
+        return self.directions("W_Q", layer).mT
 
     def W_K(self, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
         """Key directions, one per column; shared within a query group."""
-        return self._reading_heads(layer, "W_K")
+        return self.directions("W_K", layer).mT
 
     def W_V(self, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
         """Value directions, one per column; shared within a query group."""
-        return self._reading_heads(layer, "W_V")
+        return self.directions("W_V", layer).mT
 
     def W_O(self, layer: int) -> Float[Tensor, "n_heads d_head d_model"]:
         """Output directions, one per row."""
-        block = self._block(layer, "attn")
-        return self._write(self.host.attention(block, "W_O"), block.after_attn, f"W_O of block {layer}")
+        return self.directions("W_O", layer)
 
     def W_OV(self, layer: int) -> FactoredMatrix:
         """The OV circuit `W_V W_O` of each head, from source to output: `d_model × d_model`, stored as two factors."""
-        return FactoredMatrix(self.W_V(layer), self.W_O(layer))
+        left, right = self.circuits("W_OV", layer)[:]
+        return FactoredMatrix(left, right.mT)
 
     def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
         """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, stored as two factors.
 
-        Positions, norms of queries and keys, the rotary part of multi-head latent attention and the factor 1/√d_head are left out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for
-        a key that is `distance` tokens before its query.
+        Positions, norms of queries and keys, the rotary part of multi-head latent attention and the factor 1/√d_head are left
+        out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for a key that is `distance` tokens before its query.
         """
-        q, k = self.W_Q(layer), self.W_K(layer)
-        return FactoredMatrix(q if distance is None else q @ self.rotation(layer, distance).to(q), k.transpose(-1, -2))
+        left, right = self.circuits("W_QK", layer, distance)[:]
+        return FactoredMatrix(left, right.mT)
+
+    def circuits(self, name: str, layer: int, distance: int | None = None) -> Circuits:
+        """W_OV or W_QK of a block's heads, made head by head: `circuits[head]` are the factors of one, `left @ right.mT`."""
+        left, right = (self.direction_rows(weight, layer) for weight in FACTORS[name])
+        return HeadCircuits(left, right, None if distance is None else self.rotation(layer, distance))
 
     def rotation(self, layer: int, distance: int) -> Float[Tensor, "d_head d_head"]:
         """The rotation R(Δ) of rotary positions, times the factor by which some models scale rotated scores.
@@ -148,17 +155,15 @@ class Weights:
 
     def W_in(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_model d_mlp"]:
         """Input directions of the neurons, one per column: the keys of the MLP's key-value memory."""
-        return self._reading_mlp(layer, "W_in", expert)
+        return self.directions("W_in", layer, expert).mT
 
     def W_gate(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_model d_mlp"]:
         """Gate directions of the neurons, one per column."""
-        return self._reading_mlp(layer, "W_gate", expert)
+        return self.directions("W_gate", layer, expert).mT
 
     def W_out(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_mlp d_model"]:
         """Output directions of the neurons, one per row: the values of the MLP's key-value memory."""
-        block = self._block(layer, "mlp")
-        stored = self._stored_mlp(block, "W_out", self._expert(block, expert))
-        return self._write(stored, block.after_mlp, f"W_out of block {layer}")
+        return self.directions("W_out", layer, expert)
 
     # -- blocks, heads and MLPs
 
@@ -230,8 +235,22 @@ class Weights:
         Returns:
             `[d_mlp, d_model]` for W_in, W_gate and W_out; `[n_heads, d_head, d_model]` for W_Q, W_K, W_V and W_O.
         """
-        matrix = getattr(self, weight)(*((layer, expert) if weight in MLP else (layer,)))
-        return matrix if weight in WRITING else matrix.transpose(-1, -2)
+        return self.direction_rows(weight, layer, expert)[:]
+
+    def direction_rows(self, weight: str, layer: int, expert: int = NO_EXPERT) -> Directions:
+        """The directions of a weight, made on demand: `rows[index]` are those of some neurons or heads; otherwise as `directions`."""
+        sublayer, side = sublayer_of(weight), side_of(weight)
+        block = self._block(layer, sublayer)
+        group = 1
+        if sublayer == "mlp":
+            stored = self._stored_mlp(block, cast(MLPWeight, weight), self._expert(block, expert))
+        else:
+            stored = self.host.attention(block, cast(AttentionWeight, weight), fold_inner=self.fold_ln)
+            # A bridge has one matrix per key-value head, a HookedTransformer one per query head.
+            group = self.n_heads // len(stored)
+        stored = loaded(stored) if side == "write" else loaded(stored).mT
+        norm = self.norm(weight, layer) if self.fold_ln else Norm()
+        return FoldedDirections(stored, norm, side, f"{weight} of block {layer} of {self.name}", group=group)
 
     def stored(self, weight: str, layer: int = -1, expert: int = NO_EXPERT) -> Tensor:
         """A weight as the model stores it, without norms; layer −1 for W_E, W_U and W_pos."""
@@ -323,26 +342,8 @@ class Weights:
             raise errors.no_such_expert(self.name, block.layer, expert, experts)
         return expert
 
-    def _reading_heads(self, layer: int, name: AttentionWeight) -> Tensor:
-        block = self._block(layer, "attn")
-        stored = self.host.attention(block, name, fold_inner=self.fold_ln)
-        weight = self._read(stored, block.before_attn, f"{name} of block {layer}")
-        # A bridge has one matrix per key-value head, a HookedTransformer one per query head.
-        return weight.repeat_interleave(self.n_heads // len(weight), dim=0) if len(weight) < self.n_heads else weight
-
     def _stored_mlp(self, block: Block, name: MLPWeight, expert: int) -> Tensor:
         weight = self.host.mlp(block, name, expert)
         if weight is None:
             raise errors.not_gated(self.name, block.layer)
         return weight
-
-    def _reading_mlp(self, layer: int, name: MLPWeight, expert: int) -> Tensor:
-        block = self._block(layer, "mlp")
-        stored = self._stored_mlp(block, name, self._expert(block, expert))
-        return self._read(stored, block.before_mlp, f"{name} of block {layer}")
-
-    def _read(self, weight: Tensor, norm: Norm, label: str) -> Tensor:
-        return fold_into_reading(weight, norm if self.fold_ln else Norm(), f"{label} of {self.name}")
-
-    def _write(self, weight: Tensor, norm: Norm, label: str) -> Tensor:
-        return fold_into_writing(weight, norm if self.fold_ln else Norm(), f"{label} of {self.name}")

@@ -3,12 +3,12 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import FactoredMatrix
 
 from .architectures import Norm
+from .circuit_factors import CircuitDifference, Circuits
+from .direction_rows import DirectionDifference, Directions
 from .effective import Weights
 from .experts import NO_EXPERT
-from .host import AttentionWeight, MLPWeight
 from .parameter_names import ATTENTION, MLP
 
 
@@ -49,14 +49,9 @@ class WeightDifference(Weights):
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
         return self.after.W_pos - self.before.W_pos
 
-    def W_O(self, layer: int) -> Float[Tensor, "n_heads d_head d_model"]:
-        return self.after.W_O(layer) - self.before.W_O(layer)
-
-    def W_OV(self, layer: int) -> FactoredMatrix:
-        return _subtract(self.after.W_OV(layer), self.before.W_OV(layer))
-
-    def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
-        return _subtract(self.after.W_QK(layer, distance), self.before.W_QK(layer, distance))
+    def circuits(self, name: str, layer: int, distance: int | None = None) -> Circuits:
+        after, before = (part.circuits(name, layer, distance) for part in (self.after, self.before))
+        return CircuitDifference(after, before)
 
     def unchanged_layers(self) -> list[int]:
         """The blocks whose stored weights, and the norms that are folded into them, are the same in both models."""
@@ -86,22 +81,6 @@ class WeightDifference(Weights):
         gains = [norm.gain for norm in norms]
         return [weights.stored(name, layer, expert), *(gain for gain in gains if gain is not None)]
 
-    def W_out(self, layer: int, expert: int = NO_EXPERT) -> Float[Tensor, "d_mlp d_model"]:
-        return self.after.W_out(layer, expert) - self.before.W_out(layer, expert)
-
-    def _reading_heads(self, layer: int, name: AttentionWeight) -> Tensor:
-        return self.after._reading_heads(layer, name) - self.before._reading_heads(layer, name)
-
-    def _reading_mlp(self, layer: int, name: MLPWeight, expert: int) -> Tensor:
-        return self.after._reading_mlp(layer, name, expert) - self.before._reading_mlp(layer, name, expert)
-
-
-def _subtract(a: FactoredMatrix, b: FactoredMatrix) -> FactoredMatrix:
-    """A − B of each head as one factored matrix: [A_left − B_left, B_left] times [A_right; A_right − B_right].
-
-    Both factors are zero for heads whose factors are equal, so that their difference is exactly zero.
-    """
-    left, right = a.A - b.A, a.B - b.B
-    is_changed = left.any(dim=(-2, -1)) | right.any(dim=(-2, -1))
-    factors = torch.cat([left, b.A], dim=-1), torch.cat([a.B, right], dim=-2)
-    return FactoredMatrix(*(factor * is_changed[:, None, None] for factor in factors))
+    def direction_rows(self, weight: str, layer: int, expert: int = NO_EXPERT) -> Directions:
+        after, before = (part.direction_rows(weight, layer, expert) for part in (self.after, self.before))
+        return DirectionDifference(after, before)
