@@ -5,6 +5,7 @@ from . import compare as compare
 from . import demo as demo
 from . import evidence as evidence
 from . import factors as factors
+from . import features as features
 from . import forward as forward
 from . import interventions as interventions
 from . import papers as papers
@@ -40,6 +41,7 @@ from .compare import translate_states as translate_states
 from .errors import EmbspaceError as EmbspaceError
 from .factors import FactorFitter as FactorFitter
 from .factors import Factors as Factors
+from .features import Features as Features
 from .forward import PooledHead as PooledHead
 from .interventions import ablation_hooks as ablation_hooks
 from .interventions import activations as activations

@@ -1862,3 +1862,38 @@ def no_experiment_named(paths: Sequence[object]) -> EmbspaceError:
 def other_model_needed(experiment: str, model: str, what: str) -> EmbspaceError:
     """An experiment cannot run on this model."""
     return EmbspaceError(f"{experiment} cannot run on {model}: it needs {what}. Give it with --model.")
+
+
+def feature_shape(name: str, part: str, shape: tuple[int, ...], expected: str) -> EmbspaceError:
+    """A part of a dictionary of features has a shape that disagrees with the others."""
+    return EmbspaceError(f"The {part} of {name} has the shape {list(shape)}, but {expected} is needed.")
+
+
+def bad_feature_labels(name: str, n_labels: int, n_features: int, repeated: str | None) -> EmbspaceError:
+    """The labels of a dictionary are not one per feature, or two are equal."""
+    if n_labels != n_features:
+        return EmbspaceError(
+            f"{n_labels} labels were given for the {n_features:,} features of {name}: one each is needed."
+        )
+    return EmbspaceError(
+        f"Two features of {name} have the label {repeated!r}: labels must differ. Add their indices to them."
+    )
+
+
+def no_such_feature(name: str, feature: str, close: list[str]) -> EmbspaceError:
+    """No feature has this label."""
+    guess = f" Did you mean {close[0]!r}?" if close else " Pass its index, or one of the labels of the dictionary."
+    return EmbspaceError(f"{name} has no feature with the label {feature!r}.{guess}")
+
+
+def not_a_feature(feature: object) -> EmbspaceError:
+    """A value is neither the index nor the label of a feature."""
+    return EmbspaceError(f"{feature!r} is not a feature: pass its index or its label.")
+
+
+def no_encoder(name: str) -> EmbspaceError:
+    """Codes are needed from a dictionary that cannot compute them."""
+    return EmbspaceError(
+        f"{name} has no encoder with a non-linearity, so that its codes cannot be computed. Load the whole dictionary, or "
+        "pass encoder= and activation= to Features."
+    )

@@ -32,6 +32,7 @@ WINGS = [
     "compare",
     "evidence",
     "factors",
+    "features",
     "display",
     "plots",
     "accessor",

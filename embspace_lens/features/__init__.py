@@ -1,0 +1,5 @@
+"""Dictionaries of features (SAEs, transcoders, transformer factors) as a vocabulary for weights."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,2 @@
+from .encoders import Activation as Activation
+from .dictionary import Features as Features
