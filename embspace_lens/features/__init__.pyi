@@ -1,2 +1,2 @@
-from .encoders import Activation as Activation
 from .dictionary import Features as Features
+from .encoders import Activation as Activation
