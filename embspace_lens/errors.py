@@ -1949,3 +1949,16 @@ def same_features(name: str) -> EmbspaceError:
 def plane_of_features() -> EmbspaceError:
     """A plane of tokens is to be drawn from a table of features."""
     return EmbspaceError("plot_plane() draws tokens, and this table holds features. Use table.embspace.plot().")
+
+
+def feature_hook_unknown(name: str) -> EmbspaceError:
+    """Codes are to be measured in a forward pass, but the dictionary's hook point is unknown."""
+    return EmbspaceError(f"The hook point of {name} is unknown. Give it: Features(…, hook='blocks.3.hook_resid_post').")
+
+
+def no_features_in_table(columns: Iterable[object]) -> EmbspaceError:
+    """A dictionary is given with a table that names no features."""
+    return EmbspaceError(
+        f"vectors= is a dictionary of features, but the table has no row with a feature_index (its columns: "
+        f"{', '.join(map(str, columns))}). Pass rows of a table of features."
+    )
