@@ -67,6 +67,7 @@ def _read(tensors: StoredTensors, skip: str) -> Parts:
     d_in, n = tensors.matrix("w_enc").shape
     d_out = tensors.matrix("w_dec").shape[1]
     encoder, decoder = tensors.get_shaped("w_enc", d_in, n), tensors.get_shaped("w_dec", n, d_out)
+    tensors.check_widths("w_enc", "w_dec")
     b_enc, b_dec = tensors.get_shaped("b_enc", n), tensors.get_shaped("b_dec", d_out)
     activation = jumprelu(b_enc, tensors.get_shaped("threshold", n), has_relu=True)
     tensors.refuse_others([*NAMES, skip])

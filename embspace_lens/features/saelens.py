@@ -112,6 +112,7 @@ def _with_encoder(
     encoder = tensors.get_shaped("W_enc", d_in, n)
     config.check_size("d_in", d_in)
     config.check_size("d_out", d_out)
+    tensors.check_widths("W_enc", "W_dec")
     b_dec = tensors.get_shaped("b_dec", d_in if "b_dec_out" in tensors else d_out)
     output_bias = tensors.get_shaped("b_dec_out", d_out) if "b_dec_out" in tensors else b_dec
     subtracts = config.flag("apply_b_dec_to_input", not is_transcoder)

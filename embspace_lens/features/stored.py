@@ -1,11 +1,12 @@
 """The parts of a stored dictionary of features, and the tensors of its files."""
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -108,6 +109,16 @@ class StoredTensors(Mapping[str, Tensor]):
         is_transposed = tuple(matrix.shape) == (n_columns, n_rows) and n_rows != n_columns
         return matrix.T if is_transposed else self.get_shaped(name, n_rows, n_columns)
 
+    def check_widths(self, encoder: str, decoder: str) -> None:
+        """Check that features are read and written in vectors of one width, the residual stream's.
+
+        Raises:
+            EmbspaceError: If the widths differ.
+        """
+        d_in, (n, d_out) = len(self[encoder]), self[decoder].shape
+        if d_in != d_out:
+            raise errors.stored_shape(self.path, decoder, (n, d_out), str([n, d_in]))
+
     def refuse_others(self, known: Sequence[str]) -> None:
         """Check that no tensor of unknown meaning is stored.
 
@@ -131,14 +142,15 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _npz(path: Path) -> dict[str, Tensor]:
     try:
-        # numpy refuses arrays of Python objects, unless it is asked for them.
-        with np.load(path) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            if not is_zipfile(file):
                 raise errors.damaged_shard(path, "it is not an npz file")
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            file.seek(0)
+            with np.load(file) as arrays:  # numpy refuses arrays of Python objects, unless it is asked for them
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except errors.EmbspaceError:
         raise
-    except (OSError, BadZipFile, EOFError, KeyError) as reason:
+    except (OSError, BadZipFile, EOFError, KeyError, zlib.error) as reason:
         raise errors.damaged_shard(path, reason) from reason
     except (ValueError, TypeError) as reason:  # Python objects, or arrays of a type that torch does not have
         raise errors.features_not_safe(path) from reason

@@ -63,7 +63,7 @@ def write_parts(parts: Parts, folder: str | os.PathLike[str], dtype: torch.dtype
     except OSError as reason:
         raise errors.not_written(path, reason.strerror or reason) from reason
     with whole(path / WEIGHTS) as partial:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        save_file(_separate(tensors), partial)
     if parts.labels is not None:
         write_json(path / LABELS, list(parts.labels))
     write_json(path / CONFIG, config)
@@ -124,3 +124,13 @@ def _vectors(parts: Parts, activation: Activation) -> dict[str, Tensor]:
     vectors = {name: torch.zeros(n, dtype=dtype) if each is None else each for name, each in names.items()}
     bias = torch.zeros(d_model, dtype=dtype) if parts.decoder_bias is None else parts.decoder_bias
     return {"b_dec": bias, **vectors}
+
+
+def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, without shared memory, which safetensors refuses."""
+    separate: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.cpu().contiguous()
+        tensor = tensor.clone() if tensor.data_ptr() in separate else tensor
+        separate[tensor.data_ptr()] = name, tensor
+    return dict(separate.values())
