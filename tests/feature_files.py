@@ -213,8 +213,8 @@ def flat_tanh(folder: Path) -> Stored:
 
 
 def flat_topk(folder: Path) -> Stored:
-    config = version_5(activation_fn_str="topk", activation_fn_kwargs={"k": 3})
-    return saelens(folder, config, sae_tensors(), lambda h: relu(largest(h, 3)), centred=True)
+    config = version_5(activation_fn_str="topk", activation_fn_kwargs={"k": 9})
+    return saelens(folder, config, sae_tensors(), lambda h: relu(largest(h, 9)), centred=True)
 
 
 def early_topk(folder: Path) -> Stored:
@@ -582,7 +582,7 @@ def circuit_tracer(
     def codes(x: Array) -> Array:
         h = x @ t["W_enc"].T + t["b_enc"]
         if "activation: topk" in config or "k" in t:
-            return largest(h, 3)
+            return largest(h, 9)  # also values below 0
         return relu(h) if threshold is None else h * (h > t["activation_function.threshold"])
 
     def output(a: Array, x: Array) -> Array:
@@ -612,11 +612,11 @@ def per_layer_low_threshold(folder: Path) -> Stored:
 
 
 def per_layer_topk(folder: Path) -> Stored:
-    return circuit_tracer(folder, config=HOOKS + "activation: topk\nk: 3\n")
+    return circuit_tracer(folder, config=HOOKS + "activation: topk\nk: 9\n")
 
 
 def per_layer_stored_k(folder: Path) -> Stored:
-    return circuit_tracer(folder, config=HOOKS, k=torch.tensor(3.0))
+    return circuit_tracer(folder, config=HOOKS, k=torch.tensor(9.0))
 
 
 def listed(folder: Path) -> Stored:

@@ -32,7 +32,7 @@ def read_config(folder: Path) -> Config:
     path = folder / CONFIG
     if not path.is_file():
         return Config(path, {})
-    import yaml
+    import yaml  # only this layout needs it
 
     try:
         return Config(path, yaml.safe_load(path.read_text(encoding="utf-8-sig")))

@@ -83,6 +83,8 @@ def read_saelens(folder: Path, input_scale: float | None) -> Parts:
         or config.text("reshape_activations") == "hook_z"
     ):
         raise errors.not_residual(parts.name, f"{hook or 'one head'} of one head or of all heads")
+    if architecture in (FACTORS, DECODER) and input_scale is not None:
+        raise errors.input_scale_not_needed(folder)
     if architecture == FACTORS:
         config.check_size("d_in", d_out)
         l1 = config.get("l1")
@@ -90,7 +92,7 @@ def read_saelens(folder: Path, input_scale: float | None) -> Parts:
         return replace(parts, encoder=decoder.T, activation=SparseCoding(float(l1)))
     if architecture == DECODER:
         return _without_codes(parts, tensors)
-    return _with_encoder(parts, architecture, config, tensors, _input_scale(config, folder, input_scale))
+    return _with_encoder(parts, architecture, config, tensors, input_scale)
 
 
 def _with_encoder(
@@ -144,7 +146,8 @@ def _with_encoder(
         parts = with_unit_decoder(parts, activation)
     if is_transcoder and input_scale is not None:
         raise errors.transcoder_input_scale(parts.name)
-    return with_folded_normalization(parts, input_scale)
+    scale = None if is_transcoder else _input_scale(config, tensors.path.parent, input_scale)
+    return with_folded_normalization(parts, scale)
 
 
 def _without_codes(parts: Parts, tensors: StoredTensors) -> Parts:

@@ -146,14 +146,18 @@ def _npz(path: Path) -> dict[str, Tensor]:
             if not is_zipfile(file):
                 raise errors.damaged_shard(path, "it is not an npz file")
             file.seek(0)
-            with np.load(file) as arrays:  # numpy refuses arrays of Python objects, unless it is asked for them
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            with np.load(file) as contents:
+                arrays = {name: contents[name] for name in contents.files}
     except errors.EmbspaceError:
         raise
     except (OSError, BadZipFile, EOFError, KeyError, zlib.error) as reason:
         raise errors.damaged_shard(path, reason) from reason
-    except (ValueError, TypeError) as reason:  # Python objects, or arrays of a type that torch does not have
+    except ValueError as reason:  # numpy refuses arrays of Python objects, unless it is asked for them
         raise errors.features_not_safe(path) from reason
+    try:
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    except (ValueError, TypeError) as reason:
+        raise errors.not_readable(path, reason) from reason
 
 
 class Config:

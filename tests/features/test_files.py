@@ -354,7 +354,7 @@ def test_npz_files_that_disagree_raise(tmp_path):
         ({"W_dec": np.ones((D, N))}, "w_dec of .* has the shape"),
         ({"b_enc": np.full(N, np.nan)}, "b_enc of"),
         ({"other": np.ones(1)}, "contains 'other'"),
-        ({"b_enc": np.array(["a"] * N)}, "params.npz"),
+        ({"b_enc": np.array(["a"] * N)}, "params.npz cannot be read"),
     ):
         np.savez(tmp_path / "params.npz", **{**arrays, **change})
         refused(tmp_path, message)
@@ -396,6 +396,9 @@ def test_input_scales_must_be_needed_and_positive(tmp_path):
     refused(feature_files.sparsify(tmp_path / "c").path, "input_scale is an option of SAELens", input_scale=2.0)
     config = version_6(architecture="transcoder", normalize_activations="expected_average_only_in")
     refused(folder_with(tmp_path, config), "is a transcoder", input_scale=2.0)
+    (tmp_path / "sae" / "activation_scaler.json").write_text('{"scaling_factor": 2.0}')
+    with pytest.raises(EmbspaceError, match="constant factor"):
+        Features.load(tmp_path / "sae").encode(X)
 
 
 @pytest.mark.parametrize(
