@@ -8,7 +8,7 @@ import pandas as pd
 from . import errors
 from .display.labels import label_groups
 from .display.line_counts import count_lines
-from .display.table_groups import TOKEN_KINDS, check_kind, count_groups, kind
+from .display.table_groups import TOKEN_KINDS, check_kind, count_groups, features_as_tokens, kind
 from .tables.checks import check_integer
 
 
@@ -69,7 +69,7 @@ class EmbspaceAccessor:
     """
 
     def __init__(self, df: pd.DataFrame) -> None:
-        self._df = df
+        self._df = features_as_tokens(df)
 
     def __repr__(self) -> str:
         try:

@@ -1917,3 +1917,53 @@ def repeated_dictionary(name: str) -> EmbspaceError:
 def no_feature_hook(name: str) -> EmbspaceError:
     """A forward pass needs the hook point of a dictionary, which is unknown."""
     return EmbspaceError(f"The hook point that {name} reads is unknown. Pass hook= to Features.")
+def no_feature_encoder(name: str) -> EmbspaceError:
+    """A dictionary without an encoder is used as the target."""
+    return EmbspaceError(
+        f"{name} has no encoder, so that no weight can be read as what it reads. Use it as source=, or load a dictionary with an "
+        "encoder."
+    )
+
+
+def gain_folded_away(name: str, hook: str, model: str, norm: str) -> EmbspaceError:
+    """A dictionary was trained behind a norm's gain, which the model has no more."""
+    return EmbspaceError(
+        f"{name} was trained on {hook} of the model as stored, behind the gain of {norm}, which was folded into the weights of "
+        f"{model}: the gain is needed. Load the model without weight processing."
+    )
+
+
+def no_such_hook_block(name: str, hook: str, model: str, n_layers: int) -> EmbspaceError:
+    """A dictionary was trained on a block that the model does not have."""
+    return EmbspaceError(f"{name} was trained on {hook}, but {model} has {n_layers} layers (0 to {n_layers - 1}).")
+
+
+def reads_features(name: str) -> EmbspaceError:
+    """A lens that reads features is given to a function that needs tokens."""
+    return EmbspaceError(
+        f"This lens of {name} reads features, and the function needs tokens. Pass the lens from which with_features() made it."
+    )
+
+
+def no_dictionary_given() -> EmbspaceError:
+    """with_features() is called without a dictionary."""
+    return EmbspaceError("with_features() needs source=, target=, or both: dictionaries of features.")
+
+
+def not_a_dictionary(value: object) -> EmbspaceError:
+    """A value is not a dictionary of features."""
+    return EmbspaceError(
+        f"{type(value).__name__} is not a dictionary of features. Pass Features(decoder, encoder), or Features.load(path)."
+    )
+
+
+def same_features(name: str) -> EmbspaceError:
+    """Pairs of features are to be excluded by their texts."""
+    return EmbspaceError(
+        f"exclude_same compares the texts of tokens, and this lens of {name} reads features. Filter the table by its labels."
+    )
+
+
+def plane_of_features() -> EmbspaceError:
+    """A plane of tokens is to be drawn from a table of features."""
+    return EmbspaceError("plot_plane() draws tokens, and this table holds features. Use table.embspace.plot().")

@@ -26,6 +26,8 @@ from .readings.singular_directions import read_singular
 from .readings.token_search import search_token
 from .space.embedding_space import EmbeddingSpace, Inverse, Space
 from .space.embeddings import Score, unembedding_rows
+from .space.feature_rows import FeatureDictionary, folded_into
+from .space.feature_space import FeatureSpace
 from .space.masks import NAMED_MASKS, VocabularyOption, choose_tokens
 from .space.same_tokens import SameRule
 from .space.vocabulary import Vocabulary
@@ -157,11 +159,11 @@ class EmbeddingLens(BaseLens):
         weights, space = self.weights, self.space
         d_mlp = self._d_mlp()
         shape = [f"{weights.n_layers} layers", f"{weights.n_heads} heads", *([f"{d_mlp} neurons"] if d_mlp else [])]
-        is_masked = self.mask != "all"
-        shape += [
-            f"{space.n_tokens} of {space.d_vocab} tokens ({self.mask})" if is_masked else f"{space.n_tokens} tokens"
-        ]
+        if not (space.features("read") and space.features("write")):
+            n_read = len(space.ids("write" if space.features("read") else "read"))
+            shape += [f"{n_read} tokens" if self.mask == "all" else f"{n_read} of {space.d_vocab} tokens ({self.mask})"]
         reads, writes = {"circuit": ("W_E", "W_U"), "unembed": ("W_U", "W_U"), "embed": ("W_E", "W_E")}[space.kind]
+        reads, writes = self._named("read", reads), self._named("write", writes)
         reads += " (pinv)" if space.inverse == "pinv" else ""
         score = "" if space.score == "dot" else f"; {space.score}"
         folded = "norms folded" if weights.fold_ln else "as stored"
@@ -186,6 +188,14 @@ class EmbeddingLens(BaseLens):
 
     def __reduce__(self) -> Any:
         raise errors.not_serialisable(self.name)
+
+    def _named(self, side: Side, matrix: str) -> str:
+        """What one side's rows are: an embedding matrix, or a dictionary with what is folded into it."""
+        features = self.space.features(side)
+        if features is None:
+            return matrix
+        folded = folded_into(self.weights, features, side)
+        return f"{features.name} ({len(features)} features{f'; {folded}' if folded else ''})"
 
     def _d_mlp(self) -> int:
         """How many neurons the first MLP has (for a mixture, its last expert); 0 if no MLP can be read."""
@@ -540,6 +550,49 @@ class EmbeddingLens(BaseLens):
             True
         """
         return read_rows(self, rows, suffix=suffix, k=k, largest=largest)
+
+    def with_features(
+        self, source: FeatureDictionary | None = None, target: FeatureDictionary | None = None
+    ) -> "EmbeddingLens":
+        r"""Make a lens that reads weights as features of dictionaries (SAEs, transcoders, factors), in place of tokens.
+
+        What is in the residual stream are the decoder rows of the source, in place of W_E; what reads it are the encoder columns
+        of the target, in place of W_U:
+
+        .. math:: s_\mathrm{read}(w) = W_\mathrm{dec}^\mathrm{source}\, w, \qquad s_\mathrm{write}(w) = w\, W_\mathrm{enc}^\mathrm{target}
+
+        All readings work as before. In their tables, `feature_index` and `feature_label` take the place of `token_index` and
+        `token_string`, and `src_feature_*` and `dest_feature_*` that of `src_token_*` and `dest_token_*`. If only one dictionary
+        is given, the other side remains tokens; tables then have the columns of both, −1 and empty where they do not apply. In
+        a search, a label or an index is looked up on each side.
+
+        The norm between the stream and an encoder is folded in: `repr` states which. A large score does not say that two parts
+        are ever active together; see `features.coactivation`.
+
+        Args:
+            source: What is in the stream, for weights that read from it; None for tokens.
+            target: What reads the stream, for weights that write to it; None for tokens.
+
+        Raises:
+            EmbspaceError: If a dictionary has another width, or is of a block that the model does not have; if the target has
+                no encoder; or if it was trained behind a gain that was folded into the model's weights.
+
+        Example:
+            >>> from embspace_lens import Features
+            >>> axes = Features(torch.eye(lens.weights.d_model), torch.eye(lens.weights.d_model), name="axes")
+            >>> lens.with_features(target=axes).neurons(layer=0, neuron=3, weight="W_out", k=1).columns.tolist()[3:]
+            ['token_index', 'token_string', 'feature_index', 'feature_label', 'score']
+
+        References:
+            Ameisen et al. (2025), Circuit Tracing, "Global Weights". https://transformer-circuits.pub/2025/attribution-graphs/methods.html
+        """
+        if source is None and target is None:
+            raise errors.no_dictionary_given()
+        for dictionary in (source, target):
+            if dictionary is not None and not isinstance(dictionary, FeatureDictionary):
+                raise errors.not_a_dictionary(dictionary)
+        tokens = self.space.tokens if isinstance(self.space, FeatureSpace) else self.space
+        return self._rebuild({**self.__dict__, "space": FeatureSpace(self.weights, tokens, source, target)})
 
     def components(self) -> pd.DataFrame:
         """List the weights: their shapes, their norms, and which norm's gain was folded in.

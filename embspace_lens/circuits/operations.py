@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..lens import EmbeddingLens
 from ..readings.base import token_block
-from ..readings.heads import PAIR_COLUMNS
+from ..readings.pair_search import pair_columns
 from ..search.tiles import chunks
 from ..tables.checks import check_integer, check_k
 from ..tables.frames import tidy
@@ -83,7 +83,7 @@ def salient_operations(
                 "amplification": amplification.flatten().numpy()[row],
             }
 
-    columns = ["layer", "head", "src_rank", "rank", *PAIR_COLUMNS, "amplification"]
+    columns = ["layer", "head", "src_rank", "rank", *pair_columns(lens, ["W_OV"]), "score", "amplification"]
     return tidy(columns, blocks() if layers and heads else [], lens.vocabulary.array, kind="pairs")
 
 

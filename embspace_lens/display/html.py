@@ -20,7 +20,7 @@ from .line_counts import (
     searched_token,
 )
 from .measurements import n_numeric_at_end, text_cells
-from .table_groups import VERBS, holds_pairs, kind, name_of, pair_ends, table_groups, title_of
+from .table_groups import VERBS, features_as_tokens, holds_pairs, kind, name_of, pair_ends, table_groups, title_of
 from .tokens import chip, cut_end, cut_start, display, format_score, pair_chip, text_chip, token_in_text, visible
 
 Column = tuple[Any, Literal["quiet", "number", "tokens", "before", "target", "after"]]
@@ -105,6 +105,7 @@ def table(df: pd.DataFrame, *, n: int | None = None) -> str:
     Raises:
         EmbspaceError: If it is not a table of this package.
     """
+    df = features_as_tokens(df)
     table_kind = kind(df)
     columns, rows = _BUILDERS.get(table_kind, _measurement_table)(df, n)
     template = environment().get_template("table.html")
@@ -125,7 +126,8 @@ def _footer(df: pd.DataFrame, table_kind: str, n: int | None) -> str:
 
 def _token_table(df: pd.DataFrame, n: int | None) -> Table:
     groups = list(table_groups(df, n))
-    columns: list[Column] = [(title_of(df), "quiet"), ("best", "number"), (f"{kind(df)}, best first", "tokens")]
+    entries = df.attrs.get("embspace_entries", "tokens") if kind(df) == "tokens" else kind(df)
+    columns: list[Column] = [(title_of(df), "quiet"), ("best", "number"), (f"{entries}, best first", "tokens")]
     rows: list[list[Any]] = [
         [group.name, format_score(float(group.rows["score"].iloc[0])), chips(group.rows)] for group in groups
     ]

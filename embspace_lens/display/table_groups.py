@@ -77,6 +77,27 @@ class TableGroup(NamedTuple):
     rows: pd.DataFrame
 
 
+def features_as_tokens(df: Any) -> Any:
+    """A table in which features stand in the columns of tokens, for displays and plots; other tables are returned unchanged.
+
+    The text of a feature is its label, or `#17` if that is its index.
+    """
+    columns = set(map(str, getattr(df, "columns", ())))
+    for end in ("", "dest_", "src_"):
+        names = [f"{end}feature_index", f"{end}feature_label"]
+        if not columns.issuperset(names):
+            continue
+        index, labels = df[names[0]], df[names[1]].astype(object)
+        labels = labels.mask(labels == index.astype(str), "#" + labels)
+        features = {f"{end}token_index": index, f"{end}token_string": labels}
+        is_token = index < 0
+        values = {name: df[name].where(is_token, of) if name in columns else of for name, of in features.items()}
+        entries = "tokens and features" if f"{end}token_index" in columns else "features"
+        attrs, df = df.attrs, df.drop(columns=names).assign(**values)
+        df.attrs = attrs | {"embspace_entries": entries}
+    return df
+
+
 def kind(df: Any) -> str:
     """What a table holds: one of `frames.KINDS`.
 
@@ -86,7 +107,8 @@ def kind(df: Any) -> str:
     Raises:
         EmbspaceError: If it is not a table of this package.
     """
-    columns = set(map(str, getattr(df, "columns", ())))
+    columns = {name.replace("feature_label", "token_string") for name in map(str, getattr(df, "columns", ()))}
+    columns = {name.replace("feature_index", "token_index") for name in columns}
     stored = getattr(df, "attrs", {}).get("embspace_kind")
     if stored in REQUIRED and columns.issuperset(REQUIRED[stored]):
         return stored

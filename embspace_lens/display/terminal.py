@@ -22,7 +22,7 @@ from .line_counts import (
     searched_token,
 )
 from .measurements import n_numeric_at_end, text_cells
-from .table_groups import holds_pairs, kind, name_of, pair_ends, table_groups, title_of
+from .table_groups import features_as_tokens, holds_pairs, kind, name_of, pair_ends, table_groups, title_of
 from .tokens import ELLIPSIS, SPACE, cut_end, cut_start, for_terminal, format_score, isolate, visible, width
 
 COLUMNS = 100
@@ -97,7 +97,8 @@ def _group_lines(df: pd.DataFrame, n: int | None, table_kind: str) -> Table:
     """One line for each group: its name, its weight, its best score and its tokens or pairs."""
     groups = list(table_groups(df, n))
     has_names, has_weights = any(group.name for group in groups), any(group.weight for group in groups)
-    titles = [title_of(df)] * has_names + ["weight"] * has_weights + ["best", f"{table_kind}, best first"]
+    entries = df.attrs.get("embspace_entries", table_kind) if table_kind == "tokens" else table_kind
+    titles = [title_of(df)] * has_names + ["weight"] * has_weights + ["best", f"{entries}, best first"]
     table = _titled(titles, right=["best"])
     for group in groups:
         name = [Line(cut_end(isolate(group.name), LONGEST_NAME))] * has_names
@@ -199,6 +200,7 @@ def lay_out(df: Any, *, n: int | None = None, columns: int = COLUMNS, hint: str 
     Raises:
         EmbspaceError: If it is not a table of this package.
     """
+    df = features_as_tokens(df)
     table_kind = kind(df)
     if len(df) == 0:
         return Group(Text("The table is empty: nothing was selected."), *_hint_lines(hint))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from .. import errors
 from ..display import theme
-from ..display.table_groups import pair_ends, table_groups
+from ..display.table_groups import features_as_tokens, pair_ends, table_groups
 from ..display.tokens import format_score, pair
 from .figure import axis_title, escape, finish, plotly
 
@@ -35,7 +35,7 @@ def plot_heads(df: pd.DataFrame, value: str = "score") -> Any:
         'Score of the best pair of each head (W_OV)'
     """
     go = plotly()
-    grid, pairs = head_grid(df, value)
+    grid, pairs = head_grid(features_as_tokens(df), value)
     values = grid.to_numpy(dtype=float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     is_diverging = low < 0 < high

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..display import theme
-from ..display.table_groups import TableGroup, check_kind, pair_ends
+from ..display.table_groups import TableGroup, check_kind, features_as_tokens, pair_ends
 from ..display.tokens import display, format_score, pair, width
 from .figure import balanced_columns, escape, finish, groups_to_draw, plotly, token_label
 
@@ -35,6 +35,7 @@ def plot_pairs(df: pd.DataFrame, k: int = 12) -> Any:
         'What head L0H1 attends to'
     """
     go = plotly()
+    df = features_as_tokens(df)
     check_kind(df, "plot_pairs()", ("pairs",))
     remedy = "Select fewer layers or heads; all heads of one weight are drawn as a map (plot_heads)."
     groups = groups_to_draw(df, MAX_HEADS, "plot_pairs()", remedy)

@@ -61,6 +61,8 @@ def plot_plane(lens: Any, what: Any, *, side: Side = "write", k: int = 60, seed:
         reader: Any = lens
         what = reader.directions(what, side=side, k=min(k, lens.space.n_tokens))
     check_kind(what, "plot_plane()", ("tokens",))
+    if "feature_index" in what.columns:
+        raise errors.plane_of_features()
     groups = list(table_groups(what))
     if len(groups) > MAX_VECTORS:
         raise errors.too_many_groups("plot_plane()", MAX_VECTORS, "vectors", len(groups), "Select some of them.")

@@ -7,7 +7,16 @@ import pandas as pd
 
 from .. import errors
 from ..display import theme
-from ..display.table_groups import VERBS, TableGroup, check_kind, key_columns, name_of, noun_of, table_groups
+from ..display.table_groups import (
+    VERBS,
+    TableGroup,
+    check_kind,
+    features_as_tokens,
+    key_columns,
+    name_of,
+    noun_of,
+    table_groups,
+)
 from ..display.tokens import format_score
 from .figure import TOP, balanced_columns, escape, finish, label_width, plotly, token_label
 
@@ -47,6 +56,7 @@ def plot_tokens(df: pd.DataFrame, k: int = 12) -> Any:
         'What neuron L0N3 reads, and what it writes'
     """
     go = plotly()
+    df = features_as_tokens(df)
     if check_kind(df, "plot_tokens()", ("tokens", "search")) == "search":
         return _plot_search(go, df, k)
     n_rows = _count_rows(df)

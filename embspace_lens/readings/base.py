@@ -1,16 +1,17 @@
 """What every reading shares: the fields of a lens, searches as blocks of table columns, and their progress bar."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from ..space.embedding_space import EmbeddingSpace
+from ..space.embedding_space import SIDES, EmbeddingSpace
 from ..space.vocabulary import Vocabulary
+from ..tables.checks import check_k
 from ..weights.effective import Weights
 from ..weights.host import AttentionWeight, MLPWeight
 from ..weights.parameter_names import Side
@@ -18,9 +19,10 @@ from ..weights.parameter_names import Side
 DirectionWeight = Literal[MLPWeight, AttentionWeight]
 AnyWeight = Literal["W_OV", "W_QK", DirectionWeight]
 
-TOKEN_COLUMNS = ("token_index", "token_string", "score")
 Block = dict[str, Any]
 """Columns of consecutive rows of a table, as `frames.tidy` takes them."""
+
+NOT_APPLICABLE = -1
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -58,9 +60,39 @@ class BaseLens:
         return ["expert"] if self.weights.has_experts else []
 
 
-def token_bar(lens: BaseLens, description: str, n_searches: int) -> tqdm:
-    """A progress bar over the tokens of several searches; shown in a terminal, removed when done."""
-    total = n_searches * lens.space.n_tokens
+def entry_columns(lens: BaseLens, sides: Iterable[Side] = SIDES, prefix: str = "") -> list[str]:
+    """The columns of what directions of these sides are read as: of tokens, of features, or of both."""
+    has_features = {lens.space.features(side) is not None for side in sides}
+    tokens = [f"{prefix}token_index", f"{prefix}token_string"] if False in has_features else []
+    return [*tokens, *([f"{prefix}feature_index", f"{prefix}feature_label"] if True in has_features else [])]
+
+
+def entry_block(lens: BaseLens, side: Side, ids: Int[np.ndarray, " n"], prefix: str = "") -> Block:
+    """The ids of one side's tokens or features as columns; −1 and empty for those of the other kind."""
+    if not lens.space.has_features:
+        return {f"{prefix}token_index": ids}
+    features, none = lens.space.features(side), np.full(len(ids), NOT_APPLICABLE)
+    if features is None:
+        labels = np.full(len(ids), "", dtype=object)
+        return {f"{prefix}token_index": ids, f"{prefix}feature_index": none, f"{prefix}feature_label": labels}
+    labels = np.where(ids < 0, "", features.strings[ids])
+    return {f"{prefix}token_index": none, f"{prefix}feature_index": ids, f"{prefix}feature_label": labels}
+
+
+def check_list_length(lens: BaseLens, k: int, sides: Iterable[Side] = SIDES) -> int:
+    """Check that every list of k tokens or features can be filled.
+
+    Raises:
+        EmbspaceError: If k is not a positive integer, or larger than the number of tokens or features of a side.
+    """
+    side = min(sides, key=lambda side: len(lens.space.ids(side)))
+    kind = "tokens" if lens.space.features(side) is None else "features"
+    return check_k(k, len(lens.space.ids(side)), f"{kind} that this lens reads")
+
+
+def token_bar(lens: BaseLens, description: str, sides: Iterable[Side]) -> tqdm:
+    """A progress bar over the tokens (or features) of searches on these sides; shown in a terminal, removed when done."""
+    total = sum(len(lens.space.ids(side)) for side in sides)
     return tqdm(total=total, desc=description, unit="token", unit_scale=True, disable=None, leave=False)
 
 
@@ -73,7 +105,7 @@ def token_block(
     largest: bool = True,
     bar: tqdm | None = None,
 ) -> Block:
-    """The best k tokens of n vectors as n·k rows; `row` is the index of the vector."""
+    """The best k tokens (or features) of n vectors as n·k rows; `row` is the index of the vector."""
     n_done = 0
 
     def update(done: int, total: int) -> None:
@@ -82,12 +114,12 @@ def token_block(
             bar.update(done - n_done)
         n_done = done
 
-    scores, token_ids = lens.space.top(x, side, k, largest=largest, progress=update)
+    scores, ids = lens.space.top(x, side, k, largest=largest, progress=update)
     return {
         "row": np.repeat(np.arange(len(x)), k),
         "rank": np.tile(np.arange(k), len(x)),
-        "token_index": token_ids.flatten().numpy(),
-        "score": scores.flatten(),
+        "score": scores.flatten().numpy(),
+        **entry_block(lens, side, ids.flatten().numpy()),
     }
 
 

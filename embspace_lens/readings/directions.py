@@ -8,10 +8,9 @@ import pandas as pd
 
 from .. import errors
 from ..space.embeddings import as_tensor
-from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..weights.parameter_names import Side
-from .base import TOKEN_COLUMNS, BaseLens, token_bar, token_block
+from .base import BaseLens, check_list_length, entry_columns, token_bar, token_block
 from .vectors import residual_vectors
 
 
@@ -34,13 +33,12 @@ def read_directions(
     if x.ndim != 2:
         raise errors.not_directions(tuple(x.shape))
     labels = _labels(names, len(x))
-    k = check_k(k, lens.space.n_tokens)
-    with token_bar(lens, "directions", 1) as bar:
+    k = check_list_length(lens, k, [side])
+    with token_bar(lens, "directions", [side]) as bar:
         block = token_block(lens, x, side, k, largest=largest, bar=bar)
     labels = np.array(labels, dtype=object)[block.pop("row")]
-    table = tidy(
-        ["direction", "rank", *TOKEN_COLUMNS], [block | {"direction": labels}], lens.vocabulary.array, kind="tokens"
-    )
+    columns = ["direction", "rank", *entry_columns(lens), "score"]
+    table = tidy(columns, [block | {"direction": labels}], lens.vocabulary.array, kind="tokens")
     if len(labels) and all(isinstance(label, int) for label in labels):
         table["direction"] = labels.astype("int64")
     return table

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from .. import errors
 from ..space.same_tokens import SameRule, same_pairs
 from ..tables.checks import check_k
 from ..tables.frames import tidy
@@ -15,10 +16,8 @@ from ..weights.experts import NO_EXPERT
 from ..weights.host import AttentionWeight
 from ..weights.parameter_names import ATTENTION, WeightIndex, side_of
 from ..weights.prefetching import read_ahead
-from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
-from .pair_search import pair_block, pair_search
-
-PAIR_COLUMNS = ("dest_token_index", "dest_token_string", "src_token_index", "src_token_string", "score")
+from .base import BaseLens, Block, check_list_length, entry_columns, interleave, token_bar, token_block
+from .pair_search import CIRCUIT_SIDES, pair_block, pair_columns, pair_search
 
 
 def read_subheads(
@@ -32,11 +31,11 @@ def read_subheads(
 ) -> pd.DataFrame:
     """Read the columns of W_Q, W_K, W_V and the rows of W_O; see `EmbeddingLens.subheads`."""
     names = weight_names(weight, ATTENTION)
-    k = check_k(k, lens.space.n_tokens)
+    k = check_list_length(lens, k, {side_of(name) for name in names})
     heads, layers = lens.weights.select_heads(head), lens.weights.select_layers(layer, "attn")
 
     def blocks() -> Iterator[Block]:
-        with token_bar(lens, "subheads", len(layers) * len(names)) as bar:
+        with token_bar(lens, "subheads", (side_of(name) for name in len(layers) * names)) as bar:
             for index, following in zip_longest(layers, layers[1:]):
                 if following is not None:
                     read_ahead(lens.weights, names, [WeightIndex(following, NO_EXPERT)])
@@ -50,7 +49,7 @@ def read_subheads(
                     parts.append(block | keys | {"weight": [name] * len(row)})
                 yield from interleave(parts, {"layer": index}, "head", "subhead")
 
-    columns = ["layer", "head", "subhead", "weight", "rank", *TOKEN_COLUMNS]
+    columns = ["layer", "head", "subhead", "weight", "rank", *entry_columns(lens), "score"]
     return tidy(columns, blocks(), lens.vocabulary.array, kind="tokens")
 
 
@@ -93,10 +92,13 @@ def _read_circuit(
 ) -> pd.DataFrame:
     """The best pairs of tokens of W_OV (source × output), or of W_QK (query × key, at a distance of rotary positions)."""
     excluded = None
+    first, second = CIRCUIT_SIDES[name]
     if exclude_same is not None:
+        if lens.space.has_features:
+            raise errors.same_features(lens.name)
         excluded = same_pairs(lens.vocabulary.strings[lens.space.token_ids.numpy()].tolist(), exclude_same)
-    n_pairs = lens.space.n_tokens**2 - (0 if excluded is None else len(excluded))
-    k = check_k(k, n_pairs, "pairs of tokens that this lens reads")
+    n_pairs = len(lens.space.ids(first)) * len(lens.space.ids(second)) - (0 if excluded is None else len(excluded))
+    k = check_k(k, n_pairs, f"pairs of {'features' if lens.space.has_features else 'tokens'} that this lens reads")
     heads, layers = lens.weights.select_heads(head), lens.weights.select_layers(layer, "attn")
 
     def blocks() -> Iterator[Block]:
@@ -107,8 +109,8 @@ def _read_circuit(
                 search = pair_search(lens, name, index, distance)
                 for h in heads:
                     keys = {"layer": index, "head": h, "weight": name, "rank": np.arange(k)}
-                    yield keys | pair_block(search, name, h, k, largest=largest, excluded=excluded)
+                    yield keys | pair_block(lens, search, name, h, k, largest=largest, excluded=excluded)
                     bar.update()
 
-    columns = ["layer", "head", "weight", "rank", *PAIR_COLUMNS]
+    columns = ["layer", "head", "weight", "rank", *pair_columns(lens, [name]), "score"]
     return tidy(columns, blocks(), lens.vocabulary.array, kind="pairs")

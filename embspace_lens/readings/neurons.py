@@ -12,14 +12,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..search.tiles import PART_SCALE, chunk_rows
-from ..tables.checks import check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select, select, weight_names
 from ..weights.direction_rows import Directions
 from ..weights.host import MLPWeight
 from ..weights.parameter_names import MLP, WeightIndex, side_of
 from ..weights.prefetching import read_ahead
-from .base import TOKEN_COLUMNS, BaseLens, Block, interleave, token_bar, token_block
+from .base import BaseLens, Block, check_list_length, entry_columns, interleave, token_bar, token_block
 
 
 class Part(NamedTuple):
@@ -53,7 +52,7 @@ def read_neurons(
 ) -> pd.DataFrame:
     """Read MLP neurons as lists of tokens; see `EmbeddingLens.neurons`."""
     names = weight_names(weight, MLP)
-    k = check_k(k, lens.space.n_tokens)
+    k = check_list_length(lens, k, {side_of(name) for name in names})
     mlps = lens.weights.mlps(layer, expert)
     widths = [lens.weights.d_mlp(*mlp) for mlp in mlps]
     # Experts may differ in width: a neuron must exist in the widest MLP, and is read in every MLP that has it.
@@ -70,7 +69,7 @@ def read_neurons(
     def blocks() -> Iterator[Block]:
         rows: dict[tuple[WeightIndex, str], Directions | None] = {}
         batches = list(_batches(parts, lens.weights.d_model))
-        with token_bar(lens, "neurons", len(batches) * len(names)) as bar:
+        with token_bar(lens, "neurons", (side_of(name) for name in len(batches) * names)) as bar:
             for batch, following in zip_longest(batches, batches[1:], fillvalue=[]):
                 here = {part.mlp for part in batch}
                 read_ahead(
@@ -97,7 +96,7 @@ def read_neurons(
                     )
                 yield from interleave(found, {}, "layer", "expert", "neuron")
 
-    columns = ["layer", *lens.expert_column, "neuron", "weight", "rank", *TOKEN_COLUMNS]
+    columns = ["layer", *lens.expert_column, "neuron", "weight", "rank", *entry_columns(lens), "score"]
     return tidy(columns, blocks(), lens.vocabulary.array, kind="tokens")
 
 

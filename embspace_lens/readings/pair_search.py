@@ -1,5 +1,7 @@
 """The search for the best pairs of tokens of a block's heads."""
 
+from collections.abc import Iterable
+
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -8,9 +10,20 @@ from ..space.normalized_pairs import NormalizedPairs
 from ..weights.circuit_factors import Circuits
 from ..weights.parameter_names import Side
 from ..weights.query_key_norms import normalized_circuits
-from .base import BaseLens, Block
+from .base import BaseLens, Block, entry_block, entry_columns
 
 CIRCUIT_SIDES: dict[str, tuple[Side, Side]] = {"W_OV": ("read", "write"), "W_QK": ("read", "read")}
+ENDS: dict[str, tuple[str, str]] = {"W_OV": ("src_", "dest_"), "W_QK": ("dest_", "src_")}
+"""Which end of a pair each factor is applied to: W_OV maps a source to an output, W_QK a query (the destination) to a key."""
+
+
+def pair_columns(lens: BaseLens, names: Iterable[str] = CIRCUIT_SIDES) -> list[str]:
+    """The columns of the pairs that these circuits are read as."""
+    sides: dict[str, set[Side]] = {"dest_": set(), "src_": set()}
+    for name in names:
+        for end, side in zip(ENDS[name], CIRCUIT_SIDES[name]):
+            sides[end].add(side)
+    return [column for end, of_end in sides.items() for column in entry_columns(lens, of_end, end)]
 
 
 class FormPairs:
@@ -52,6 +65,7 @@ def pair_search(lens: BaseLens, name: str, layer: int, distance: int | None = No
 
 
 def pair_block(
+    lens: BaseLens,
     search: PairSearch,
     name: str,
     head: int,
@@ -60,8 +74,9 @@ def pair_block(
     largest: bool = True,
     excluded: Int[Tensor, " p"] | None = None,
 ) -> Block:
-    """The best k pairs of tokens of one head as k rows."""
-    scores, first, second = search.top(head, k, largest=largest, excluded=excluded)
-    # W_OV maps a source to an output. The first token of W_QK is the query, which is the destination.
-    src, dest = (first, second) if name == "W_OV" else (second, first)
-    return {"dest_token_index": dest, "src_token_index": src, "score": scores}
+    """The best k pairs of tokens (or features) of one head as k rows."""
+    scores, *ids = search.top(head, k, largest=largest, excluded=excluded)
+    block: Block = {"score": scores.numpy()}
+    for end, side, index in zip(ENDS[name], CIRCUIT_SIDES[name], ids, strict=True):
+        block |= entry_block(lens, side, index.numpy(), end)
+    return block

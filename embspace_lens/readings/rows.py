@@ -11,16 +11,13 @@ from torch import Tensor
 
 from .. import errors
 from ..search.tiles import chunk_rows
-from ..tables.checks import check_k
 from ..tables.columns import WEIGHTS
 from ..tables.frames import join_rows, tidy
 from ..tables.selection import weight_names
 from ..weights.parameter_names import ATTENTION, CIRCUITS, MLP, side_of
-from .base import TOKEN_COLUMNS, BaseLens, token_block
-from .heads import PAIR_COLUMNS
-from .pair_search import pair_block, pair_search
+from .base import NOT_APPLICABLE, BaseLens, check_list_length, entry_columns, token_block
+from .pair_search import pair_block, pair_columns, pair_search
 
-NOT_APPLICABLE = -1
 KEYS = ("layer", "expert", "head", "neuron", "subhead")
 
 
@@ -35,13 +32,11 @@ class Unit(NamedTuple):
     weight: str
 
 
-class Lists(NamedTuple):
-    """The best tokens or pairs of each unit, `[n_units, k]`; −1 for ids that do not apply."""
+ENTRIES = ("", "dest_", "src_")
+"""Prefixes of the columns of a list's tokens (or features), and of the two ends of a pair."""
 
-    token: np.ndarray
-    dest: np.ndarray
-    src: np.ndarray
-    score: np.ndarray
+Lists = dict[str, np.ndarray]
+"""Columns of the best tokens, features or pairs of each unit, each `[n_units, k]`; −1 and empty where they do not apply."""
 
 
 def read_rows(
@@ -52,7 +47,7 @@ def read_rows(
         raise errors.not_table("rows", rows, 'lens.search(" film")')
     if not rows.columns.is_unique:
         raise errors.repeated_columns("rows", rows.columns[rows.columns.duplicated()].unique())
-    k = check_k(k, lens.space.n_tokens)
+    k = check_list_length(lens, k)
     present = [key for key in KEYS if key + suffix in rows.columns]
     if "layer" not in present or not {"neuron", "head"} & set(present) or "component" in rows.columns:
         raise errors.rows_without_units(rows.columns, suffix)
@@ -67,15 +62,12 @@ def read_rows(
     order = np.array([number[unit] for _, unit in read], dtype=np.int64)
     block = {key: np.repeat([getattr(unit, key) for _, unit in read], k) for key in (*KEYS, "weight")}
     block |= {"row": np.repeat([row for row, _ in read], k), "rank": np.tile(np.arange(k), len(read))}
-    block |= {"score": lists.score[order].ravel()}
-    for end, index in (("", lists.token), ("dest_", lists.dest), ("src_", lists.src)):
-        ids = index[order].ravel()
-        block[f"{end}token_index"] = ids
-        block[f"{end}token_string"] = lens.vocabulary.array.take(ids, allow_fill=True, fill_value="")
+    block |= {name: values[order].ravel() for name, values in lists.items()}
     columns = [*present, *(lens.expert_column if has_tokens else []), "row", "weight", "rank"]
-    columns += [*(TOKEN_COLUMNS if has_tokens else ()), *(PAIR_COLUMNS if has_pairs else ())]
+    columns += [*(entry_columns(lens) if has_tokens else ()), *(pair_columns(lens) if has_pairs else ()), "score"]
     are_pairs = has_pairs and all(unit.weight in CIRCUITS for unit in units)
-    table = tidy(columns, [block] if read else [], kind="pairs" if are_pairs else "tokens")
+    kind = "pairs" if are_pairs else "tokens"
+    table = tidy(columns, [block] if read else [], lens.vocabulary.array, kind=kind)
     used = {key + suffix for key in present} if not suffix else set()
     return join_rows(table, rows.drop(columns=[*used, *({"weight"} & set(rows.columns))]))
 
@@ -131,8 +123,12 @@ def _units(lens: BaseLens, keys: dict[str, Any], has_pairs: bool) -> list[Unit]:
 
 def _read_units(lens: BaseLens, units: list[Unit], k: int, largest: bool) -> Lists:
     """The best k tokens or pairs of each unit. Every weight is read once per layer."""
-    index = [np.full((len(units), k), NOT_APPLICABLE) for _ in range(3)]
-    lists = Lists(*index, score=np.zeros((len(units), k), dtype=np.float32))
+    lists: Lists = {"score": np.zeros((len(units), k), dtype=np.float32)}
+    for end in ENTRIES:
+        lists[f"{end}token_index"] = np.full((len(units), k), NOT_APPLICABLE)
+        if lens.space.has_features:
+            lists[f"{end}feature_index"] = np.full((len(units), k), NOT_APPLICABLE)
+            lists[f"{end}feature_label"] = np.full((len(units), k), "", dtype=object)
     for name in WEIGHTS:
         # In the order of layers, so that a layer's weight is made once.
         numbers = sorted((i for i, unit in enumerate(units) if unit.weight == name), key=lambda i: units[i])
@@ -143,8 +139,8 @@ def _read_units(lens: BaseLens, units: list[Unit], k: int, largest: bool) -> Lis
         for batch in (numbers[start : start + step] for start in range(0, len(numbers), step)):
             x = _directions(lens, [units[i] for i in batch])
             block = token_block(lens, x, side_of(name), k, largest=largest)
-            lists.token[batch] = block["token_index"].reshape(-1, k)
-            lists.score[batch] = block["score"].reshape(-1, k)
+            for column in lists.keys() & block.keys():
+                lists[column][batch] = block[column].reshape(-1, k)
     return lists
 
 
@@ -171,6 +167,6 @@ def _read_pairs(lens: BaseLens, name: str, units: list[Unit], numbers: list[int]
             layer = unit.layer
             search = pair_search(lens, name, layer)
         assert search is not None
-        block = pair_block(search, name, unit.head, lists.score.shape[1], largest=largest)
-        lists.dest[i], lists.src[i] = block["dest_token_index"].numpy(), block["src_token_index"].numpy()
-        lists.score[i] = block["score"].numpy()
+        block = pair_block(lens, search, name, unit.head, lists["score"].shape[1], largest=largest)
+        for column, values in block.items():
+            lists[column][i] = values

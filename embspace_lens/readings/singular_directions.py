@@ -10,12 +10,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..tables.checks import check_integer, check_k
+from ..tables.checks import check_integer
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
 from ..weights.indices import weight_indices
 from ..weights.parameter_names import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of
-from .base import TOKEN_COLUMNS, AnyWeight, BaseLens, Block, interleave, token_block
+from .base import AnyWeight, BaseLens, Block, check_list_length, entry_columns, interleave, token_block
 
 NO_HEAD = -1
 # The two sides of a singular direction of a circuit: its name in the table, and the side of the embedding space.
@@ -45,7 +45,7 @@ def read_singular(
 ) -> pd.DataFrame:
     """Read the singular directions of a weight, strongest first; see `EmbeddingLens.singular`."""
     (name,) = weight_names(weight, (*CIRCUITS, *ATTENTION, *MLP), default="W_OV")
-    k = check_k(k, lens.space.n_tokens)
+    k = check_list_length(lens, k)
     n_directions = check_integer("n_directions", n_directions, minimum=1)
     if name in MLP and head is not None:
         raise errors.no_heads(head, name)
@@ -67,7 +67,8 @@ def read_singular(
                 yield from interleave(parts, keys, "component")
 
     columns = ["layer", *lens.expert_column, "head", "weight", "component", "side", "rank"]
-    return tidy([*columns, *TOKEN_COLUMNS, "singular_value"], blocks(), lens.vocabulary.array, kind="tokens")
+    columns += [*entry_columns(lens), "score", "singular_value"]
+    return tidy(columns, blocks(), lens.vocabulary.array, kind="tokens")
 
 
 def _decompositions(

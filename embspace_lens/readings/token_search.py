@@ -1,8 +1,8 @@
 """Which components read or write a token, several tokens, or a direction."""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,46 +15,65 @@ from tqdm import tqdm
 
 from .. import errors
 from ..search.tiles import PART_SCALE, chunks
+from ..space.embedding_space import SIDES
 from ..space.embeddings import as_tensor
 from ..tables.checks import check_integer
 from ..tables.frames import tidy
 from ..tables.selection import Select, weight_names
 from ..weights.indices import weight_indices
 from ..weights.parameter_names import ATTENTION, CIRCUITS, MLP, Side, WeightIndex, side_of, sublayer_of
-from .base import TOKEN_COLUMNS, AnyWeight, BaseLens, Block
-from .heads import PAIR_COLUMNS
-from .pair_search import CIRCUIT_SIDES, pair_search
+from .base import NOT_APPLICABLE, AnyWeight, BaseLens, Block, entry_block, entry_columns
+from .pair_search import CIRCUIT_SIDES, ENDS, pair_columns, pair_search
 
 KEYS = ("layer", "expert", "head", "neuron", "subhead")
-NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a search is for: one token, the mean of several, or a vector of the residual stream.
+    """What a search is for: one token or feature, the mean of several, or a vector of the residual stream.
 
     Attributes:
-        tokens: The ids of the tokens; empty for a vector.
-        vector: The vector; None for tokens.
+        ids: The ids of the tokens or features of each side; a side that has none of them is not searched. Empty for a vector.
+        vector: The vector; None for tokens and features.
+        reasons: Why a side has none of the tokens or features.
     """
 
-    tokens: tuple[int, ...] = ()
+    ids: Mapping[Side, tuple[int, ...]] = field(default_factory=dict)
     vector: Float[Tensor, " d_model"] | None = None
+    reasons: Mapping[Side, errors.EmbspaceError] = field(default_factory=dict)
 
-    @property
-    def token_index(self) -> int:
-        """The id of a single token; −1 for several tokens or a vector."""
-        return self.tokens[0] if len(self.tokens) == 1 else NO_TOKEN
+    def is_on(self, side: Side) -> bool:
+        """Whether directions of this side have a score."""
+        return self.vector is not None or side in self.ids
 
-    def label(self, lens: BaseLens) -> str:
-        """The token's text; the texts of several tokens, joined; or "vector"."""
-        texts = [str(lens.vocabulary.strings[token]) for token in self.tokens]
+    def index(self, side: Side) -> int:
+        """The id of a single token or feature; −1 for several, or a vector."""
+        ids = self.ids.get(side, ())
+        return ids[0] if len(ids) == 1 else NOT_APPLICABLE
+
+    def label(self, lens: BaseLens, side: Side) -> str:
+        """The token's text or the feature's label; those of several, joined; or "vector"."""
+        features = lens.space.features(side)
+        strings = lens.vocabulary.strings if features is None else features.strings
+        texts = [str(strings[i]) for i in self.ids.get(side, ())]
         return texts[0] if len(texts) == 1 else "+".join(text.strip() or text for text in texts) or "vector"
+
+    def columns(self, lens: BaseLens, side: Side) -> Block:
+        """The columns of what is searched for; those that do not apply are −1 and empty."""
+        kind = "token" if lens.space.features(side) is None else "feature"
+        block = {
+            "token_index": NOT_APPLICABLE,
+            "token_string": "",
+            "feature_index": NOT_APPLICABLE,
+            "feature_label": "",
+        }
+        name = "string" if kind == "token" else "label"
+        return block | {f"{kind}_index": self.index(side), f"{kind}_{name}": self.label(lens, side)}
 
     def row(self, lens: BaseLens, side: Side) -> Float[Tensor, " d_model"]:
         """The vector whose inner products with directions of that side are the scores."""
         if self.vector is None:
-            return lens.space.embedding_of(self.tokens, side)
+            return lens.space.embedding_of(self.ids[side], side)
         rows = lens.space.rows(side)
         vector = self.vector.to(rows.device, rows.dtype)
         return normalize(vector, dim=0) if lens.space.score == "cosine" else vector
@@ -71,15 +90,13 @@ def search_target(lens: BaseLens, token: Any) -> Target:
         values = [_scalar(value) for value in values]
     values = _scalar(values)
     if values is None or isinstance(values, str | int | float):
-        single: Any = values
-        return Target((lens.vocabulary.index(single),))
+        return _listed_target(lens, [values])
     if not isinstance(values, Tensor | np.ndarray | list):
         raise errors.not_a_target(token)
     if not len(values):
         raise errors.no_tokens_to_search()
     if not _holds_floats(values):
-        tokens: list[Any] = values if isinstance(values, list) else values.tolist()
-        return Target(tuple(lens.vocabulary.index(each) for each in tokens))
+        return _listed_target(lens, values if isinstance(values, list) else values.tolist())
     vector = as_tensor(values, "token")
     if vector.ndim != 1:
         raise errors.not_one_vector(tuple(vector.shape))
@@ -88,6 +105,26 @@ def search_target(lens: BaseLens, token: Any) -> Target:
     if not torch.isfinite(vector).all():
         raise errors.not_finite("the vector given")
     return Target(vector=vector)
+
+
+def _listed_target(lens: BaseLens, values: list[Any]) -> Target:
+    """The target for tokens or features, on each side that has them all.
+
+    Raises:
+        EmbspaceError: If no side has.
+    """
+    found: dict[Side, tuple[int, ...]] = {}
+    reasons: dict[Side, errors.EmbspaceError] = {}
+    for side in SIDES:
+        features = lens.space.features(side)
+        index = lens.vocabulary.index if features is None else features.index
+        try:
+            found[side] = tuple(index(value) for value in values)
+        except errors.EmbspaceError as reason:
+            reasons[side] = reason
+    if not found:
+        raise reasons["read"]
+    return Target(found, reasons=reasons)
 
 
 def _scalar(value: Any) -> Any:
@@ -118,10 +155,14 @@ def search_token(
     names = weight_names(weight, (*MLP, *ATTENTION, *CIRCUITS))
     k = check_integer("k", k, minimum=1)
     target = search_target(lens, token)
-    text, strings = target.label(lens), lens.vocabulary.array
     blocks, unsupported = [], {}
     for name in tqdm(names, desc="search", unit="weight", disable=None, leave=False):
         if weight is None and not lens.weights.layers_with(sublayer_of(name)):
+            continue
+        side = CIRCUIT_SIDES[name][1] if name in CIRCUITS else side_of(name)
+        if not target.is_on(side):  # a label of the other side's dictionary
+            if weight is not None:
+                raise target.reasons[side]
             continue
         find = _best_heads if name in CIRCUITS else _best_directions
         try:
@@ -134,15 +175,28 @@ def search_token(
                 raise
             unsupported[name] = error
             continue
-        for end in ("dest", "src"):
-            best[f"{end}_token_string"] = strings.take(best[f"{end}_token_index"], allow_fill=True, fill_value="")
-        if name in CIRCUITS:  # the searched token's end of each pair
-            best[f"{_searched_end(name)}_token_string"] = [text] * len(best["rank"])
-        blocks.append(best | {"weight": name, "token_index": target.token_index, "token_string": text})
+        strings = lens.vocabulary.array
+        for end in ("dest_", "src_"):
+            best[f"{end}token_string"] = strings.take(best[f"{end}token_index"], allow_fill=True, fill_value="")
+        searched = target.columns(lens, side)
+        if name in CIRCUITS:  # the searched end of each pair
+            end = ENDS[name][1]
+            best |= {f"{end}{column}": np.full(len(best["rank"]), value) for column, value in searched.items()}
+        blocks.append(best | {"weight": name} | searched)
     if unsupported:
         _report_unsupported(lens, unsupported, nothing_else=not blocks)
-    columns = ["layer", *lens.expert_column, "head", "neuron", "subhead", "weight", "rank", *TOKEN_COLUMNS]
-    return tidy([*columns, *PAIR_COLUMNS, "token_rank"], blocks, kind="search")
+    columns = [
+        "layer",
+        *lens.expert_column,
+        "head",
+        "neuron",
+        "subhead",
+        "weight",
+        "rank",
+        *entry_columns(lens),
+        "score",
+    ]
+    return tidy([*columns, *pair_columns(lens), "token_rank"], blocks, kind="search")
 
 
 def _report_unsupported(lens: BaseLens, unsupported: dict[str, errors.UnsupportedError], *, nothing_else: bool) -> None:
@@ -153,11 +207,6 @@ def _report_unsupported(lens: BaseLens, unsupported: dict[str, errors.Unsupporte
     names, verb = ", ".join(unsupported), "is" if len(unsupported) == 1 else "are"
     message = f"search leaves out {names} of {lens.name}, which {verb} not supported: {'; '.join(reasons)}."
     warnings.warn(message, UserWarning, stacklevel=4)
-
-
-def _searched_end(name: str) -> str:
-    """The end of a pair where the searched token is: promoted by W_OV, attended to (the key) in W_QK."""
-    return "dest" if name == "W_OV" else "src"
 
 
 def _best_heads(lens: BaseLens, name: str, indices: list[WeightIndex], target: Target, k: int, largest: bool) -> Block:
@@ -171,18 +220,20 @@ def _best_heads(lens: BaseLens, name: str, indices: list[WeightIndex], target: T
         keys += [(index.layer, index.expert, head, -1, -1) for head in range(len(score))]
     score = torch.cat(scores)
     order = torch.argsort(score, descending=largest, stable=True)[:k]
-    n = len(order)
-    searched = _searched_end(name)
-    other = "src" if searched == "dest" else "dest"
-    pairs = {
-        f"{searched}_token_index": np.full(n, target.token_index),
-        f"{other}_token_index": torch.cat(partners)[order].numpy(),
-    }
+    end, none = ENDS[name][0], np.full(len(order), NOT_APPLICABLE)
+    pairs = _no_pairs(len(order)) | entry_block(lens, CIRCUIT_SIDES[name][0], torch.cat(partners)[order].numpy(), end)
     return (
         dict(zip(KEYS, np.array(keys).T[:, order.numpy()]))
         | pairs
-        | {"rank": np.arange(n), "score": score[order], "token_rank": np.full(n, -1)}
+        | {"rank": np.arange(len(order)), "score": score[order], "token_rank": none}
     )
+
+
+def _no_pairs(n: int) -> Block:
+    """The columns of pairs for rows that are none."""
+    none, empty = np.full(n, NOT_APPLICABLE), np.full(n, "", dtype=object)
+    columns = {"token_index": none, "feature_index": none, "feature_label": empty}
+    return {f"{end}{column}": values for end in ("dest_", "src_") for column, values in columns.items()}
 
 
 def _best_directions(
@@ -207,12 +258,11 @@ def _best_directions(
     score = torch.cat(scores)
     order = torch.argsort(score, descending=largest, stable=True)[:k]
     key = dict(zip(KEYS, np.concatenate(keys, axis=1)[:, order.numpy()]))
-    none = np.full(len(order), NO_TOKEN)
     best = torch.cat([x.to(vectors[0].device) for x in vectors])[order.to(vectors[0].device)]
-    found = {"rank": np.arange(len(order)), "score": score[order], "token_rank": none}
-    if target.token_index != NO_TOKEN:
-        found["token_rank"] = _ranks(lens, best, side, target.token_index, largest)
-    return key | {"dest_token_index": none, "src_token_index": none} | found
+    found = {"rank": np.arange(len(order)), "score": score[order], "token_rank": np.full(len(order), NOT_APPLICABLE)}
+    if target.index(side) != NOT_APPLICABLE:
+        found["token_rank"] = _ranks(lens, best, side, target.index(side), largest)
+    return key | _no_pairs(len(order)) | found
 
 
 def _ranks(
@@ -220,5 +270,5 @@ def _ranks(
 ) -> Int[np.ndarray, " n"]:
     """For each direction, how many tokens score higher than the given one (with `largest` False, lower)."""
     scores = lens.space.rows(side).scores(x if largest else -x).cpu()
-    own = scores[:, torch.searchsorted(lens.space.token_ids, token)]
+    own = scores[:, torch.searchsorted(lens.space.ids(side), token)]
     return (scores > own[:, None]).sum(dim=1).numpy()

@@ -19,7 +19,7 @@ def residual_vectors(vectors: Any, side: Side) -> Tensor:
 
     Args:
         vectors: Anything that can be converted to a tensor; or an object with a dictionary: `W_dec` and `W_enc` (autoencoders and
-            transcoders of SAELens and similar libraries), `decoder` and `encoder` layers, or `directions` (`Factors`).
+            transcoders of SAELens and similar libraries), `decoder` and `encoder` (`Features`, or layers), or `directions` (`Factors`).
         side: `"write"` for decoders, `"read"` for encoders. Factors have the same directions on both sides.
 
     Returns:
@@ -31,6 +31,10 @@ def residual_vectors(vectors: Any, side: Side) -> Tensor:
     check_choice("side", side, SIDES)
     if isinstance(getattr(vectors, "directions", None), Tensor):
         return as_tensor(vectors.directions, "directions")
+    if isinstance(getattr(vectors, "decoder", None), Tensor):  # `Features`
+        if side == "read" and vectors.encoder is None:
+            raise errors.no_dictionary_side(type(vectors).__name__, "encoder", side)
+        return vectors.decoder if side == "write" else vectors.encoder.T
     decoder, encoder = _matrix(vectors, "W_dec", "decoder"), _matrix(vectors, "W_enc", "encoder")
     if decoder is None and encoder is None:
         return as_tensor(vectors, "vectors")

@@ -16,6 +16,7 @@ from ..tables.checks import check_choice
 from ..weights.effective import Weights
 from ..weights.parameter_names import Side
 from .embeddings import NO_NORM, Embedding, Score, as_tensor
+from .feature_rows import FeatureDictionary
 
 Space = Literal["circuit", "unembed", "embed"]
 Inverse = Literal["transpose", "pinv"]
@@ -48,7 +49,6 @@ class EmbeddingSpace:
         kind: The option `space`.
         inverse: The option `inverse`.
         score: The option `score`.
-        token_ids: The ids of the tokens that are read, ascending; always a tensor.
         mask: The name of this selection.
         name: The model's name.
         d_model: Width of the residual stream.
@@ -76,7 +76,7 @@ class EmbeddingSpace:
         self.score: Score = check_choice("score", score, SCORES)
         self.mask = mask
         self.name, self.d_model, self.d_vocab = weights.name, weights.d_model, weights.d_vocab
-        self.token_ids: Int[Tensor, " n_tokens"] = torch.arange(self.d_vocab) if token_ids is None else token_ids.cpu()
+        self._token_ids = torch.arange(self.d_vocab) if token_ids is None else token_ids.cpu()
         self._weights = weights
         stored, norm = weights.unembedding
         self._embedding = Embedding(weights.W_E, NO_NORM, token_ids, self.score)
@@ -106,9 +106,31 @@ class EmbeddingSpace:
         return self._unembedding
 
     @property
+    def token_ids(self) -> Int[Tensor, " n_tokens"]:
+        """The ids of the tokens that are read, ascending; a `FeatureSpace` raises an error."""
+        return self._token_ids
+
+    @property
     def n_tokens(self) -> int:
         """How many tokens are read."""
         return len(self.token_ids)
+
+    def ids(self, side: Side) -> Int[Tensor, " n"]:
+        """The ids of the rows of one side, ascending: of tokens or, in a `FeatureSpace`, of features."""
+        return self.token_ids
+
+    def size(self, side: Side) -> int:
+        """How many tokens or features one side has, read or not."""
+        return self.d_vocab
+
+    def features(self, side: Side) -> FeatureDictionary | None:
+        """The dictionary whose features are the rows of one side; None for tokens."""
+        return None
+
+    @property
+    def has_features(self) -> bool:
+        """Whether any side is a dictionary of features."""
+        return any(self.features(side) is not None for side in SIDES)
 
     def rows(self, side: Side) -> Embedding:
         """The embeddings of one side."""
@@ -155,11 +177,12 @@ class EmbeddingSpace:
         x = as_tensor(x, "vectors")
         vectors = self.vectors(x.reshape(-1, x.shape[-1]), side)
         scores = self.rows(side).scores(vectors)
-        if self.n_tokens < self.d_vocab:
-            all_scores = scores.new_full((len(scores), self.d_vocab), torch.nan)
-            all_scores[:, self.token_ids.to(scores.device)] = scores
+        ids, size = self.ids(side), self.size(side)
+        if len(ids) < size:
+            all_scores = scores.new_full((len(scores), size), torch.nan)
+            all_scores[:, ids.to(scores.device)] = scores
             scores = all_scores
-        return scores.reshape(*x.shape[:-1], self.d_vocab)
+        return scores.reshape(*x.shape[:-1], size)
 
     def embed(self, scores: Any, side: Side = "write") -> Float[Tensor, "*n d_model"]:
         """Map scores over tokens back to residual vectors, through the chosen inverse; scores of other tokens are ignored.
@@ -168,12 +191,13 @@ class EmbeddingSpace:
         x, with a LayerNorm every centred x.
         """
         rows, scores = self.rows(side), as_tensor(scores, "scores")
-        if scores.shape[-1] != self.d_vocab:
-            raise errors.bad_score_count(scores.shape[-1], self.name, self.d_vocab)
+        ids, size = self.ids(side), self.size(side)
+        if scores.shape[-1] != size:
+            raise errors.bad_score_count(scores.shape[-1], self.name, size)
         dtype = torch.promote_types(rows.dtype, working_dtype(scores.dtype))
-        flat = scores.reshape(-1, self.d_vocab).to(device=rows.device, dtype=dtype)
-        if self.n_tokens < self.d_vocab:
-            flat = flat[:, self.token_ids.to(flat.device)]
+        flat = scores.reshape(-1, size).to(device=rows.device, dtype=dtype)
+        if len(ids) < size:
+            flat = flat[:, ids.to(flat.device)]
         vectors = rows.combine(flat)
         if self.inverse == "pinv" and side == "write":
             vectors = vectors @ rows.inverse_gram.to(vectors)
@@ -190,7 +214,7 @@ class EmbeddingSpace:
     ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
         """The best k tokens of each vector: scores and token ids. `progress` is called with (tokens done, all tokens)."""
         scores, index = top_tokens(self.vectors(x, side), self.rows(side), k, largest=largest, progress=progress)
-        return scores.cpu(), self.token_ids[index.cpu()]
+        return scores.cpu(), self.ids(side)[index.cpu()]
 
     def top_pairs(
         self,
@@ -214,7 +238,7 @@ class EmbeddingSpace:
         """
         a, b = self.rows(sides[0]), self.rows(sides[1])
         left, right = self._form(left, right, sides, (a, b))
-        return self.best_pairs(a, left, right, b, k, largest=largest, excluded=excluded)
+        return self.best_pairs(a, left, right, b, sides, k, largest=largest, excluded=excluded)
 
     def best_pairs(
         self,
@@ -222,12 +246,13 @@ class EmbeddingSpace:
         left: Float[Tensor, "d_a rank"],
         right: Float[Tensor, "d_b rank"],
         B: Rows,
+        sides: tuple[Side, Side],
         k: int,
         *,
         largest: bool = True,
         excluded: Int[Tensor, " p"] | None = None,
     ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"], Int[Tensor, " k"]]:
-        """As `top_pairs`, for the product A left rightᵀ Bᵀ of any rows, one per token that is read."""
+        """As `top_pairs`, for the product A left rightᵀ Bᵀ of any rows, one per token that is read on that side."""
         n_excluded = 0 if excluded is None else len(excluded)
         n_searched = k
         while True:
@@ -241,7 +266,7 @@ class EmbeddingSpace:
         scores, i, j = scores[:k].cpu(), i[:k].cpu(), j[:k].cpu()
         # Rounding may put a cosine above 1 by one unit in the last place.
         scores = scores.clamp(-1, 1) if self.score == "cosine" else scores
-        return scores, self.token_ids[i], self.token_ids[j]
+        return scores, self.ids(sides[0])[i], self.ids(sides[1])[j]
 
     def top_partners(
         self,
@@ -264,7 +289,7 @@ class EmbeddingSpace:
         x = torch.stack([left @ (right.T @ row.to(right)) for left, right in prepared])
         scores, index = top_tokens(x, rows[0], 1, largest=largest)
         scores = scores[:, 0].clamp(-1, 1) if self.score == "cosine" else scores[:, 0]
-        return scores.cpu(), self.token_ids[index[:, 0].cpu()]
+        return scores.cpu(), self.ids(sides[0])[index[:, 0].cpu()]
 
     def embedding_of(self, tokens: int | Sequence[int], side: Side) -> Float[Tensor, " d_model"]:
         """The row of a token, or the mean of several rows: its inner product with `vectors(x, side)` is the (mean) score for x.
@@ -273,10 +298,11 @@ class EmbeddingSpace:
             EmbspaceError: If a token is not read.
         """
         tokens = [tokens] if isinstance(tokens, int) else list(tokens)
-        positions = torch.searchsorted(self.token_ids, torch.tensor(tokens)).clamp(max=self.n_tokens - 1)
-        for token, is_read in zip(tokens, self.token_ids[positions] == torch.tensor(tokens), strict=True):
+        ids = self.ids(side)
+        positions = torch.searchsorted(ids, torch.tensor(tokens)).clamp(max=len(ids) - 1)
+        for token, is_read in zip(tokens, ids[positions] == torch.tensor(tokens), strict=True):
             if not is_read:
-                raise errors.token_not_read(token, self.n_tokens)
+                raise errors.token_not_read(token, len(ids))
         rows = self.rows(side)
         return rows[positions.to(rows.device)].mean(dim=0)
 

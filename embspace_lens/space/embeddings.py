@@ -75,6 +75,11 @@ class Embedding:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def norm(self) -> Norm:
+        """The norm that is folded into the rows."""
+        return self._norm
+
     def update(self, matrix: Float[Tensor, "d_vocab d_model"], norm: Norm) -> None:
         """Read this matrix and norm from now on. The mean and the Gram matrix are kept if the contents are the same as before."""
         self._matrix, self._norm, self.dtype = matrix, norm, working_dtype(matrix.dtype)

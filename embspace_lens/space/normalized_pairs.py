@@ -68,7 +68,8 @@ class NormalizedPairs:
         """The best k pairs of a head: scores, query token ids, key token ids; `excluded` as in `EmbeddingSpace.top_pairs`."""
         queries, left = self._side("query", head)
         keys, right = self._side("key", head)
-        return self._space.best_pairs(queries, left, right, keys, k, largest=largest, excluded=excluded)
+        sides = ("read", "read")
+        return self._space.best_pairs(queries, left, right, keys, sides, k, largest=largest, excluded=excluded)
 
     def top_partners(
         self, row: Float[Tensor, " d_model"], *, largest: bool = True
@@ -82,7 +83,7 @@ class NormalizedPairs:
             best.append(top_tokens(x, queries, 1, largest=largest))
         scores, index = (torch.cat(parts)[:, 0].cpu() for parts in zip(*best, strict=True))
         scores = scores.clamp(-1, 1) if self._space.score == "cosine" else scores
-        return scores, self._space.token_ids[index]
+        return scores, self._space.ids("read")[index]
 
     def _side(
         self, side: Literal["query", "key"], head: int, x: Float[Tensor, "n d_model"] | None = None

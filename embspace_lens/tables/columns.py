@@ -108,6 +108,11 @@ GLOSSARY: dict[str, Column] = {
     ),
     "dictionary": Column(
         "str", "", "Name of the dictionary that the row's feature_index is from; empty if the row is about a token."
+    "feature_index": Column(
+        "int64", "", "Index of a feature in its dictionary, from 0; −1 if the row is about a token instead."
+    ),
+    "feature_label": Column(
+        "str", "", "Label of the feature, its index by default; empty if the row is about a token."
     ),
     "example": Column("int64", "", "Index of the text, from 0."),
     "variant": Column(
@@ -135,10 +140,22 @@ GLOSSARY: dict[str, Column] = {
     "dest_token_string": Column(
         "str", "", "Exact text of the attending or promoted token; empty if the row is not a pair."
     ),
+    "dest_feature_index": Column(
+        "int64", "", "Index of the feature that attends (query), or that reads what was moved; −1 if it is a token."
+    ),
+    "dest_feature_label": Column(
+        "str", "", "Label of the feature that attends, or that reads; empty if it is a token."
+    ),
     "src_token_index": Column(
         "int64", "", "Vocabulary id of the attended-to (key, OV input) token; −1 if the row is not a pair of tokens."
     ),
     "src_token_string": Column("str", "", "Exact text of the attended-to token; empty if the row is not a pair."),
+    "src_feature_index": Column(
+        "int64", "", "Index of the feature that is attended to (key, OV input), or that writes; −1 if it is a token."
+    ),
+    "src_feature_label": Column(
+        "str", "", "Label of the feature that is attended to, or that writes; empty if it is a token."
+    ),
     "value": Column(
         "float32", "as the metric", "The metric, its change, or the part of it that is attributed to the row."
     ),

@@ -43,7 +43,7 @@ def tidy(
         columns: The names of the table's columns, from the glossary; other columns of the blocks are dropped.
         blocks: Mappings from column to a tensor, an array or a list; a scalar is repeated along its block.
         strings: The vocabulary's strings as a pandas array. Columns `*_string` are then looked up by their `*_index`, all at
-            once, and blocks need not hold them.
+            once, and blocks need not hold them; they are empty for the index −1.
         kind: What the table holds, one of `KINDS`; stored in `frame.attrs["embspace_kind"]`.
 
     Returns:
@@ -62,7 +62,8 @@ def tidy(
     cells = {name: _concatenate(name, column) for name, column in parts.items()}
     for name in looked_up:
         assert strings is not None
-        cells[name] = strings.take(cells[name.removesuffix("string") + "index"])
+        index = cells[name.removesuffix("string") + "index"]
+        cells[name] = strings.take(index, allow_fill=bool((index < 0).any()), fill_value="")
     frame = pd.DataFrame(cells, columns=order)
     frame.attrs["embspace_kind"] = kind
     return frame
