@@ -1899,6 +1899,24 @@ def no_encoder(name: str) -> EmbspaceError:
     )
 
 
+def not_earlier(name: str, layer: int, target: str, target_layer: int) -> EmbspaceError:
+    """A dictionary that is given as earlier writes after another one reads."""
+    return EmbspaceError(
+        f"{name} writes in layer {layer}, and {target} reads in layer {target_layer}. earlier= takes dictionaries of layers "
+        f"before {target_layer}."
+    )
+
+
+def repeated_dictionary(name: str) -> EmbspaceError:
+    """Two dictionaries have the same name."""
+    return EmbspaceError(
+        f"Two dictionaries have the name {name!r}, so that the rows of a table would not say which of them is meant. Pass name= to Features."
+    )
+
+
+def no_feature_hook(name: str) -> EmbspaceError:
+    """A forward pass needs the hook point of a dictionary, which is unknown."""
+    return EmbspaceError(f"The hook point that {name} reads is unknown. Pass hook= to Features.")
 def no_feature_encoder(name: str) -> EmbspaceError:
     """A dictionary without an encoder is used as the target."""
     return EmbspaceError(

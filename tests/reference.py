@@ -1,6 +1,7 @@
 """Slow reference implementations of the fast functions: plain loops in float64."""
 
 import math
+import statistics
 from itertools import combinations
 from typing import Any
 
@@ -463,3 +464,42 @@ def _blocks(data: np.ndarray, size: int) -> list[list[int]]:
 
 def _half(block: list[int], start: int) -> np.float32:
     return np.float32(np.array(block[start : start + 2], dtype=np.uint8).view(np.float16)[0])
+
+
+def brute_feature_labels(
+    encoder: Tensor,
+    decoder: Tensor,
+    embedding: Tensor,
+    unembedding: Tensor,
+    earlier: list[Tensor],
+    sizes: dict[str, int],
+    thresholds: tuple[float, float],
+    largest: bool,
+) -> list[tuple]:
+    """Labels of features from weights: one tuple per feature, side and rank.
+
+    Returns:
+        The feature, rank, token (or −1), earlier feature (or −1), whether it is an outlier, whether the feature is legible, the
+        number of the earlier dictionary (or −1), score and z-score.
+    """
+    rows = []
+
+    def entries(vector: list[float], matrix: Tensor, source: int, pool: int, threshold: float) -> list[tuple]:
+        scores = [_dot(vector, row) for row in matrix.double().tolist()]
+        best = _best(scores, min(pool, len(scores)), largest)
+        mean, deviation = statistics.mean(scores[i] for i in best), statistics.stdev(scores[i] for i in best)
+        z = {i: (scores[i] - mean) / deviation for i in best}
+        return [(z[i], source, i, scores[i], z[i] > threshold if largest else z[i] < -threshold) for i in best]
+
+    for feature, (read, write) in enumerate(zip(encoder.double().tolist(), decoder.double().tolist(), strict=True)):
+        tokens = entries(read, embedding, -1, sizes["pool"], thresholds[0])
+        is_legible = any(entry[4] for entry in tokens)
+        for i, matrix in enumerate(earlier):
+            tokens += entries(read, matrix, i, sizes["feature_pool"], thresholds[1])
+        tokens.sort(key=lambda entry: -entry[0] if largest else entry[0])
+        sides = [tokens, entries(write, unembedding, -1, sizes["pool"], thresholds[0])]
+        for side in sides:
+            for rank, (z, source, index, score, is_outlier) in enumerate(side[: sizes["k"]]):
+                token, other = (index, -1) if source < 0 else (-1, index)
+                rows.append((feature, rank, token, other, int(is_outlier), int(is_legible), source, score, z))
+    return rows

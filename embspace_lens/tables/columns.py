@@ -41,6 +41,7 @@ GLOSSARY: dict[str, Column] = {
     "rater_a": Column("str", "", "Name of the first of two raters."),
     "rater_b": Column("str", "", "Name of the second of two raters."),
     "factor": Column("int64", "", "Index of a factor in its dictionary, from 0; −1 if the method uses no factor."),
+    "feature": Column("int64", "", "Index of the feature that is described, in its dictionary, from 0."),
     "relation": Column("str", "", "Name of a relation between words, such as antonyms."),
     "metric": Column(
         "str", "", "What a forward pass was scored by: a name that the user gave, or logit, log_prob, probability."
@@ -105,6 +106,8 @@ GLOSSARY: dict[str, Column] = {
         "",
         "Exact text of the token, leading space kept; the texts of several tokens without spaces, joined by +; or vector.",
     ),
+    "dictionary": Column(
+        "str", "", "Name of the dictionary that the row's feature_index is from; empty if the row is about a token."
     "feature_index": Column(
         "int64", "", "Index of a feature in its dictionary, from 0; −1 if the row is about a token instead."
     ),
@@ -161,6 +164,14 @@ GLOSSARY: dict[str, Column] = {
         "as the lens's score",
         "The lens's score: an inner product, plain or centred, or a cosine. The cosine score of a pair is the bilinear form of normalised centred embeddings, divided by the form's largest singular value: between −1 and 1.",
     ),
+    "z_score": Column(
+        "float32",
+        "standard deviations",
+        "The score minus the mean of a pool of the best scores, divided by the pool's standard deviation.",
+    ),
+    "is_outlier": Column(
+        "bool", "", "Whether the z-score is above the threshold; below its negative for the lowest scores."
+    ),
     "token_rank": Column(
         "int64",
         "",
@@ -170,6 +181,11 @@ GLOSSARY: dict[str, Column] = {
         "float32",
         "as at the hook point",
         "Activation at a token: the factor on a neuron's output row, the coordinate of a sub-head or direction, or the norm of a head's output.",
+    ),
+    "is_legible": Column(
+        "bool",
+        "",
+        "Whether the feature's encoder reads at least one token that is an outlier, and that activates it if this was tested.",
     ),
     "activation_change": Column(
         "float32", "as at the hook point", "Absolute change of a neuron's activation under an intervention; a mean."
