@@ -42,6 +42,11 @@ GLOSSARY: dict[str, Column] = {
     "rater_b": Column("str", "", "Name of the second of two raters."),
     "factor": Column("int64", "", "Index of a factor in its dictionary, from 0; −1 if the method uses no factor."),
     "relation": Column("str", "", "Name of a relation between words, such as antonyms."),
+    "circuit": Column(
+        "str",
+        "",
+        "The path from one feature to another: direct (the residual stream alone), ov or qk (through a head).",
+    ),
     "metric": Column(
         "str", "", "What a forward pass was scored by: a name that the user gave, or logit, log_prob, probability."
     ),
@@ -135,6 +140,16 @@ GLOSSARY: dict[str, Column] = {
         "int64", "", "Vocabulary id of the attended-to (key, OV input) token; −1 if the row is not a pair of tokens."
     ),
     "src_token_string": Column("str", "", "Exact text of the attended-to token; empty if the row is not a pair."),
+    "feature_index": Column("int64", "", "Index of a feature in its dictionary, from 0; −1 if the row is of a token."),
+    "feature_label": Column("str", "", "Label of the feature in its dictionary; its index if it has none."),
+    "dest_feature_index": Column(
+        "int64", "", "Index of the feature that is read or attends (query) in its dictionary; −1 if there is none."
+    ),
+    "dest_feature_label": Column("str", "", "Label of the feature that is read or attends (query)."),
+    "src_feature_index": Column(
+        "int64", "", "Index of the feature that is written or attended to (key) in its dictionary; −1 if there is none."
+    ),
+    "src_feature_label": Column("str", "", "Label of the feature that is written or attended to (key)."),
     "value": Column(
         "float32", "as the metric", "The metric, its change, or the part of it that is attributed to the row."
     ),
@@ -142,6 +157,25 @@ GLOSSARY: dict[str, Column] = {
         "float32",
         "as the lens's score",
         "The lens's score: an inner product, plain or centred, or a cosine. The cosine score of a pair is the bilinear form of normalised centred embeddings, divided by the form's largest singular value: between −1 and 1.",
+    ),
+    "era": Column(
+        "float32",
+        "as the score",
+        "Expected residual attribution: the score times the mean of the source's activation where the target is active.",
+    ),
+    "twera": Column(
+        "float32",
+        "as the score",
+        "Target-weighted expected residual attribution: the score times the source's mean activation, weighted by the target's; NaN for a target that is never active.",
+    ),
+    "frequency": Column("float32", "", "Share of tokens at which a feature is active."),
+    "mean_activation": Column("float32", "", "Mean activation of a feature over all tokens, with zeros."),
+    "joint_frequency": Column("float32", "", "Share of tokens at which both features of a pair are active."),
+    "mean_product": Column("float32", "", "Mean over tokens of the product of the activations of a pair of features."),
+    "mean_where_active": Column(
+        "float32",
+        "",
+        "Mean over all tokens of the source's activation where the target is active, and 0 elsewhere.",
     ),
     "token_rank": Column(
         "int64",
