@@ -42,7 +42,7 @@ def virtual_weights(
     layer: Select = None,
     head: Select = None,
     circuit: Circuit = "direct",
-    k: int = 100,
+    k: int = 10,
     largest: bool = True,
 ) -> pd.DataFrame:
     r"""Find the strongest weights from the features of one dictionary to those of another, without a forward pass.

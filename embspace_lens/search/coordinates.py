@@ -110,7 +110,7 @@ class SortedCoordinates:
         norm, slack = torch.cat(norms), torch.cat(slacks)
         self.norm, self.order = norm.sort(descending=True, stable=True)
         self.slack = slack[self.order]
-        self._resident = coordinates[self.order] if resident else None
+        self._resident = coordinates.index_select(0, self.order) if resident else None
         self.max_norm: list[float] = self.norm[::tile].tolist()
         self.max_slack: list[float] = [part.max().item() for part in self.slack.split(tile)]
         coarse_slack = torch.cat(coarse_slacks)[self.order]
