@@ -2124,4 +2124,119 @@ def activation_not_saved(name: str, activation: str) -> EmbspaceError:
     """The rule for the codes of a dictionary cannot be written to a file."""
     return EmbspaceError(
         f"{name} cannot be saved: no layout can describe its codes ({activation}). Pass activation=None, or an Activation."
+def no_feature_encoder(name: str) -> EmbspaceError:
+    """What features read is needed from a dictionary without an encoder."""
+    return EmbspaceError(
+        f"{name} has no encoder, so what its features read is unknown. Load the whole dictionary, or pass encoder= to Features."
+    )
+
+
+def lens_needed(circuit: str) -> EmbspaceError:
+    """A circuit of heads was requested without the model's weights."""
+    return EmbspaceError(f"circuit={circuit!r} reads the weights of heads. Pass the model's lens: lens=.")
+
+
+def direct_has_no_heads() -> EmbspaceError:
+    """A layer or head was selected for weights directly through the residual stream."""
+    return EmbspaceError(
+        "circuit='direct' passes through no head. Leave layer= and head= out, or pass circuit='ov' or circuit='qk'."
+    )
+
+
+def different_dictionary_widths(source: str, d_source: int, target: str, d_target: int) -> EmbspaceError:
+    """Two dictionaries have different widths."""
+    return EmbspaceError(
+        f"The features of {source} have width {d_source}, those of {target} {d_target}. Pass two dictionaries of one model."
+    )
+
+
+def read_before_written(source: str, written: str, target: str, read: str) -> EmbspaceError:
+    """A dictionary reads the stream before another one writes to it."""
+    return EmbspaceError(
+        f"{target} reads at {read}, before {source} writes at {written}: there is no direct weight. Pass as source the "
+        "dictionary that writes first."
+    )
+
+
+def reads_a_sublayer(target: str, hook: str) -> EmbspaceError:
+    """A dictionary reads the output of a sublayer, and no linear path leads there from the features of another one."""
+    return EmbspaceError(
+        f"{target} reads {hook}, the output of one sublayer, and not the residual stream, so that this circuit does not "
+        "lead to it. Pass a target that reads the stream or, for the output of attention, circuit='ov'."
+    )
+
+
+def layer_needed(name: str) -> EmbspaceError:
+    """The layers between two dictionaries cannot be determined."""
+    return EmbspaceError(
+        f"The place of {name} in the model is unknown, so the layers of the heads must be given. Pass layer=, or hook= to Features."
+    )
+
+
+def no_layers_between(source: str, target: str, circuit: str) -> EmbspaceError:
+    """No block's attention lies between two dictionaries."""
+    return EmbspaceError(
+        f"No attention that is read lies between {source} and {target} for circuit={circuit!r}. Pass dictionaries with "
+        "attention between them, or other ones."
+    )
+
+
+def layer_out_of_order(circuit: str, layers: Sequence[int], between: Sequence[int]) -> EmbspaceError:
+    """Selected blocks do not lie between two dictionaries."""
+    allowed = f"one of {', '.join(map(str, between))}" if between else "another dictionary"
+    return EmbspaceError(
+        f"circuit={circuit!r} at layer {', '.join(map(str, layers))} needs features that are written before its attention "
+        f"and, for 'ov', read after it. Pass {allowed}."
+    )
+
+
+def no_hook_of_features(name: str) -> EmbspaceError:
+    """The activations of a dictionary are needed, and its hook point is unknown."""
+    return EmbspaceError(
+        f"{name} has no hook point, so its activations cannot be measured. Pass hook= to Features, such as "
+        "'blocks.3.hook_resid_post'."
+    )
+
+
+def not_pairs_of_features(shape: tuple[int, ...]) -> EmbspaceError:
+    """Pairs of features are neither a table nor an array of two columns."""
+    return EmbspaceError(
+        f"pairs has the shape {list(shape)}: pass a table of virtual_weights, or indices of source and target features, [n, 2]."
+    )
+
+
+def indirect_pairs(circuit: str) -> EmbspaceError:
+    """Co-activation at one position was applied to weights that pass through a head."""
+    return EmbspaceError(
+        f"Pairs of circuit={circuit!r} pass through attention, which connects different positions; era and twera are defined "
+        "for circuit='direct' alone. Pass direct pairs."
+    )
+
+
+def pairs_not_measured(n_missing: int, n_pairs: int) -> EmbspaceError:
+    """Statistics lack some of the pairs of a table."""
+    return EmbspaceError(
+        f"The statistics lack {n_missing:,} of the {n_pairs:,} pairs. Pass the same table to coactivation(…, pairs=)."
+    )
+
+
+def not_a_coactivation_checkpoint(path: object, reason: object) -> EmbspaceError:
+    """A file that should hold unfinished statistics of co-activation cannot be read."""
+    return EmbspaceError(
+        f"{path} is not a checkpoint of coactivation, or is damaged: {reason}. Pass another file, or delete this one."
+    )
+
+
+def checkpoint_of_other_coactivation(path: object, options: Sequence[str]) -> EmbspaceError:
+    """A checkpoint was made with another model, other dictionaries, pairs or options."""
+    return EmbspaceError(
+        f"{path} is the checkpoint of another coactivation; these differ: {', '.join(options)}. Pass another file, or "
+        "delete this one."
+    )
+
+
+def coactivation_of_other_texts(path: object) -> EmbspaceError:
+    """A checkpoint was made from other texts."""
+    return EmbspaceError(
+        f"{path} is the checkpoint of a coactivation of other texts. Pass another file, or delete this one."
     )
