@@ -7,7 +7,6 @@ files as an uninterrupted run on the same machine. `--evaluate` measures finishe
 
 import json
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from .. import errors
 from ..files import make_folder, read_json, write_json, write_whole
 from ..forward.texts import read_texts
 from ..tables.checks import check_integer, check_number
-from .catalog import load_base
+from .catalog import is_classifier, load_base, names
 from .corpus import pack
 from .dictionary_evaluation import WEIGHTS, Place, SavedDictionary, evaluate, hooked
 from .sparse_dictionary import Evaluated, SparseDictionary, planned_rate
@@ -150,14 +149,13 @@ def train(
             is_whole = False
             for group in optimizer.param_groups:
                 group["lr"] = planned_rate(index, n_steps, config.learning_rate)
-            for name, each in evaluated.items():
-                module: Any = dictionaries.trained[name]
+            for module in dictionaries.trained.values():
                 torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             for name, each in evaluated.items():
-                module = dictionaries.trained[name]
-                module.update(each, batch[:, 1:].size, index)
+                dictionary: Any = dictionaries.trained[name]
+                dictionary.update(each, batch[:, 1:].size, index)
             step = index + 1
             is_whole = True
             if index % 20 == 0:
@@ -203,7 +201,8 @@ def write(dictionary: SparseDictionary, place: Place, folder: Path, model: str, 
 
 
 def held_out_rows(texts: list[str], tokenizer: Any, n_ctx: int, n_rows: int) -> np.ndarray:
-    """Evenly spaced rows of held-out texts."""
+    """Evenly spaced rows of evenly spaced texts."""
+    texts = [texts[i] for i in np.linspace(0, len(texts) - 1, min(n_rows, len(texts))).astype(int)]
     rows = pack(texts, tokenizer, n_ctx)
     return rows[np.linspace(0, len(rows) - 1, min(n_rows, len(rows))).astype(int)]
 
@@ -225,7 +224,8 @@ JumpReLU dictionaries in the layout of SAELens 6, in half precision: an SAE of t
 (after the norm and its gain) and write its output. Rows of W_dec have norm 1. The model's weights were used as stored.
 
 - Training: {facts["tokens_seen"]:,} tokens of {config.n_texts:,} training reviews
-- Held out: {facts["held_out_tokens"]:,} tokens of test reviews; `inactive` counts features without activity there
+- Held out: {facts["held_out_tokens"]:,} tokens of test reviews; `inactive` counts features without activity there, and `dead`
+  (in `training.json`) those without activity in the last 200,000 training tokens
 
 {table(facts["results"])}
 
@@ -251,7 +251,7 @@ def main(
     n_texts: Annotated[int, typer.Option(help="The number of training reviews.")] = FeatureConfig.n_texts,
     batch_size: Annotated[int, typer.Option(help="Rows of tokens per step.")] = FeatureConfig.batch_size,
     learning_rate: float = FeatureConfig.learning_rate,
-    held_out: Annotated[int, typer.Option(help="Rows of test reviews on which the dictionaries are measured.")] = 512,
+    held_out: Annotated[int, typer.Option(help="Rows of test reviews to measure on.")] = 512,
     evaluate_only: Annotated[
         bool, typer.Option("--evaluate", help="Measure finished dictionaries; train none.")
     ] = False,
@@ -270,6 +270,8 @@ def main(
     if "results" in before:
         print(f"{folder} is finished. Remove it to train it again.\n{table(before['results'])}")
         return
+    if model not in (models := [name for name in names() if not is_classifier(name)]):
+        raise errors.choice("model", model, models)
     hf_model, tokenizer = load_base(model, torch.float32)
     n_ctx = hf_model.config.n_positions
     reviews = read_texts(texts, where="split != 'test'")
@@ -314,8 +316,8 @@ def measure(
 
 
 def _config_of(folder: Path) -> FeatureConfig:
-    settings: dict[str, Sequence[int] | Any] = read_json(folder / "training.json")["config"]
-    return FeatureConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    settings: dict[str, Any] = read_json(folder / "training.json")["config"]
+    return FeatureConfig(**settings | {name: tuple(settings[name]) for name in ("saes", "transcoders")})
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_training_recovers_a_planted_dictionary(is_sae):
 def test_mean_number_of_active_features_is_k():
     dictionary = SparseDictionary(D_IN, D_IN, 48, 5, seed=0, is_sae=True)
     fit(dictionary, 300, is_sae=True)
-    x, y, _ = planted(4096, 999, True)
+    x = planted(4096, 999, True)[0]
     tensors = dictionary.folded(torch.float32)
     h = (x @ tensors["W_enc"] + tensors["b_enc"]).relu()
     assert 4.5 < (h > tensors["threshold"]).sum(1).float().mean() < 5.5

@@ -86,7 +86,7 @@ def test_dictionaries_read_and_rebuild_the_vectors_of_their_hooks():
     cache = model.run_with_cache(tokens)[1]
     for place in FeatureConfig().places:
         taken = {}
-        with torch.no_grad(), hooked(hf_model, place, lambda x, y: taken.update(x=x, y=y)):
+        with torch.no_grad(), hooked(hf_model, place, lambda x, y, taken=taken: taken.update(x=x, y=y)):
             hf_model(tokens)
         for hook, value in ((place.hook, taken["x"]), (place.output_hook, taken["y"])):
             torch.testing.assert_close(value, cache[hook], rtol=1e-3, atol=1e-3)
