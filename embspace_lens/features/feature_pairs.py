@@ -118,9 +118,11 @@ def _direct_blocks(source: Features, target: Features, lens: BaseLens | None, k:
     eye = torch.eye(source.d_model, dtype=working_dtype(source.decoder.dtype), device=written.device)
     n_pairs = len(source) * len(target)
     with tqdm(total=n_pairs, desc="direct", unit="pair", unit_scale=True, disable=None, leave=False) as bar:
-        scores, s, t = top_pairs(
-            written, eye, eye, read, k, largest=largest, progress=lambda done, _: bar.update(done - bar.n)
-        )
+
+        def update(done: int, total: int) -> None:
+            bar.update(done - bar.n)
+
+        scores, s, t = top_pairs(written, eye, eye, read, k, largest=largest, progress=update)
     yield {"circuit": "direct", "layer": NO_HEAD, "head": NO_HEAD} | _pair_columns(source, target, s, t, scores)
 
 
