@@ -316,8 +316,8 @@ def measure(
 
 
 def _config_of(folder: Path) -> FeatureConfig:
-    settings: dict[str, Any] = read_json(folder / "training.json")["config"]
-    return FeatureConfig(**settings | {name: tuple(settings[name]) for name in ("saes", "transcoders")})
+    settings: Any = read_json(folder / "training.json")["config"]
+    return FeatureConfig(**{**settings, "saes": tuple(settings["saes"]), "transcoders": tuple(settings["transcoders"])})
 
 
 if __name__ == "__main__":
