@@ -37,7 +37,7 @@ def test_dictionary_is_at_hook_points_of_the_model(name):
     torch.testing.assert_close(features.decoder.float().norm(dim=1), torch.ones(n), rtol=2e-3, atol=0)
     model = demo.load("reviews-small-0")
     cache = model.run_with_cache(model.to_tokens("This was the worst movie I have ever seen."))[1]
-    x, y = cache[features.hook], cache[features.output_hook]
+    x, y = cache[features.hook], cache[features.output_hook or features.hook]
     codes = features.encode(x)
     saved = SavedDictionary.load(FOLDER / name)
     torch.testing.assert_close(codes, saved.encode(x), rtol=1e-4, atol=1e-3)
