@@ -1917,6 +1917,8 @@ def repeated_dictionary(name: str) -> EmbspaceError:
 def no_feature_hook(name: str) -> EmbspaceError:
     """A forward pass needs the hook point of a dictionary, which is unknown."""
     return EmbspaceError(f"The hook point that {name} reads is unknown. Pass hook= to Features.")
+
+
 def no_feature_encoder(name: str) -> EmbspaceError:
     """A dictionary without an encoder is used as the target."""
     return EmbspaceError(

@@ -90,7 +90,7 @@ def feature_labels(
         the token by itself; NaN where it was not measured.
 
     Raises:
-        EmbspaceError: If a dictionary has another width, the transcoder has no encoder, an earlier dictionary is not earlier
+        EmbspaceError: If the lens reads features, a dictionary has another width, the transcoder has no encoder, an earlier dictionary is not earlier
             or has the name of another, or `validate` is requested of a dictionary without a hook point or a non-linearity.
 
     Example:
@@ -104,6 +104,8 @@ def feature_labels(
         Golimblevskaia et al. (2025), Circuit Insights: Towards Interpretability Beyond Activations (WeightLens).
         https://arxiv.org/abs/2510.14936
     """
+    if lens.space.has_features:
+        raise errors.reads_features(lens.name)
     weights, space = _as_stored(lens) if raw else (lens.weights, lens.space)
     encoder, decoder = read_rows(weights, transcoder), written_rows(weights, transcoder)
     _check_order(transcoder, earlier)

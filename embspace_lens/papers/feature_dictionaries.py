@@ -17,7 +17,9 @@ def dictionaries(experiment: str, setting: Setting) -> dict[str, Features]:
         EmbspaceError: If the model is not a demo language model, or there are no reviews to train on.
     """
     if setting.model not in catalog.names() or catalog.is_classifier(setting.model):
-        raise errors.other_model_needed(experiment, setting.model, "a demo language model, on which dictionaries are trained")
+        raise errors.other_model_needed(
+            experiment, setting.model, "a demo language model, on which dictionaries are trained"
+        )
     try:
         return {name: demo_features(name, model=setting.model) for name in NAMES}
     except errors.EmbspaceError:

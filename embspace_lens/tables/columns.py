@@ -108,6 +108,7 @@ GLOSSARY: dict[str, Column] = {
     ),
     "dictionary": Column(
         "str", "", "Name of the dictionary that the row's feature_index is from; empty if the row is about a token."
+    ),
     "feature_index": Column(
         "int64", "", "Index of a feature in its dictionary, from 0; −1 if the row is about a token instead."
     ),

@@ -203,6 +203,8 @@ def test_a_token_that_does_not_activate_makes_no_feature_legible(lens):
 
 def test_bad_input(lens):
     features = random_features()
+    with pytest.raises(EmbspaceError, match="reads features, and the function needs tokens"):
+        feature_labels(lens.with_features(source=features), features, **SMALL)
     with pytest.raises(EmbspaceError, match="16"):
         feature_labels(lens, random_features(d=16), **SMALL)
     with pytest.raises(EmbspaceError, match="target has no encoder"):
