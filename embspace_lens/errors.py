@@ -1969,3 +1969,276 @@ def same_features(name: str) -> EmbspaceError:
 def plane_of_features() -> EmbspaceError:
     """A plane of tokens is to be drawn from a table of features."""
     return EmbspaceError("plot_plane() draws tokens, and this table holds features. Use table.embspace.plot().")
+
+
+def feature_hook_unknown(name: str) -> EmbspaceError:
+    """Codes are to be measured in a forward pass, but the dictionary's hook point is unknown."""
+    return EmbspaceError(f"The hook point of {name} is unknown. Give it: Features(…, hook='blocks.3.hook_resid_post').")
+
+
+def no_features_in_table(columns: Iterable[object]) -> EmbspaceError:
+    """A dictionary is given with a table that names no features."""
+    return EmbspaceError(
+        f"vectors= is a dictionary of features, but the table has no row with a feature_index (its columns: "
+        f"{', '.join(map(str, columns))}). Pass rows of a table of features."
+def no_features(path: object) -> EmbspaceError:
+    """A path at which there is no dictionary of features."""
+    return EmbspaceError(
+        f"{path} does not exist. Give the folder or the file of a dictionary of features; download it first."
+    )
+
+
+def unknown_features_layout(path: object, files: Sequence[str]) -> EmbspaceError:
+    """A file or folder is none of the known layouts of dictionaries."""
+    content = f" It contains {_listed(files[:5])}." if files else ""
+    return EmbspaceError(
+        f"{path} has no known layout of a dictionary of features.{content} Known are sae_weights.safetensors with cfg.json "
+        "(SAELens), sae.safetensors with cfg.json (sparsify), params.npz and params.safetensors (Gemma Scope), "
+        "layer_0.safetensors, and W_enc_0.safetensors with W_dec_0.safetensors (circuit-tracer)."
+    )
+
+
+def features_not_safe(path: object) -> EmbspaceError:
+    """A dictionary of features is stored as Python objects, which are not loaded."""
+    return EmbspaceError(
+        f"{path} contains Python objects, which may run code when they are read. Load it where you trust it, and pass its "
+        "matrices to Features, whose save(folder) writes safetensors."
+    )
+
+
+def several_layers_not_read(folder: object) -> EmbspaceError:
+    """A dictionary of Gemma Scope 2 spans several layers."""
+    return EmbspaceError(
+        f"{folder} contains a cross-layer transcoder or a crosscoder of Gemma Scope 2, which is not read. Give the folder of a "
+        "single layer."
+    )
+
+
+def missing_features_file(folder: object, file: str) -> EmbspaceError:
+    """One of the files of a dictionary of features is missing."""
+    return EmbspaceError(f"{folder} has no {file}, which its dictionary of features needs. Download or copy it too.")
+
+
+def missing_feature_tensor(path: object, tensor: str, tensors: Sequence[str]) -> EmbspaceError:
+    """A file of a dictionary of features lacks a tensor."""
+    return EmbspaceError(
+        f"{path} has no tensor {tensor}: it contains {_listed(tensors) or 'none'}. Is it of another layout?"
+    )
+
+
+def unexpected_feature_tensors(path: object, tensors: Sequence[str], known: Sequence[str]) -> EmbspaceError:
+    """A file of a dictionary of features has tensors of unknown meaning."""
+    known = sorted({name for name in known if name})
+    return EmbspaceError(
+        f"{path} contains {_listed(tensors[:5])}, which its layout does not have. The dictionary would be read incorrectly; "
+        f"known are {_listed(known)}."
+    )
+
+
+def feature_dtype(path: object, tensor: str, dtype: object) -> EmbspaceError:
+    """A tensor of a dictionary of features has an unusable type."""
+    return EmbspaceError(f"{tensor} of {path} is stored as {dtype}. Store it as float16, bfloat16, float32 or float64.")
+
+
+def stored_shape(path: object, tensor: str, shape: tuple[int, ...], expected: str) -> EmbspaceError:
+    """The shape of a stored tensor disagrees with the others."""
+    return EmbspaceError(
+        f"{tensor} of {path} has the shape {list(shape)}, but {expected} is needed beside the other tensors."
+    )
+
+
+def feature_config(path: object, field: str, value: object, expected: str) -> EmbspaceError:
+    """A field of a dictionary's configuration has a wrong value, or disagrees with the tensors."""
+    return EmbspaceError(f"{field} in {path} is {value!r}, but {expected} is needed.")
+
+
+def not_a_configuration(path: object) -> EmbspaceError:
+    """A configuration file contains something other than fields."""
+    return EmbspaceError(
+        f"{path} is not a configuration: it does not contain fields with values. Download or copy it again."
+    )
+
+
+def dictionary_architecture(path: object, architecture: str, known: Sequence[str]) -> EmbspaceError:
+    """A dictionary computes its codes in a way that is not read."""
+    return EmbspaceError(
+        f"{path} has the architecture {architecture!r}, whose codes are not one function of one vector and an encoder, or are "
+        f"unknown. Known are {_listed(known)}, and their transcoders."
+    )
+
+
+def unknown_input_scale() -> EmbspaceError:
+    """Codes need the factor of the inputs, which the files do not contain."""
+    return EmbspaceError(
+        "These codes are of inputs times a constant factor, which the dictionary's files do not contain. "
+        "Pass it: Features.load(path, input_scale=…); SAELens lists it as norm_scaling_factor."
+    )
+
+
+def input_scale_not_needed(path: object) -> EmbspaceError:
+    """A factor of the inputs was given for a dictionary without one."""
+    return EmbspaceError(f"input_scale was given, but the inputs of {path} are not scaled by a constant. Leave it out.")
+
+
+def transcoder_input_scale(name: str) -> EmbspaceError:
+    """A factor of the inputs was given for a transcoder."""
+    return EmbspaceError(
+        f"input_scale was given, but {name} is a transcoder, whose inputs and outputs have different scales. Leave it out: "
+        "its directions are read, but not its codes."
+    )
+
+
+def option_of_layout(option: str, path: object, layouts: str) -> EmbspaceError:
+    """An option was given that this layout does not have."""
+    return EmbspaceError(f"{option} is an option of {layouts}, but {path} is of another layout. Leave it out.")
+
+
+def remote_dictionary(path: object, address: object) -> EmbspaceError:
+    """A list of transcoders names one that is not on this machine."""
+    return EmbspaceError(
+        f"{path} lists the transcoder {address!r}, which is not on this machine. Download it and give its path."
+    )
+
+
+def dictionary_layer(path: object, layer: int | None, layers: Sequence[int]) -> EmbspaceError:
+    """A folder contains the dictionaries of several layers, or not the one that was requested."""
+    given = "No layer was given" if layer is None else f"layer={layer} is not there"
+    return EmbspaceError(
+        f"{given}: {path} contains the layers {', '.join(map(str, layers)) or 'none'}. Pass one: layer=…."
+    )
+
+
+def written_layer(path: object, value: object, first: int, last: int) -> EmbspaceError:
+    """The written layer of a cross-layer transcoder is missing or out of range."""
+    given = "No output_layer was given" if value is None else f"output_layer={value!r} is out of range"
+    return EmbspaceError(
+        f"{given}: layer {first} of {path} writes to the layers {first} to {last}. Pass one of them, or several for their sum: "
+        f"output_layer=range({first}, {last + 1})."
+    )
+
+
+def not_labels(path: object) -> EmbspaceError:
+    """A file of labels contains something else."""
+    return EmbspaceError(f"{path} is not a list of texts, one for each feature.")
+
+
+def activation_not_saved(name: str, activation: str) -> EmbspaceError:
+    """The rule for the codes of a dictionary cannot be written to a file."""
+    return EmbspaceError(
+        f"{name} cannot be saved: no layout can describe its codes ({activation}). Pass activation=None, or an Activation."
+def no_feature_encoder(name: str) -> EmbspaceError:
+    """What features read is needed from a dictionary without an encoder."""
+    return EmbspaceError(
+        f"{name} has no encoder, so what its features read is unknown. Load the whole dictionary, or pass encoder= to Features."
+    )
+
+
+def lens_needed(circuit: str) -> EmbspaceError:
+    """A circuit of heads was requested without the model's weights."""
+    return EmbspaceError(f"circuit={circuit!r} reads the weights of heads. Pass the model's lens: lens=.")
+
+
+def direct_has_no_heads() -> EmbspaceError:
+    """A layer or head was selected for weights directly through the residual stream."""
+    return EmbspaceError(
+        "circuit='direct' passes through no head. Leave layer= and head= out, or pass circuit='ov' or circuit='qk'."
+    )
+
+
+def different_dictionary_widths(source: str, d_source: int, target: str, d_target: int) -> EmbspaceError:
+    """Two dictionaries have different widths."""
+    return EmbspaceError(
+        f"The features of {source} have width {d_source}, those of {target} {d_target}. Pass two dictionaries of one model."
+    )
+
+
+def read_before_written(source: str, written: str, target: str, read: str) -> EmbspaceError:
+    """A dictionary reads the stream before another one writes to it."""
+    return EmbspaceError(
+        f"{target} reads at {read}, before {source} writes at {written}: there is no direct weight. Pass as source the "
+        "dictionary that writes first."
+    )
+
+
+def reads_a_sublayer(target: str, hook: str) -> EmbspaceError:
+    """A dictionary reads the output of a sublayer, and no linear path leads there from the features of another one."""
+    return EmbspaceError(
+        f"{target} reads {hook}, the output of one sublayer, and not the residual stream, so that this circuit does not "
+        "lead to it. Pass a target that reads the stream or, for the output of attention, circuit='ov'."
+    )
+
+
+def layer_needed(name: str) -> EmbspaceError:
+    """The layers between two dictionaries cannot be determined."""
+    return EmbspaceError(
+        f"The place of {name} in the model is unknown, so the layers of the heads must be given. Pass layer=, or hook= to Features."
+    )
+
+
+def no_layers_between(source: str, target: str, circuit: str) -> EmbspaceError:
+    """No block's attention lies between two dictionaries."""
+    return EmbspaceError(
+        f"No attention that is read lies between {source} and {target} for circuit={circuit!r}. Pass dictionaries with "
+        "attention between them, or other ones."
+    )
+
+
+def layer_out_of_order(circuit: str, layers: Sequence[int], between: Sequence[int]) -> EmbspaceError:
+    """Selected blocks do not lie between two dictionaries."""
+    allowed = f"one of {', '.join(map(str, between))}" if between else "another dictionary"
+    return EmbspaceError(
+        f"circuit={circuit!r} at layer {', '.join(map(str, layers))} needs features that are written before its attention "
+        f"and, for 'ov', read after it. Pass {allowed}."
+    )
+
+
+def no_hook_of_features(name: str) -> EmbspaceError:
+    """The activations of a dictionary are needed, and its hook point is unknown."""
+    return EmbspaceError(
+        f"{name} has no hook point, so its activations cannot be measured. Pass hook= to Features, such as "
+        "'blocks.3.hook_resid_post'."
+    )
+
+
+def not_pairs_of_features(shape: tuple[int, ...]) -> EmbspaceError:
+    """Pairs of features are neither a table nor an array of two columns."""
+    return EmbspaceError(
+        f"pairs has the shape {list(shape)}: pass a table of virtual_weights, or indices of source and target features, [n, 2]."
+    )
+
+
+def indirect_pairs(circuit: str) -> EmbspaceError:
+    """Co-activation at one position was applied to weights that pass through a head."""
+    return EmbspaceError(
+        f"Pairs of circuit={circuit!r} pass through attention, which connects different positions; era and twera are defined "
+        "for circuit='direct' alone. Pass direct pairs."
+    )
+
+
+def pairs_not_measured(n_missing: int, n_pairs: int) -> EmbspaceError:
+    """Statistics lack some of the pairs of a table."""
+    return EmbspaceError(
+        f"The statistics lack {n_missing:,} of the {n_pairs:,} pairs. Pass the same table to coactivation(…, pairs=)."
+    )
+
+
+def not_a_coactivation_checkpoint(path: object, reason: object) -> EmbspaceError:
+    """A file that should hold unfinished statistics of co-activation cannot be read."""
+    return EmbspaceError(
+        f"{path} is not a checkpoint of coactivation, or is damaged: {reason}. Pass another file, or delete this one."
+    )
+
+
+def checkpoint_of_other_coactivation(path: object, options: Sequence[str]) -> EmbspaceError:
+    """A checkpoint was made with another model, other dictionaries, pairs or options."""
+    return EmbspaceError(
+        f"{path} is the checkpoint of another coactivation; these differ: {', '.join(options)}. Pass another file, or "
+        "delete this one."
+    )
+
+
+def coactivation_of_other_texts(path: object) -> EmbspaceError:
+    """A checkpoint was made from other texts."""
+    return EmbspaceError(
+        f"{path} is the checkpoint of a coactivation of other texts. Pass another file, or delete this one."
+    )

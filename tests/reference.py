@@ -503,3 +503,29 @@ def brute_feature_labels(
                 token, other = (index, -1) if source < 0 else (-1, index)
                 rows.append((feature, rank, token, other, int(is_outlier), int(is_legible), source, score, z))
     return rows
+
+
+def coactivation_loop(source: list[list[float]], target: list[list[float]], pairs: list[tuple[int, int]]) -> dict:
+    """Statistics of activations, token by token.
+
+    Args:
+        source: The source dictionary's activations, one list per token.
+        target: The target dictionary's activations.
+        pairs: Indices of source and target features.
+
+    Returns:
+        `source` and `target`: (share of active tokens, mean) of each feature; `pairs`: by pair (share of tokens at which both are
+        active, mean product, mean of the source's activation where the target is active).
+    """
+    n = len(source)
+
+    def features(codes: list[list[float]]) -> list[tuple[float, float]]:
+        columns = list(zip(*codes, strict=True))
+        return [(sum(code > 0 for code in column) / n, math.fsum(column) / n) for column in columns]
+
+    def pair(i: int, j: int) -> tuple[float, float, float]:
+        both = [(a[i], b[j]) for a, b in zip(source, target, strict=True)]
+        active = sum(x > 0 and y > 0 for x, y in both)
+        return active / n, math.fsum(x * y for x, y in both) / n, math.fsum(x for x, y in both if y > 0) / n
+
+    return {"source": features(source), "target": features(target), "pairs": {key: pair(*key) for key in pairs}}

@@ -18,7 +18,8 @@ from ..tables.frames import tidy
 from ..weights.configuration import device_of
 from ..weights.effective import Weights
 from .components import parse_components, table_keys
-from .targets import HookTarget, hook_targets
+from .feature_targets import Encoder, FeatureTarget
+from .targets import HookTarget, Target, hook_targets
 
 
 @torch.no_grad()
@@ -30,6 +31,7 @@ def activations(
     - neuron: the activation after the activation function, which multiplies its W_out row;
     - sub-head: its entry of q, k, v or z;
     - direction v: the coordinate :math:`x \cdot v / |v|` of the residual stream after the block;
+    - feature of a dictionary: its code, by the dictionary's own non-linearity;
     - head: the length :math:`|z W_O|` of its output, before any norm or factor between the output and the residual stream.
 
     Args:
@@ -42,7 +44,7 @@ def activations(
 
     Returns:
         One row per (the table's keys, example, pos), with `activation`. The keys are the columns `layer`, `expert`, `head`,
-        `neuron`, `subhead`, `weight`, `direction` and `factor` that the table has, so the two tables merge on them. `pos` is the
+        `neuron`, `subhead`, `weight`, `direction` and `factor` that the table has, or `feature_index`, so the two tables merge on them. `pos` is the
         position in the run: with texts, special tokens before the text are counted, but have no row.
 
     Raises:
@@ -53,7 +55,7 @@ def activations(
         >>> table[["neuron", "pos"]].values.tolist()
         [[3, 0], [3, 1], [3, 2]]
     """
-    keys = table_keys(df)
+    keys = table_keys(df, of_features=isinstance(vectors, Encoder))
     components = parse_components(keys)
     distinct = {component: i for i, component in enumerate(dict.fromkeys(components))}
     targets = hook_targets(model, distinct, vectors)
@@ -70,22 +72,26 @@ def activations(
 
 
 def _measure(
-    model: Any, tokens: Any, targets: list[HookTarget], n_components: int, batch_tokens: int
+    model: Any, tokens: Any, targets: list[Target], n_components: int, batch_tokens: int
 ) -> tuple[Float[Tensor, "n_components n_tokens"], Int[Tensor, "2 n_tokens"]]:
     """The activations of all components at all tokens, and each token's example and position in it."""
-    grams = {target.hook: _output_gram(model, target) for target in targets if target.kind == "head"}
+    grams = {
+        each.hook: _output_gram(model, each) for each in targets if isinstance(each, HookTarget) and each.kind == "head"
+    }
+    sources = [each.source_hook if isinstance(each, FeatureTarget) else each.hook for each in targets]
     values = [torch.zeros(n_components, 0)]
     positions = [torch.zeros(2, 0, dtype=torch.long)]
     with tqdm(desc="activations", unit="token", unit_scale=True, disable=None, leave=False) as bar:
         for batch in _batches(model, tokens, batch_tokens) if targets else ():
-            hook_values = collect_activations(model, batch, [target.hook for target in targets])
+            hook_values = collect_activations(model, batch, sources)
             mask = batch.mask.to(device_of(model))
             block = torch.empty(n_components, int(batch.mask.sum()))
-            for target in targets:
-                value = hook_values[target.hook]
+            for source, target in zip(sources, targets, strict=True):
+                value = hook_values[source]
                 if value.shape[:2] != mask.shape:
                     raise errors.no_positions_in_expert(target.hook)
-                x = target.read(value)[mask].float()
+                x = target.codes(value) if isinstance(target, FeatureTarget) else target.read(value)
+                x = x[mask].float()
                 if target.kind == "head":
                     squares = einsum(x, grams[target.hook], x, "token head i, head i j, token head j -> token head")
                     x = squares.clamp(min=0).sqrt()

@@ -14,11 +14,11 @@ from ..weights.parameter_names import ATTENTION
 KEYS = ("factor", "layer", "expert", "head", "neuron", "subhead", "weight", "direction")
 NOT_APPLICABLE = -1  # an integer key that a component does not have
 
-Kind = Literal["neuron", "head", "subhead", "direction"]
+Kind = Literal["neuron", "head", "subhead", "direction", "feature"]
 
 
 class Component(NamedTuple):
-    """One neuron, head, sub-head or direction; −1 and "" for keys that do not apply."""
+    """One neuron, head, sub-head, direction or feature; −1 and "" for keys that do not apply."""
 
     kind: Kind
     layer: int
@@ -28,16 +28,23 @@ class Component(NamedTuple):
     subhead: int = NOT_APPLICABLE
     weight: str = ""
     direction: str | int = ""
+    feature: int = NOT_APPLICABLE
 
 
-def table_keys(df: Any) -> pd.DataFrame:
+def table_keys(df: Any, *, of_features: bool = False) -> pd.DataFrame:
     """The keys of a table's components, one row per distinct combination, sorted.
+
+    Args:
+        df: The table.
+        of_features: Whether the components are the features in its rows, by `feature_index`.
 
     Raises:
         EmbspaceError: If `df` is not a table, or names no components.
     """
     if not isinstance(df, pd.DataFrame):
         raise errors.not_table("df", df, "lens.neurons(layer=0)")
+    if of_features:
+        return _feature_keys(df)
     if "component" in df:
         raise errors.singular_directions_given()
     if "layer" not in df or not {"neuron", "head", "direction", "factor"} & set(df.columns):
@@ -49,6 +56,16 @@ def table_keys(df: Any) -> pd.DataFrame:
             _check_whole_numbers(name, distinct[name])
     keys = tidy(columns, [{name: distinct[name].tolist() for name in columns}] if len(distinct) else [])
     return keys.sort_values(columns, kind="stable", ignore_index=True)
+
+
+def _feature_keys(df: pd.DataFrame) -> pd.DataFrame:
+    """The distinct features in a table's rows."""
+    if "feature_index" in df:
+        _check_whole_numbers("feature_index", df["feature_index"])
+        features = sorted({int(i) for i in df["feature_index"] if i >= 0})
+        if features:
+            return tidy(["feature_index"], [{"feature_index": features}])
+    raise errors.no_features_in_table(df.columns)
 
 
 def _check_whole_numbers(name: str, column: Any) -> None:
@@ -69,6 +86,8 @@ def parse_components(keys: pd.DataFrame) -> list[Component]:
 
 
 def _parse_row(row: dict[Any, Any]) -> Component:
+    if "feature_index" in row:
+        return Component("feature", NOT_APPLICABLE, feature=row["feature_index"])
     layer = row["layer"]
     expert, head, neuron, subhead = (row.get(name, NOT_APPLICABLE) for name in ("expert", "head", "neuron", "subhead"))
     for name in ("direction", "factor"):

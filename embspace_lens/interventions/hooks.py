@@ -13,7 +13,8 @@ from ..tables.checks import check_choice, check_integer, check_number
 from ..weights.effective import Weights
 from ..weights.hook_points import stream_hook
 from .components import parse_components, table_keys
-from .targets import HookTarget, hook_targets
+from .feature_targets import Encoder, FeatureTarget
+from .targets import Target, hook_targets
 
 AblationMode = Literal["zero", "mean"]
 MODES: tuple[AblationMode, ...] = ("zero", "mean")
@@ -46,7 +47,9 @@ def ablation_hooks(
             is `[n_components]` (`[n_components, d_head]` for heads), in the sorted order of the components' keys, with optional
             leading dimensions for batch and position; or a single number. `activations` gives means over a corpus.
         model: The TransformerBridge or HookedTransformer that will run.
-        vectors: For directions and factors: a mapping from their names to vectors, or a tensor with one row per factor.
+        vectors: For directions and factors: a mapping from their names to vectors, or a tensor with one row per factor. Or a
+            dictionary of features (`Features`): the components are then the features in the column `feature_index`, and their
+            activations are its codes. An edit adds the change of a code times the decoder row where the decoder writes.
         positions: Where to intervene, counted from 0 (from the end if negative); everywhere by default.
 
     Returns:
@@ -70,7 +73,7 @@ def ablation_hooks(
     else:
         values = as_tensor(mode, "mode")
 
-    def edit(target: HookTarget, value: Tensor) -> Tensor:
+    def edit(target: Target, value: Tensor) -> Tensor:
         activations = target.read(value)
         if values is not None:
             if values.ndim and target.shares_values(value):
@@ -88,7 +91,7 @@ def ablation_hooks(
     targets = _targets(model, df, vectors)
     if values is not None:
         _check_values(values, targets)
-    return [_hook(target, edit, positions) for target in targets]
+    return [hook for target in targets for hook in _hooks(target, edit, positions)]
 
 
 def scaling_hooks(
@@ -118,10 +121,10 @@ def scaling_hooks(
     """
     scale = check_number("factor", factor)
 
-    def edit(target: HookTarget, value: Tensor) -> Tensor:
+    def edit(target: Target, value: Tensor) -> Tensor:
         return target.read(value) * scale
 
-    return [_hook(target, edit, positions) for target in _targets(model, df, vectors)]
+    return [hook for target in _targets(model, df, vectors) for hook in _hooks(target, edit, positions)]
 
 
 def steering_hooks(
@@ -180,17 +183,21 @@ def steering_hooks(
     return [(stream_hook(weights, index, hook), add(vector)) for index, vector in zip(layers, added, strict=True)]
 
 
-def _targets(model: Any, df: pd.DataFrame, vectors: Any) -> list[HookTarget]:
-    return hook_targets(model, dict.fromkeys(parse_components(table_keys(df))), vectors)
+def _targets(model: Any, df: pd.DataFrame, vectors: Any) -> list[Target]:
+    keys = table_keys(df, of_features=isinstance(vectors, Encoder))
+    return hook_targets(model, dict.fromkeys(parse_components(keys)), vectors)
 
 
-def _hook(target: HookTarget, edit: Callable[[HookTarget, Tensor], Tensor], positions: Any) -> Hook:
-    """A hook that replaces the activations of the target's components by what `edit` returns."""
+def _hooks(target: Target, edit: Callable[[Target, Tensor], Tensor], positions: Any) -> list[Hook]:
+    """Hooks that replace the activations of the target's components by what `edit` returns."""
 
     def hook(value: Tensor, hook: Any) -> Tensor:
         return _at_positions(positions, value, target.write(value, edit(target, value)))
 
-    return target.hook, hook
+    edited = (target.hook, hook)
+    if isinstance(target, FeatureTarget) and target.source_hook != target.hook:
+        return [(target.source_hook, target.capture), edited]
+    return [edited]
 
 
 def _at_positions(positions: Any, value: Tensor, edited: Tensor) -> Tensor:
@@ -208,7 +215,7 @@ def _at_positions(positions: Any, value: Tensor, edited: Tensor) -> Tensor:
     return torch.where(is_edited.view(1, -1, *[1] * (value.ndim - 2)), edited, value)
 
 
-def _check_values(values: Tensor, targets: list[HookTarget]) -> None:
+def _check_values(values: Tensor, targets: list[Target]) -> None:
     """Raise if the values are not finite, or not one per component."""
     if not torch.isfinite(values).all():
         raise errors.not_finite("the values given as mode")
@@ -221,7 +228,7 @@ def _check_values(values: Tensor, targets: list[HookTarget]) -> None:
         raise errors.bad_mode_shape(tuple(values.shape), n_components, are_heads == {True})
 
 
-def _values_of(values: Tensor, target: HookTarget) -> Tensor:
+def _values_of(values: Tensor, target: Target) -> Tensor:
     """The values of one target's components."""
     if values.ndim == 0:
         return values

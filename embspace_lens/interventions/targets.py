@@ -14,6 +14,7 @@ from ..space.embeddings import as_tensor
 from ..weights.effective import Weights
 from ..weights.hook_points import head_hook, neuron_hook, stream_hook
 from .components import Component, Kind
+from .feature_targets import Encoder, FeatureTarget
 
 SHARED_HOOKS = ("hook_k", "hook_v")  # with grouped queries, these have one head per group
 
@@ -87,12 +88,21 @@ class HookTarget:
         return value
 
 
-def hook_targets(model: Any, components: Iterable[Component], vectors: Any = None) -> list[HookTarget]:
+Target = HookTarget | FeatureTarget
+
+
+def hook_targets(model: Any, components: Iterable[Component], vectors: Any = None) -> list[Target]:
     """The hook points of all components, in the order of the forward pass.
 
     Raises:
         EmbspaceError: If the model has no such component, or no hook point at which an edit of it takes effect.
     """
+    components = list(components)
+    if isinstance(vectors, Encoder) and any(component.kind == "feature" for component in components):
+        indices = [component.feature for component in components]
+        if max(indices) >= len(vectors):
+            raise errors.out_of_range("feature", max(indices), vectors.name, len(vectors), "features")
+        return [FeatureTarget(model, vectors, list(range(len(components))), torch.tensor(indices))]
     weights = Weights(model)
     groups: dict[tuple, list[tuple[int, Component]]] = {}
     for index, component in enumerate(components):

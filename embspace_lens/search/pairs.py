@@ -6,7 +6,6 @@ two norms is below the k-th best score.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -18,11 +17,15 @@ from .bounds import plain_arithmetic, rounding_factor
 from .candidates import CandidatePairs, TooManyTies, entries_at_least, score_margin
 from .coordinates import SortedCoordinates, balanced_bases, exact_scores
 from .duplicates import best_by_key, distinct_rows, expand_pairs
-from .tiles import Rows, Subset, chunk_rows, signed, upcast
+from .leading_coordinates import LeadingCoordinates, LeadingScreen
+from .tiles import Progress, Rows, Subset, chunk_rows, signed, upcast
 
 # Rows × columns of one tile. The norms that end the search are compared tile by tile, so tiles are small: 1 Mi scores, which
 # stay in the processor's cache. Twice as many rows or columns are slower on the demo models' heads.
 PAIR_TILE = (512, 2048)
+# Coordinates are reused for every tile of the other side, so they may take more than one budget. (Budgets for all coordinates to
+# stay in memory; budgets for those of one side otherwise.) Coordinates of high rank take longest to compute again.
+COORDINATE_BUDGETS, WIDE_COORDINATE_BUDGETS = (8, 2), (32, 16)
 MAX_FAILURES = 32  # tiles in which bfloat16 may leave too many candidates, before float32 replaces it
 
 
@@ -34,6 +37,7 @@ def top_pairs(
     k: int,
     *,
     largest: bool = True,
+    progress: Progress | None = None,
 ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"], Int[Tensor, " k"]]:
     r"""Find the largest entries of a low-rank product without computing the whole product.
 
@@ -46,6 +50,7 @@ def top_pairs(
         B: The columns of the product, m × d_b.
         k: How many pairs to return.
         largest: The largest entries; with False, the most negative.
+        progress: Called with (pairs done, all pairs) from time to time. It starts again if the rows have many equal copies.
 
     Returns:
         Scores (float32), rows and columns (int64), one per pair, best first, equal scores by row, then by column.
@@ -59,28 +64,13 @@ def top_pairs(
         left, right = upcast(left), upcast(right)
         if left.any() and right.any():
             try:
-                score, key = _search_pairs(A, left, right, B, k, largest=largest)
+                score, key = _search_pairs(A, left, right, B, k, largest=largest, progress=progress)
             except TooManyTies:
-                score, key = _search_distinct_pairs(A, left, right, B, k, largest=largest)
+                score, key = _search_distinct_pairs(A, left, right, B, k, largest=largest, progress=progress)
         else:  # all scores are zero: the first k pairs are the answer
             key = torch.arange(k, device=left.device)
             score = torch.zeros(k, dtype=torch.float32, device=left.device)
         return signed(score, largest), key // m, key % m
-
-
-class _Precision(NamedTuple):
-    """A precision of the products of coordinates, and the factor that bounds their rounding."""
-
-    dtype: torch.dtype
-    rounding: float
-
-
-def _precisions(rank: int, device: torch.device) -> tuple[_Precision, _Precision]:
-    """The precision of the first pass over a tile, and that of the second pass, float32."""
-    fine = _Precision(torch.float32, rounding_factor(rank + 4, torch.float32, device))
-    if bounds.screen_dtype(device) is not torch.bfloat16:
-        return fine, fine
-    return _Precision(torch.bfloat16, (1 + 2**-8) ** 3 * (1 + 2 * fine.rounding) - 1), fine  # two inputs, one output
 
 
 def _search_pairs(
@@ -92,6 +82,7 @@ def _search_pairs(
     *,
     largest: bool,
     distinct: bool = False,
+    progress: Progress | None = None,
 ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"]]:
     """The best k pairs: scores in float64, negated unless `largest`, and keys (row · m + column).
 
@@ -101,10 +92,12 @@ def _search_pairs(
     n, m, rank = A.shape[0], B.shape[0], left.shape[1]
     tile_a, tile_b = PAIR_TILE
     basis_a, basis_b, error_a, error_b = balanced_bases(A, left, right, B)
-    # Coordinates are reused for every tile of the other side, so they may take eight times the budget in memory.
-    resident = n + m <= chunk_rows(4 * rank, scale=8)
-    a = SortedCoordinates(A, basis_a if largest else -basis_a, error_a, tile_a, resident=resident)
-    b = SortedCoordinates(B, basis_b, error_b, tile_b, resident=resident)
+    leading = LeadingScreen(rank)
+    resident_budgets, side_budgets = WIDE_COORDINATE_BUDGETS if leading.widths else COORDINATE_BUDGETS
+    resident = n + m <= chunk_rows(4 * rank, scale=resident_budgets)
+    options = {"resident": resident, "dtype": bounds.screen_dtype(basis_a.device), "widths": leading.widths}
+    a = SortedCoordinates(A, basis_a if largest else -basis_a, error_a, tile_a, **options)
+    b = SortedCoordinates(B, basis_b, error_b, tile_b, **options)
     # Four times the budget for the candidates: an overflow costs a rescoring, or a search of distinct rows.
     capacity = max(4 * k, chunk_rows(16 * rank, scale=4))
 
@@ -114,62 +107,81 @@ def _search_pairs(
         return torch.cat(parts) * (1 if largest else -1)
 
     candidates = CandidatePairs(k, capacity, rescore if distinct else None, a.order.device)
-    screen, fine = _precisions(rank, a.order.device)
-    n_failures = 0
-    candidates.raise_floor(_first_lower_bounds(a, b, k, fine))
-    # Without resident coordinates, one side gets twice the budget, and the other is computed chunk by chunk.
-    step = n if resident else chunk_rows(4 * rank * tile_a, scale=2) * tile_a
+    rounding = rounding_factor(rank + 4, torch.float32, a.order.device)
+    is_fine, n_failures = a.dtype is torch.float32, 0
+    candidates.raise_floor(_first_lower_bounds(a, b, k, rounding))
+    # Without resident coordinates, those of one side are computed once, and those of the other chunk by chunk.
+    step = n if resident else chunk_rows(4 * rank * tile_a, scale=side_budgets) * tile_a
     for start in range(0, n, step):
-        x = a.coordinates(start, start + step)
-        x_screen = x.to(screen.dtype)
+        x = LeadingCoordinates(a, start, start + step)
         for column in range(0, m, tile_b):
-            b_max = b.max_norm[column // tile_b], b.max_slack[column // tile_b]
-            if a.max_norm[start // tile_a] * b_max[0] < candidates.floor:
+            tile_column = column // tile_b
+            if a.max_norm[start // tile_a] * b.max_norm[tile_column] < candidates.floor:
                 break
-            y = b.coordinates(column, column + tile_b)
-            y_screen = y.to(screen.dtype)
-            columns = slice(column, column + len(y))
+            y = LeadingCoordinates(b, column, column + tile_b)
+            columns = slice(column, column + tile_b)
             for row in range(start, min(n, start + step), tile_a):
-                a_max = a.max_norm[row // tile_a], a.max_slack[row // tile_a]
-                if a_max[0] * b_max[0] < candidates.floor:
+                tile_row = row // tile_a
+                a_max, b_max = a.max_norm[tile_row], b.max_norm[tile_column]
+                if a_max * b_max < candidates.floor:
                     break
                 rows, x_rows = slice(row, row + tile_a), slice(row - start, row - start + tile_a)
-                score = x_screen[x_rows] @ y_screen.T
-                i, j = entries_at_least(score, candidates.floor - float(score_margin(*a_max, *b_max, screen.rounding)))
+                margin = score_margin(
+                    a_max, a.max_coarse_slack[tile_row], b_max, b.max_coarse_slack[tile_column], rounding
+                )
+                limit = candidates.floor - float(margin)
+                limit -= 2**-7 * abs(limit)  # the rounding of a score to bfloat16
+                max_tails = {
+                    width: a.max_tail[width][tile_row] * b.max_tail[width][tile_column] for width in leading.widths
+                }
+                max_entries = tile_a * tile_b // rank  # to compute one by one
+                entries, score = leading.entries(x, y, x_rows, max_tails, limit, max_entries), None
+                if entries is None and not is_fine:
+                    entries = entries_at_least(x.rounded[x_rows] @ y.rounded.T, limit)
+                    if len(entries[0]) > max_entries:
+                        entries, n_failures = None, n_failures + 1
+                if entries is None:
+                    margin = score_margin(a_max, a.max_slack[tile_row], b_max, b.max_slack[tile_column], rounding)
+                    score = x.all[x_rows] @ y.all.T
+                    entries = entries_at_least(score, candidates.floor - float(margin))
+                i, j = entries
                 if not len(i):
                     continue
-                if score.dtype is torch.bfloat16 and len(i) * rank <= score.numel():
-                    value = (x[x_rows][i] * y[j]).sum(-1)
+                if score is None:
+                    value = x.all[x_rows].index_select(0, i).mul_(y.all.index_select(0, j)).sum(-1)
                 else:
-                    if score.dtype is torch.bfloat16:  # too many entries to compute one by one
-                        score, n_failures = x[x_rows] @ y.T, n_failures + 1
-                        i, j = entries_at_least(
-                            score, candidates.floor - float(score_margin(*a_max, *b_max, fine.rounding))
-                        )
                     value = score[i, j]
                 margin = score_margin(
-                    a.norm[rows][i], a.slack[rows][i], b.norm[columns][j], b.slack[columns][j], fine.rounding
+                    a.norm[rows][i], a.slack[rows][i], b.norm[columns][j], b.slack[columns][j], rounding
                 )
                 candidates.add(value - margin, value + margin, a.order[rows][i] * m + b.order[columns][j])
-            if n_failures > MAX_FAILURES and screen.dtype is torch.bfloat16:
-                screen, x_screen = fine, x
+            is_fine = is_fine or n_failures > MAX_FAILURES
+            if progress is not None:
+                progress(start * m + min(m, column + tile_b) * (min(n, start + step) - start), n * m)
+    if progress is not None:
+        progress(n * m, n * m)
     candidates.compact()
     key = candidates.keys
     return best_by_key(rescore(key), key, k)
 
 
-def _first_lower_bounds(
-    a: SortedCoordinates, b: SortedCoordinates, k: int, precision: _Precision
-) -> Float[Tensor, " p"]:
+def _first_lower_bounds(a: SortedCoordinates, b: SortedCoordinates, k: int, rounding: float) -> Float[Tensor, " p"]:
     """Lower bounds on the scores of the rows with the largest norms on both sides; at least k if there are so many."""
     n = max(256, math.isqrt(4 * k) + 1)
     score = a.coordinates(0, n) @ b.coordinates(0, n).T
-    margin = score_margin(a.norm[:n, None], a.slack[:n, None], b.norm[:n], b.slack[:n], precision.rounding)
+    margin = score_margin(a.norm[:n, None], a.slack[:n, None], b.norm[:n], b.slack[:n], rounding)
     return (score - margin).flatten()
 
 
 def _search_distinct_pairs(
-    A: Rows, left: Float[Tensor, "d_a rank"], right: Float[Tensor, "d_b rank"], B: Rows, k: int, *, largest: bool
+    A: Rows,
+    left: Float[Tensor, "d_a rank"],
+    right: Float[Tensor, "d_b rank"],
+    B: Rows,
+    k: int,
+    *,
+    largest: bool,
+    progress: Progress | None = None,
 ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"]]:
     """As `_search_pairs`, for matrices with many equal rows: search among distinct rows, then expand to all copies.
 
@@ -180,5 +192,7 @@ def _search_distinct_pairs(
     distinct_a = Subset(A, first_a)
     distinct_b = distinct_a if B is A else Subset(B, first_b)
     n_best = min(k, len(first_a) * len(first_b))
-    score, key = _search_pairs(distinct_a, left, right, distinct_b, n_best, largest=largest, distinct=True)
+    score, key = _search_pairs(
+        distinct_a, left, right, distinct_b, n_best, largest=largest, distinct=True, progress=progress
+    )
     return expand_pairs(score, key // len(first_b), key % len(first_b), group_a, group_b, k)

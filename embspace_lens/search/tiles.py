@@ -1,6 +1,6 @@
 """Rows that are made on demand, chunks that fit a memory budget, and working precisions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,6 +12,9 @@ from torch import Tensor
 
 PART_SCALE = 8
 """The directions that are made at once from a large weight fit this many chunks. With fewer, more time goes into the embeddings."""
+
+Progress = Callable[[int, int], None]
+"""Called with (rows or pairs done, all of them)."""
 
 _budget: ContextVar[int] = ContextVar("chunk_bytes", default=2**24)
 

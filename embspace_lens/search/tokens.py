@@ -8,7 +8,6 @@ The result equals that of brute force in float64 and does not depend on chunk si
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,12 +17,9 @@ from ..tables.checks import check_k
 from .bounds import check_finite, norm_bound, plain_arithmetic
 from .duplicates import distinct_rows, expand_pairs
 from .screening import Screen, Tile
-from .tiles import Rows, Subset, chunks, float64, row_bytes, signed, take, upcast
+from .tiles import Progress, Rows, Subset, chunks, float64, row_bytes, signed, take, upcast
 
 MAX_WIDTH = 2048  # candidates of each vector; if these do not determine the result, all rows are scored in float64
-
-Progress = Callable[[int, int], None]
-"""Called with (rows done, all rows)."""
 
 
 def top_tokens(

@@ -43,6 +43,11 @@ GLOSSARY: dict[str, Column] = {
     "factor": Column("int64", "", "Index of a factor in its dictionary, from 0; −1 if the method uses no factor."),
     "feature": Column("int64", "", "Index of the feature that is described, in its dictionary, from 0."),
     "relation": Column("str", "", "Name of a relation between words, such as antonyms."),
+    "circuit": Column(
+        "str",
+        "",
+        "The path from one feature to another: direct (the residual stream alone), ov or qk (through a head).",
+    ),
     "metric": Column(
         "str", "", "What a forward pass was scored by: a name that the user gave, or logit, log_prob, probability."
     ),
@@ -157,6 +162,16 @@ GLOSSARY: dict[str, Column] = {
     "src_feature_label": Column(
         "str", "", "Label of the feature that is attended to, or that writes; empty if it is a token."
     ),
+    "feature_index": Column("int64", "", "Index of a feature in its dictionary, from 0; −1 if the row is of a token."),
+    "feature_label": Column("str", "", "Label of the feature in its dictionary; its index if it has none."),
+    "dest_feature_index": Column(
+        "int64", "", "Index of the feature that is read or attends (query) in its dictionary; −1 if there is none."
+    ),
+    "dest_feature_label": Column("str", "", "Label of the feature that is read or attends (query)."),
+    "src_feature_index": Column(
+        "int64", "", "Index of the feature that is written or attended to (key) in its dictionary; −1 if there is none."
+    ),
+    "src_feature_label": Column("str", "", "Label of the feature that is written or attended to (key)."),
     "value": Column(
         "float32", "as the metric", "The metric, its change, or the part of it that is attributed to the row."
     ),
@@ -172,6 +187,24 @@ GLOSSARY: dict[str, Column] = {
     ),
     "is_outlier": Column(
         "bool", "", "Whether the z-score is above the threshold; below its negative for the lowest scores."
+    "era": Column(
+        "float32",
+        "as the score",
+        "Expected residual attribution: the score times the mean of the source's activation where the target is active.",
+    ),
+    "twera": Column(
+        "float32",
+        "as the score",
+        "Target-weighted expected residual attribution: the score times the source's mean activation, weighted by the target's; NaN for a target that is never active.",
+    ),
+    "frequency": Column("float32", "", "Share of tokens at which a feature is active."),
+    "mean_activation": Column("float32", "", "Mean activation of a feature over all tokens, with zeros."),
+    "joint_frequency": Column("float32", "", "Share of tokens at which both features of a pair are active."),
+    "mean_product": Column("float32", "", "Mean over tokens of the product of the activations of a pair of features."),
+    "mean_where_active": Column(
+        "float32",
+        "",
+        "Mean over all tokens of the source's activation where the target is active, and 0 elsewhere.",
     ),
     "token_rank": Column(
         "int64",
