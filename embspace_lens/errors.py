@@ -1899,31 +1899,10 @@ def no_encoder(name: str) -> EmbspaceError:
     )
 
 
-def not_earlier(name: str, layer: int, target: str, target_layer: int) -> EmbspaceError:
-    """A dictionary that is given as earlier writes after another one reads."""
-    return EmbspaceError(
-        f"{name} writes in layer {layer}, and {target} reads in layer {target_layer}. earlier= takes dictionaries of layers "
-        f"before {target_layer}."
-    )
-
-
 def repeated_dictionary(name: str) -> EmbspaceError:
     """Two dictionaries have the same name."""
     return EmbspaceError(
         f"Two dictionaries have the name {name!r}, so that the rows of a table would not say which of them is meant. Pass name= to Features."
-    )
-
-
-def no_feature_hook(name: str) -> EmbspaceError:
-    """A forward pass needs the hook point of a dictionary, which is unknown."""
-    return EmbspaceError(f"The hook point that {name} reads is unknown. Pass hook= to Features.")
-
-
-def no_feature_encoder(name: str) -> EmbspaceError:
-    """A dictionary without an encoder is used as the target."""
-    return EmbspaceError(
-        f"{name} has no encoder, so that no weight can be read as what it reads. Use it as source=, or load a dictionary with an "
-        "encoder."
     )
 
 
@@ -1981,6 +1960,9 @@ def no_features_in_table(columns: Iterable[object]) -> EmbspaceError:
     return EmbspaceError(
         f"vectors= is a dictionary of features, but the table has no row with a feature_index (its columns: "
         f"{', '.join(map(str, columns))}). Pass rows of a table of features."
+    )
+
+
 def no_features(path: object) -> EmbspaceError:
     """A path at which there is no dictionary of features."""
     return EmbspaceError(
@@ -2126,6 +2108,9 @@ def activation_not_saved(name: str, activation: str) -> EmbspaceError:
     """The rule for the codes of a dictionary cannot be written to a file."""
     return EmbspaceError(
         f"{name} cannot be saved: no layout can describe its codes ({activation}). Pass activation=None, or an Activation."
+    )
+
+
 def no_feature_encoder(name: str) -> EmbspaceError:
     """What features read is needed from a dictionary without an encoder."""
     return EmbspaceError(

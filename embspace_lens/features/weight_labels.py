@@ -22,6 +22,7 @@ from ..weights.effective import Weights
 from .dictionary import Features
 from .outliers import TOKEN, Entries, OutlierSearch, joined
 from .single_tokens import single_token_codes
+from .stream_order import check_direct
 
 TOKEN_THRESHOLD, FEATURE_THRESHOLD = 4.5, 3.0
 TOKEN_POOL, FEATURE_POOL = 1000, 100
@@ -108,7 +109,7 @@ def feature_labels(
         raise errors.reads_features(lens.name)
     weights, space = _as_stored(lens) if raw else (lens.weights, lens.space)
     encoder, decoder = read_rows(weights, transcoder), written_rows(weights, transcoder)
-    _check_order(transcoder, earlier)
+    _check_order(lens, transcoder, earlier)
     pool = min(check_integer("pool", pool, minimum=2), space.n_tokens)
     search = OutlierSearch(
         space,
@@ -152,14 +153,13 @@ def _as_stored(lens: EmbeddingLens) -> tuple[Weights, EmbeddingSpace]:
     return weights, EmbeddingSpace(weights, token_ids=lens.space.token_ids, mask=lens.mask)
 
 
-def _check_order(transcoder: Features, earlier: Sequence[Features]) -> None:
-    """Check that each dictionary has a name of its own, and writes before the transcoder reads, where its layer is known."""
+def _check_order(lens: EmbeddingLens, transcoder: Features, earlier: Sequence[Features]) -> None:
+    """Check that each dictionary has a name of its own, and writes before the transcoder reads, if the places are known."""
     names = [dictionary.name for dictionary in earlier]
     for i, dictionary in enumerate(earlier):
         if dictionary.name in names[:i]:
             raise errors.repeated_dictionary(dictionary.name)
-        if dictionary.layer is not None and transcoder.layer is not None and dictionary.layer >= transcoder.layer:
-            raise errors.not_earlier(dictionary.name, dictionary.layer, transcoder.name, transcoder.layer)
+        check_direct(dictionary, transcoder, lens.weights)
 
 
 def _table(

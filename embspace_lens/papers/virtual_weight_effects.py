@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +15,7 @@ from ..forward.batches import TokenBatch, token_batches
 from ..forward.runs import collect_activations
 from ..forward.texts import read_texts
 from ..lens import EmbeddingLens
+from ..space.feature_rows import read_rows
 from ..tables.intervals import bootstrap_interval
 from .data_files import TEST, TRAIN, data_file
 from .experiment import Experiment, Findings, Setting, figures

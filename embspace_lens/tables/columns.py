@@ -162,16 +162,6 @@ GLOSSARY: dict[str, Column] = {
     "src_feature_label": Column(
         "str", "", "Label of the feature that is attended to, or that writes; empty if it is a token."
     ),
-    "feature_index": Column("int64", "", "Index of a feature in its dictionary, from 0; −1 if the row is of a token."),
-    "feature_label": Column("str", "", "Label of the feature in its dictionary; its index if it has none."),
-    "dest_feature_index": Column(
-        "int64", "", "Index of the feature that is read or attends (query) in its dictionary; −1 if there is none."
-    ),
-    "dest_feature_label": Column("str", "", "Label of the feature that is read or attends (query)."),
-    "src_feature_index": Column(
-        "int64", "", "Index of the feature that is written or attended to (key) in its dictionary; −1 if there is none."
-    ),
-    "src_feature_label": Column("str", "", "Label of the feature that is written or attended to (key)."),
     "value": Column(
         "float32", "as the metric", "The metric, its change, or the part of it that is attributed to the row."
     ),
@@ -187,6 +177,7 @@ GLOSSARY: dict[str, Column] = {
     ),
     "is_outlier": Column(
         "bool", "", "Whether the z-score is above the threshold; below its negative for the lowest scores."
+    ),
     "era": Column(
         "float32",
         "as the score",
