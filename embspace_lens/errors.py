@@ -1906,6 +1906,11 @@ def repeated_dictionary(name: str) -> EmbspaceError:
     )
 
 
+def no_feature_hook(name: str) -> EmbspaceError:
+    """A forward pass needs the hook point of a dictionary, which is unknown."""
+    return EmbspaceError(f"The hook point that {name} reads is unknown. Pass hook= to Features.")
+
+
 def gain_folded_away(name: str, hook: str, model: str, norm: str) -> EmbspaceError:
     """A dictionary was trained behind a norm's gain, which the model has no more."""
     return EmbspaceError(

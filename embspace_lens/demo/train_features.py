@@ -317,7 +317,8 @@ def measure(
 
 def _config_of(folder: Path) -> FeatureConfig:
     settings: dict[str, Any] = read_json(folder / "training.json")["config"]
-    return FeatureConfig(**settings | {name: tuple(settings[name]) for name in ("saes", "transcoders")})
+    settings |= {name: tuple(settings[name]) for name in ("saes", "transcoders")}
+    return FeatureConfig(**settings)
 
 
 if __name__ == "__main__":

@@ -262,5 +262,6 @@ def _check_finite(matrix: Float[Tensor, "..."], name: str) -> None:
     is_transposed = matrix.ndim == 2 and matrix.stride(0) < matrix.stride(1)
     rows = matrix.T if is_transposed else matrix.reshape(len(matrix), -1)
     for chunk in chunks(len(rows), 4 * rows.shape[1]):
-        if not torch.isfinite(rows[chunk]).all():
+        # NaN and infinities reach the extremes, which are found many times as fast as by a test of every value.
+        if not torch.stack(torch.aminmax(rows[chunk])).isfinite().all():
             raise errors.not_finite(name)

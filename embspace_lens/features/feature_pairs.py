@@ -12,6 +12,7 @@ from .. import errors
 from ..readings.base import BaseLens, Block
 from ..search.pairs import top_pairs
 from ..search.tiles import Rows, working_dtype
+from ..space.feature_rows import read_rows, written_rows
 from ..tables.checks import check_choice, check_k
 from ..tables.frames import tidy
 from ..tables.selection import Select
@@ -113,13 +114,15 @@ def virtual_weights(
 
 def _direct_blocks(source: Features, target: Features, lens: BaseLens | None, k: int, largest: bool) -> Iterator[Block]:
     """The best pairs through the residual stream alone, as one block."""
-    written, read = written_rows(source, lens), read_rows(target, lens)
+    written, read = _written(source, lens), _read(target, lens)
     eye = torch.eye(source.d_model, dtype=working_dtype(source.decoder.dtype), device=written.device)
     n_pairs = len(source) * len(target)
     with tqdm(total=n_pairs, desc="direct", unit="pair", unit_scale=True, disable=None, leave=False) as bar:
-        scores, s, t = top_pairs(
-            written, eye, eye, read, k, largest=largest, progress=lambda done, _: bar.update(done - bar.n)
-        )
+
+        def update(done: int, total: int) -> None:
+            bar.update(done - bar.n)
+
+        scores, s, t = top_pairs(written, eye, eye, read, k, largest=largest, progress=update)
     yield {"circuit": "direct", "layer": NO_HEAD, "head": NO_HEAD} | _pair_columns(source, target, s, t, scores)
 
 
@@ -134,8 +137,8 @@ def _head_blocks(
     largest: bool,
 ) -> Iterator[Block]:
     """The best pairs of each head, one block per head."""
-    written = written_rows(source, lens)
-    other = read_rows(target, lens) if circuit == "ov" else written_rows(target, lens)
+    written = _written(source, lens)
+    other = _read(target, lens) if circuit == "ov" else _written(target, lens)
     with tqdm(total=len(layers) * len(heads), desc=circuit, unit="head", disable=None, leave=False) as bar:
         for index in layers:
             circuits = lens.weights.circuits("W_OV" if circuit == "ov" else "W_QK", index)
@@ -162,17 +165,19 @@ def _pair_columns(source: Features, target: Features, s: Any, t: Any, scores: An
     }
 
 
-def written_rows(features: Features, lens: BaseLens | None) -> Rows:
+def _written(features: Features, lens: BaseLens | None) -> Rows:
     """What features write, one per row; with a lens, with the gain of a norm between decoder and stream."""
-    return features.decoder
+    return features.decoder if lens is None else written_rows(lens.weights, features)
 
 
-def read_rows(features: Features, lens: BaseLens | None) -> Rows:
+def _read(features: Features, lens: BaseLens | None) -> Rows:
     """What features read, one per row; with a lens, with the norm between stream and encoder folded in.
 
     Raises:
         EmbspaceError: If the dictionary has no encoder.
     """
+    if lens is not None:
+        return read_rows(lens.weights, features)
     if features.encoder is None:
         raise errors.no_feature_encoder(features.name)
     return features.encoder.T

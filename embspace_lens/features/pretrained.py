@@ -1,14 +1,8 @@
 """The dictionaries of features that come with a demo model."""
 
-from pathlib import Path
-
-from safetensors.torch import load_file
-
 from .. import errors
 from ..demo import catalog
-from ..files import read_json
 from .dictionary import Features
-from .encoders import Activation
 
 WEIGHTS = "sae_weights.safetensors"
 
@@ -42,21 +36,4 @@ def demo_features(name: str = "sae-1", *, model: str = "reviews-small-0") -> Fea
     folders = {file.parent.name: file.parent for file in files if file.parents[2].name == model}
     if name not in folders:
         raise errors.choice("features", name, sorted(folders))
-    return _read(folders[name])
-
-
-def _read(folder: Path) -> Features:
-    """The dictionary of a folder that `train_features` wrote."""
-    place = read_json(folder / "cfg.json")["metadata"]
-    tensors = load_file(folder / WEIGHTS)
-    return Features(
-        tensors["W_dec"],
-        tensors["W_enc"],
-        name=folder.name,
-        layer=int(place["hook_name"].split(".")[1]),
-        hook=place["hook_name"],
-        output_hook=place.get("hook_name_out", place["hook_name"]),
-        activation=Activation("jumprelu", bias=tensors["b_enc"], threshold=tensors["threshold"]),
-        decoder_bias=tensors["b_dec"],
-        trained_on="raw",
-    )
+    return Features.load(folders[name])

@@ -3,7 +3,6 @@
 import re
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from torch import Tensor
 
 from .. import errors
@@ -42,7 +41,7 @@ class FeatureDictionary(Protocol):
     @property
     def trained_on(self) -> str: ...
     @property
-    def strings(self) -> np.ndarray: ...
+    def strings(self) -> Any: ...
     def index(self, feature: str | int, /) -> int: ...
     def __len__(self) -> int: ...
 

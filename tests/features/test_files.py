@@ -466,6 +466,18 @@ def test_codes_of_a_users_own_are_not_saved(tmp_path):
     assert not (tmp_path / "saved").exists()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [(0, 0), (N - 1, D - 1), (N // 2, 0)])
+def test_every_value_is_checked(dtype, value, place):
+    decoder = torch.ones(N, D, dtype=dtype)
+    decoder[place] = value
+    with pytest.raises(EmbspaceError, match="the decoder of features"):
+        Features(decoder)
+    with pytest.raises(EmbspaceError, match="the encoder of features"):
+        Features(torch.ones(N, D, dtype=dtype), decoder.T)
+
+
 def test_values_beyond_a_precision_raise(tmp_path):
     features = Features(1e6 * torch.ones(N, D), torch.ones(D, N), activation=Activation())
     with pytest.raises(EmbspaceError, match="W_dec of features in torch.float16"):
