@@ -12,6 +12,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from tqdm import tqdm
 
 from .. import errors
 from ..files import read_json
@@ -150,14 +151,20 @@ def evaluate(
         (features that are active at no position), the losses in nats per token, and the two shares.
     """
     moments = {name: _Moments(dictionary) for name, dictionary in dictionaries.items()}
-    with ExitStack() as stack:
-        for each in moments.values():
-            stack.enter_context(hooked(model, each.dictionary.place, each.add))
-        original = _loss(model, rows, batch_size)
-    return {name: _measure(model, each, rows, batch_size, original) for name, each in moments.items()}
+    n_passes = 1 + 3 * len(moments)
+    with tqdm(total=n_passes * len(rows), desc="held out", unit="row", mininterval=5) as progress:
+
+        def loss() -> float:
+            return _loss(model, rows, batch_size, progress)
+
+        with ExitStack() as stack:
+            for each in moments.values():
+                stack.enter_context(hooked(model, each.dictionary.place, each.add))
+            original = loss()
+        return {name: _measure(model, each, loss, original) for name, each in moments.items()}
 
 
-def _measure(model: Any, moments: _Moments, rows: np.ndarray, batch_size: int, original: float) -> dict[str, float]:
+def _measure(model: Any, moments: _Moments, loss: Callable[[], float], original: float) -> dict[str, float]:
     dictionary, mean = moments.dictionary, moments.mean
     replacements: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "spliced": lambda x, y: dictionary.decode(dictionary.encode(x)),
@@ -167,7 +174,7 @@ def _measure(model: Any, moments: _Moments, rows: np.ndarray, batch_size: int, o
     losses = {}
     for name, replacement in replacements.items():
         with hooked(model, dictionary.place, replacement):
-            losses[name] = _loss(model, rows, batch_size)
+            losses[name] = loss()
     shares = {
         f"recovered_from_{name}": (losses[name] - losses["spliced"]) / (losses[name] - original)
         for name in ("mean", "zero")
@@ -177,17 +184,18 @@ def _measure(model: Any, moments: _Moments, rows: np.ndarray, batch_size: int, o
         "l0": moments.n_active / moments.n,
         "inactive": int((~moments.active).sum()),
         "loss": original,
-        **{f"loss_{name}": loss for name, loss in losses.items()},
+        **{f"loss_{name}": value for name, value in losses.items()},
         **shares,
     }
     return {name: round(value, 5) for name, value in values.items()}
 
 
-def _loss(model: Any, rows: np.ndarray, batch_size: int) -> float:
+def _loss(model: Any, rows: np.ndarray, batch_size: int, progress: tqdm) -> float:
     """The mean cross-entropy of the rows, in nats per token."""
     total = 0.0
     for start in range(0, len(rows), batch_size):
         ids = torch.from_numpy(rows[start : start + batch_size]).long()
         logits = model(ids[:, :-1], use_cache=False).logits
         total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item() * len(ids)
+        progress.update(len(ids))
     return total / len(rows)

@@ -316,9 +316,8 @@ def measure(
 
 
 def _config_of(folder: Path) -> FeatureConfig:
-    settings: dict[str, Any] = read_json(folder / "training.json")["config"]
-    settings |= {name: tuple(settings[name]) for name in ("saes", "transcoders")}
-    return FeatureConfig(**settings)
+    settings: Any = read_json(folder / "training.json")["config"]
+    return FeatureConfig(**{**settings, "saes": tuple(settings["saes"]), "transcoders": tuple(settings["transcoders"])})
 
 
 if __name__ == "__main__":

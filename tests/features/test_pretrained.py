@@ -91,7 +91,7 @@ def test_shuffled_encoder_recovers_less(measured):
 
 
 def test_unknown_names_raise_an_error():
-    with pytest.raises(EmbspaceError, match="features='sae-2' is not one of 'sae-1', 'transcoder-1' or 'transcoder-3'"):
+    with pytest.raises(EmbspaceError, match="features='sae-2' is not one of 'sae-1', 'transcoder-1', 'transcoder-3'"):
         demo_features("sae-2")
     with pytest.raises(EmbspaceError, match="model='reviews-medium-0' is not one of 'reviews-small-0'"):
         demo_features(model="reviews-medium-0")
