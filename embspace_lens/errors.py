@@ -1899,14 +1899,6 @@ def no_encoder(name: str) -> EmbspaceError:
     )
 
 
-def not_earlier(name: str, layer: int, target: str, target_layer: int) -> EmbspaceError:
-    """A dictionary that is given as earlier writes after another one reads."""
-    return EmbspaceError(
-        f"{name} writes in layer {layer}, and {target} reads in layer {target_layer}. earlier= takes dictionaries of layers "
-        f"before {target_layer}."
-    )
-
-
 def repeated_dictionary(name: str) -> EmbspaceError:
     """Two dictionaries have the same name."""
     return EmbspaceError(

@@ -1,6 +1,6 @@
 """Outliers among the best scores of vectors: z-scores within a pool of the best tokens or features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,13 +10,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..search.tiles import Rows
+from ..search.tiles import Rows, chunks, float64, row_bytes, signed, take, upcast
 from ..search.tokens import top_tokens
 from ..space.embedding_space import EmbeddingSpace
 from ..weights.parameter_names import Side
 
 TOKEN = -1
 """The source of an entry that is a token; other entries are from an earlier dictionary, numbered from 0."""
+
+ROUNDING = 1e-6
+"""Scores whose deviation is below this share of the largest score differ by rounding only."""
 
 
 class Entries(NamedTuple):
@@ -66,12 +69,9 @@ class OutlierSearch:
     feature_threshold: float
 
     def tokens(self, x: Float[Tensor, "n d_model"], side: Side) -> Entries:
-        """All tokens that are outliers, and at least the best k."""
-
-        def search(n: int) -> tuple[Tensor, Tensor]:
-            return self.space.top(x, side, n, largest=self.largest)
-
-        return self._entries(search, TOKEN, self.pool, self.token_threshold)
+        """The best k tokens, and further tokens that are outliers."""
+        rows, ids = self.space.rows(side), self.space.ids(side)
+        return self._entries(self.space.vectors(x, side), rows, TOKEN, self.pool, self.token_threshold, ids)
 
     def read(self, x: Float[Tensor, "n d_model"]) -> tuple[Entries, Entries]:
         """The best k tokens and earlier features that encoders read, by z-score; and the tokens alone, as `tokens` gives them.
@@ -79,41 +79,62 @@ class OutlierSearch:
         Entries with equal z-scores are in the order of their sources, tokens first.
         """
         tokens = self.tokens(x, "read")
-        parts = [tokens]
+        parts = [tokens.first(self.k)]
         vectors = normalize(x, dim=1) if self.space.score == "cosine" else x
         for source, rows in enumerate(self.earlier):
-
-            def search(n: int, rows: Rows = rows) -> tuple[Tensor, Tensor]:
-                return top_tokens(vectors.to(rows.device), rows, n, largest=self.largest)
-
-            parts.append(self._entries(search, source, min(self.feature_pool, rows.shape[0]), self.feature_threshold))
-        all_entries = joined(parts, axis=1)
-        order = np.argsort(-all_entries.z if self.largest else all_entries.z, axis=1, kind="stable")[:, : self.k]
-        return Entries(*(np.take_along_axis(part, order, axis=1) for part in all_entries)), tokens
+            parts.append(self._entries(vectors, rows, source, self.feature_pool, self.feature_threshold).first(self.k))
+        entries = joined(parts, axis=1)
+        order = np.argsort(-entries.z if self.largest else entries.z, axis=1, kind="stable")[:, : self.k]
+        return Entries(*(np.take_along_axis(part, order, axis=1) for part in entries)), tokens
 
     def _entries(
-        self, search: Callable[[int], tuple[Tensor, Tensor]], source: int, pool: int, threshold: float
+        self,
+        vectors: Float[Tensor, "n d_model"],
+        rows: Rows,
+        source: int,
+        pool: int,
+        threshold: float,
+        ids: Int[Tensor, " n_rows"] | None = None,
     ) -> Entries:
-        """All outliers among the best scores, and at least the best k."""
-        score, index = search(pool)
-        z = z_scores(score)
+        """The best k rows, exactly, and further rows that are outliers, by scores in single precision."""
+        vectors, pool = vectors.to(rows.device), min(pool, rows.shape[0])
+        k = min(self.k, pool)
+        score, index = top_tokens(vectors, rows, k, largest=self.largest)
+        pool_score, pool_index = best_scores(vectors, rows, pool, largest=self.largest)
+        mean, deviation = pool_moments(pool_score)
+        score, index = (torch.cat([exact, of_pool[:, k:]], 1) for exact, of_pool in
+                        ((score, pool_score), (index, pool_index)))  # fmt: skip
+        z = (score.double() - mean) / deviation
         is_outlier = z > threshold if self.largest else z < -threshold
-        parts = (part.cpu().numpy() for part in (index, score, z, is_outlier))
-        entries = Entries(np.full(score.shape, source), *parts)
-        return entries.first(max(self.k, int(is_outlier.sum(dim=1).max()) if len(z) else 0))
+        index = index.cpu() if ids is None else ids[index.cpu()]
+        parts = (part.cpu().numpy() for part in (index, score, z.float(), is_outlier))
+        return Entries(np.full(score.shape, source), *parts).first(max(k, int(is_outlier.sum(dim=1).max())))
 
 
-def z_scores(score: Float[Tensor, "n pool"]) -> Float[Tensor, "n pool"]:
-    r"""z-scores of each row's sorted scores; 0 if they are all equal.
+def best_scores(
+    vectors: Float[Tensor, "n d_model"], rows: Rows, k: int, *, largest: bool
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """The best k scores of each vector and their rows, sorted, with the rounding of one matrix product."""
+    x = upcast(vectors) if largest else -upcast(vectors)
+    score, index = x.new_empty(len(x), 0), torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
+    for chunk in chunks(rows.shape[0], row_bytes(rows), scale=4):
+        tile = x @ take(rows, chunk).to(x).T
+        numbers = torch.arange(chunk.start, chunk.stop, device=x.device).expand(len(x), -1)
+        score, index = torch.cat([score, tile], 1), torch.cat([index, numbers], 1)
+        score, order = score.topk(min(k, score.shape[1]), dim=1)
+        index = index.gather(1, order)
+    return signed(score, largest), index
 
-    .. math:: z = (s - \bar s) / \sigma, \qquad \sigma^2 = \tfrac{1}{n - 1} \textstyle\sum (s - \bar s)^2
+
+def pool_moments(score: Float[Tensor, "n pool"]) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    r"""The mean and the sample standard deviation of each row, in float64; infinite if all scores are equal.
+
+    .. math:: \bar s = \tfrac{1}{n} \textstyle\sum s, \qquad \sigma^2 = \tfrac{1}{n - 1} \textstyle\sum (s - \bar s)^2
     """
-    values = score.double()
-    is_constant = values[:, :1] == values[:, -1:]
-    if values.shape[1] < 2:
-        return torch.zeros_like(score)
-    scale = torch.where(is_constant, 1.0, values.std(dim=1, keepdim=True))
-    return torch.where(is_constant, 0.0, (values - values.mean(dim=1, keepdim=True)) / scale).to(score.dtype)
+    values = float64(score)
+    deviation = values.std(dim=1, keepdim=True) if values.shape[1] > 1 else torch.zeros_like(values)
+    is_constant = deviation <= ROUNDING * values.abs().amax(dim=1, keepdim=True)
+    return values.mean(dim=1, keepdim=True), deviation.masked_fill(is_constant, torch.inf)
 
 
 def joined(parts: Sequence[Entries], axis: int) -> Entries:

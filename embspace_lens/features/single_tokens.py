@@ -31,7 +31,7 @@ def single_token_codes(
         EmbspaceError: If the dictionary has no hook point or no non-linearity.
     """
     if not features.hook:
-        raise errors.no_feature_hook(features.name)
+        raise errors.no_hook_of_features(features.name)
     codes = np.zeros(len(token), dtype=np.float32)
     tokens, row = np.unique(token, return_inverse=True)
     order = np.argsort(row, kind="stable")

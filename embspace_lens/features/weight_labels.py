@@ -22,6 +22,7 @@ from ..weights.effective import Weights
 from .dictionary import Features
 from .outliers import TOKEN, Entries, OutlierSearch, joined
 from .single_tokens import single_token_codes
+from .stream_order import check_direct
 
 TOKEN_THRESHOLD, FEATURE_THRESHOLD = 4.5, 3.0
 TOKEN_POOL, FEATURE_POOL = 1000, 100
@@ -90,7 +91,7 @@ def feature_labels(
         the token by itself; NaN where it was not measured.
 
     Raises:
-        EmbspaceError: If a dictionary has another width, the transcoder has no encoder, an earlier dictionary is not earlier
+        EmbspaceError: If the lens reads features, a dictionary has another width, the transcoder has no encoder, an earlier dictionary is not earlier
             or has the name of another, or `validate` is requested of a dictionary without a hook point or a non-linearity.
 
     Example:
@@ -104,9 +105,11 @@ def feature_labels(
         Golimblevskaia et al. (2025), Circuit Insights: Towards Interpretability Beyond Activations (WeightLens).
         https://arxiv.org/abs/2510.14936
     """
+    if lens.space.has_features:
+        raise errors.reads_features(lens.name)
     weights, space = _as_stored(lens) if raw else (lens.weights, lens.space)
     encoder, decoder = read_rows(weights, transcoder), written_rows(weights, transcoder)
-    _check_order(transcoder, earlier)
+    _check_order(lens, transcoder, earlier)
     pool = min(check_integer("pool", pool, minimum=2), space.n_tokens)
     search = OutlierSearch(
         space,
@@ -150,14 +153,13 @@ def _as_stored(lens: EmbeddingLens) -> tuple[Weights, EmbeddingSpace]:
     return weights, EmbeddingSpace(weights, token_ids=lens.space.token_ids, mask=lens.mask)
 
 
-def _check_order(transcoder: Features, earlier: Sequence[Features]) -> None:
-    """Check that each dictionary has a name of its own, and writes before the transcoder reads, where its layer is known."""
+def _check_order(lens: EmbeddingLens, transcoder: Features, earlier: Sequence[Features]) -> None:
+    """Check that each dictionary has a name of its own, and writes before the transcoder reads, if the places are known."""
     names = [dictionary.name for dictionary in earlier]
     for i, dictionary in enumerate(earlier):
         if dictionary.name in names[:i]:
             raise errors.repeated_dictionary(dictionary.name)
-        if dictionary.layer is not None and transcoder.layer is not None and dictionary.layer >= transcoder.layer:
-            raise errors.not_earlier(dictionary.name, dictionary.layer, transcoder.name, transcoder.layer)
+        check_direct(dictionary, transcoder, lens.weights)
 
 
 def _table(

@@ -22,7 +22,7 @@ from .feature_dictionaries import dictionaries
 NAME = "WeightLens:labels"
 N_TEXTS = 4000
 N_CONTEXTS, MIN_CONTEXTS = 50, 10
-N_SHUFFLES = 5
+N_SHUFFLES = 2
 FALSE_POSITIVES = 0.05
 N_SHOWN = 12
 PUBLISHED, FOLDED, WORDS = "as published", "norms folded", "norms folded, frequent words by cosine"

@@ -24,6 +24,8 @@ MODULES: tuple[str, ...] = (
     "relation_ablation",
     "ablated_heads",
     "channels",
+    "feature_legibility",
+    "virtual_weight_effects",
 )
 """The modules of this folder that define experiments, in the order of the papers; each has a list `EXPERIMENTS`."""
 

@@ -203,15 +203,17 @@ def test_a_token_that_does_not_activate_makes_no_feature_legible(lens):
 
 def test_bad_input(lens):
     features = random_features()
+    with pytest.raises(EmbspaceError, match="reads features, and the function needs tokens"):
+        feature_labels(lens.with_features(source=features), features, **SMALL)
     with pytest.raises(EmbspaceError, match="16"):
         feature_labels(lens, random_features(d=16), **SMALL)
     with pytest.raises(EmbspaceError, match="target has no encoder"):
         feature_labels(lens, Features(torch.randn(3, 32), name="target"), **SMALL)
     with pytest.raises(EmbspaceError) as raised:
-        feature_labels(lens, features, earlier=[random_features(name="same")], **SMALL)
-    assert str(raised.value) == (
-        "same writes in layer 1, and target reads in layer 1. earlier= takes dictionaries of layers before 1."
-    )
+        feature_labels(
+            lens, features, earlier=[random_features(name="later", hook="blocks.1.hook_resid_post")], **SMALL
+        )
+    assert "target reads at blocks.1.mlp.hook_in, before later writes at blocks.1.hook_resid_post" in str(raised.value)
     twice = [random_features(name="first", layer=0, hook="")] * 2
     with pytest.raises(EmbspaceError) as raised:
         feature_labels(lens, features, earlier=twice, **SMALL)
@@ -219,9 +221,8 @@ def test_bad_input(lens):
         "Two dictionaries have the name 'first', so that the rows of a table would not say which of them is meant. "
         "Pass name= to Features."
     )
-    with pytest.raises(EmbspaceError) as raised:
+    with pytest.raises(EmbspaceError, match="target has no hook point, so its activations cannot be measured"):
         feature_labels(lens, random_features(hook="", activation=Activation()), validate=True, **SMALL)
-    assert str(raised.value) == "The hook point that target reads is unknown. Pass hook= to Features."
     with pytest.raises(EmbspaceError, match="no encoder with a non-linearity"):
         feature_labels(lens, features, validate=True, **SMALL)
     with pytest.raises(EmbspaceError, match="k=41 is not an integer from 1 to 40"):
