@@ -44,6 +44,15 @@ def brute_top_pairs(
     return torch.tensor([products[i] for i in best], dtype=torch.float64).float(), key // len(b), key % len(b)
 
 
+def dense_pairs(A: Tensor, left: Tensor, right: Tensor, B: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Brute force for sizes at which Python loops take too long; equal scores by key if products are exact."""
+    product = ((A.double() @ left.double()) @ (B.double() @ right.double()).T).flatten()
+    key = (product >= product.topk(k).values[-1]).nonzero()[:, 0]
+    score, order = product[key].sort(descending=True, stable=True)
+    key = key[order[:k]]
+    return score[:k].float(), key // len(B), key % len(B)
+
+
 def brute_jaccard(a: Tensor, b: Tensor, k: int) -> list[float]:
     """The Jaccard index of the k tokens with the largest absolute scores in each row of a and of b."""
     indices = []

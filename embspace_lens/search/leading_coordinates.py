@@ -16,7 +16,7 @@ from .coordinates import SortedCoordinates
 
 MIN_RANK = 256  # with fewer coordinates, the product of all is about as fast as the comparison of its entries
 SHARES = (8, 4, 2)  # the leading coordinates are an eighth, a fourth or half of all
-START, DECREASE, INCREASE, LARGEST = 0.6, 0.93, 1.01, 0.95
+SAMPLE_STEP = 16  # one row in so many is tried first
 
 
 def leading_widths(rank: int) -> tuple[int, ...]:
@@ -50,7 +50,7 @@ class LeadingCoordinates:
             self._rounded = self.all.to(self._dtype)
         return self._rounded
 
-    def leading(self, width: int) -> Float[Tensor, "n width+1"]:
+    def leading(self, width: int) -> Float[Tensor, "n _"]:
         """The first `width` coordinates of each row, and the norm of the others."""
         if width not in self._made:
             tail = self._tail[width] * (1 + 2**-7)  # not smaller after rounding to bfloat16
@@ -60,10 +60,7 @@ class LeadingCoordinates:
 
 
 class LeadingScreen:
-    """Selects candidates from leading coordinates, with the smallest width that is likely to leave few.
-
-    A width is tried if the product of both norms of the rest is below a share of the limit. The share is learnt: it decreases
-    after a tile in which too many entries were left, and increases slowly after others.
+    """Selects candidates from leading coordinates, with the smallest width that leaves few in a sample of a tile's rows.
 
     Args:
         rank: How many coordinates there are.
@@ -71,7 +68,6 @@ class LeadingScreen:
 
     def __init__(self, rank: int) -> None:
         self.widths = leading_widths(rank)
-        self._share = START
 
     def entries(
         self,
@@ -93,12 +89,13 @@ class LeadingScreen:
             max_entries: The largest number of entries.
         """
         for width in self.widths:
-            if max_tails[width] > self._share * limit:
+            if max_tails[width] >= limit:  # about half of the entries would reach the limit
                 continue
-            bound = x.leading(width)[rows] @ y.leading(width).T
-            i, j = entries_at_least(bound, limit)
+            leading_x, leading_y = x.leading(width)[rows], y.leading(width)
+            n_sampled = int((leading_x[::SAMPLE_STEP] @ leading_y.T >= limit).sum())
+            if n_sampled * SAMPLE_STEP > max_entries:
+                continue
+            i, j = entries_at_least(leading_x @ leading_y.T, limit)
             if len(i) <= max_entries:
-                self._share = min(LARGEST, self._share * INCREASE)
                 return i, j
-            self._share *= DECREASE
         return None

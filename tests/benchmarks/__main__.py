@@ -15,6 +15,7 @@ import torch
 from bench_align import bench_demo, bench_large
 from bench_channels import bench_channels
 from bench_factors import bench_factors
+from bench_features import bench_features
 from bench_topk import bench_pairs, bench_tokens, trained_like
 from brute_force import dense_pairs, tiled_pairs, tiled_product
 from measuring import Measurement, compare, extra_memory, print_header, print_measurement
@@ -144,6 +145,7 @@ def measurements() -> Iterator[Measurement]:
     yield from bench_large(large, random_gpt2(seed=1))
     yield from bench_factors()
     yield from bench_channels()
+    yield from bench_features()
 
 
 def main() -> None:

@@ -148,6 +148,21 @@ def test_attention_needs_no_encoder(lens):
     )
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2"])  # LayerNorm; gains of 1 + weight
+def test_lens_folds_the_norm_before_the_encoder(tiny, architecture):
+    lens = EmbeddingLens(tiny(architecture))
+    source, target = sae(0), transcoder(1)
+    norm = lens.weights.norm("W_in", 1)
+    encoder = target.encoder.double() * norm.gain.double()[:, None]
+    encoder = encoder - encoder.mean(0) if norm.centres else encoder
+    table = virtual_weights(source, target, lens=lens, k=20)
+    weights = source.decoder.double() @ encoder
+    score, s, t = pairs_of(table)
+    torch.testing.assert_close(score.double(), weights.flatten().topk(20).values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(score.double(), weights[s, t], rtol=1e-5, atol=1e-5)
+    assert not table.equals(virtual_weights(source, target, k=20)), "without a lens, the encoder as it is"
+
+
 # -- the order of layers
 
 

@@ -5,22 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import check_ranking
-from reference import brute_top_pairs
+from reference import brute_top_pairs, dense_pairs
 
 from embspace_lens.errors import EmbspaceError
 from embspace_lens.search.pairs import top_pairs
 from embspace_lens.search.tiles import chunk_bytes
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-
-
-def dense_pairs(A, left, right, B, k):
-    """Brute force for sizes at which Python loops take too long; equal scores by key if products are exact."""
-    product = ((A.double() @ left.double()) @ (B.double() @ right.double()).T).flatten()
-    key = (product >= product.topk(k).values[-1]).nonzero()[:, 0]
-    score, order = product[key].sort(descending=True, stable=True)
-    key = key[order[:k]]
-    return score[:k].float(), key // len(B), key % len(B)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
