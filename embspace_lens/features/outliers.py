@@ -27,14 +27,14 @@ class Entries(NamedTuple):
 
     Attributes:
         source: `TOKEN`, or the number of an earlier dictionary.
-        index: The token's id, or the feature's index.
+        ids: The token's id, or the feature's index.
         score: The score.
         z: The score's z-score in its pool.
         is_outlier: Whether the z-score passes the threshold.
     """
 
     source: Int[np.ndarray, "*n m"]
-    index: Int[np.ndarray, "*n m"]
+    ids: Int[np.ndarray, "*n m"]
     score: Float[np.ndarray, "*n m"]
     z: Float[np.ndarray, "*n m"]
     is_outlier: Bool[np.ndarray, "*n m"]

@@ -131,7 +131,7 @@ def feature_labels(
             write = search.tokens(decoder[index], "write").first(search.k)
             parts.append(Entries(*(np.stack(sides, axis=1) for sides in zip(read, write, strict=True))))
             row, column = tokens.is_outlier.nonzero()
-            outliers.append(np.stack([features[chunk][row], tokens.index[row, column]], axis=1))
+            outliers.append(np.stack([features[chunk][row], tokens.ids[row, column]], axis=1))
             bar.update(len(index))
     if not parts:
         return tidy(COLUMNS, [])
@@ -140,7 +140,7 @@ def feature_labels(
     if validate:
         is_read = (entries.source == TOKEN) & (np.arange(2) == 0)[:, None]
         row, _, _ = is_read.nonzero()
-        shown = np.stack([features[row], entries.index[is_read]], axis=1)
+        shown = np.stack([features[row], entries.ids[is_read]], axis=1)
         codes = single_token_codes(lens.model, transcoder, *np.concatenate([pairs, shown]).T)
         pairs, activation[is_read] = pairs[codes[: len(pairs)] > 0], codes[len(pairs) :]
     return _table(lens, features, entries, activation, np.isin(features, pairs[:, 0]), earlier)
@@ -175,14 +175,14 @@ def _table(
     labels = np.full(entries.source.shape, "", dtype=object)
     for source, dictionary in enumerate(earlier):
         is_from = entries.source == source
-        labels[is_from] = dictionary.strings[entries.index[is_from]]
+        labels[is_from] = dictionary.strings[entries.ids[is_from]]
     columns: dict[str, Any] = {
         "feature": np.broadcast_to(features[:, None, None], entries.score.shape),
         "side": np.broadcast_to(np.array(["read", "write"], dtype=object)[:, None], entries.score.shape),
         "rank": np.broadcast_to(np.arange(entries.score.shape[-1]), entries.score.shape),
-        "token_index": np.where(is_token, entries.index, -1),
+        "token_index": np.where(is_token, entries.ids, -1),
         "dictionary": np.array([*(dictionary.name for dictionary in earlier), ""], dtype=object)[entries.source],
-        "feature_index": np.where(is_token, -1, entries.index),
+        "feature_index": np.where(is_token, -1, entries.ids),
         "feature_label": labels,
         "score": entries.score,
         "z_score": entries.z,
