@@ -1,11 +1,10 @@
 """Effective weights: what a weight reads from the residual stream or writes to it, with the linear part of the norms."""
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import FactoredMatrix
 
 from .. import errors
 from ..checkpoints.checkpoint import is_transpose
@@ -19,6 +18,9 @@ from .host import AttentionWeight, Host, MLPWeight, OuterWeight
 from .notes import collect_notes
 from .parameter_names import ATTENTION, FACTORS, MLP, WRITING, Sublayer, WeightIndex, side_of, sublayer_of
 from .rotary import rotation_matrix
+
+if TYPE_CHECKING:
+    import transformer_lens
 
 
 class Weights:
@@ -126,18 +128,22 @@ class Weights:
         """Output directions, one per row."""
         return self.directions("W_O", layer)
 
-    def W_OV(self, layer: int) -> FactoredMatrix:
+    def W_OV(self, layer: int) -> "transformer_lens.FactoredMatrix":
         """The OV circuit `W_V W_O` of each head, from source to output: `d_model × d_model`, stored as two factors."""
-        left, right = self.circuits("W_OV", layer)[:]
-        return FactoredMatrix(left, right.mT)
+        return self._factored("W_OV", layer)
 
-    def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
+    def W_QK(self, layer: int, distance: int | None = None) -> "transformer_lens.FactoredMatrix":
         """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, stored as two factors.
 
         Positions, norms of queries and keys, the rotary part of multi-head latent attention and the factor 1/√d_head are left
         out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for a key that is `distance` tokens before its query.
         """
-        left, right = self.circuits("W_QK", layer, distance)[:]
+        return self._factored("W_QK", layer, distance)
+
+    def _factored(self, name: str, layer: int, distance: int | None = None) -> "transformer_lens.FactoredMatrix":
+        from .factored_matrix import FactoredMatrix
+
+        left, right = self.circuits(name, layer, distance)[:]
         return FactoredMatrix(left, right.mT)
 
     def circuits(self, name: str, layer: int, distance: int | None = None) -> Circuits:

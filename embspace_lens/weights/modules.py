@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformer_lens.utilities.quantization import unreadable_weight_reason
 
 from .. import errors
 
@@ -40,6 +39,8 @@ def readable(weight: Any, label: str, model: str) -> Tensor:
     Raises:
         EmbspaceError: If it is not a plain floating-point tensor (quantized, or on the meta device).
     """
+    from transformer_lens.utilities.quantization import unreadable_weight_reason
+
     reason = unreadable_weight_reason(weight)
     if reason is not None:
         raise errors.unreadable(label, model, reason)
