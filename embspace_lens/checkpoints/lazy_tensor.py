@@ -1,6 +1,5 @@
 """Tensors that are read from a checkpoint when their values are needed, and not before."""
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -107,11 +106,21 @@ class Operation(NamedTuple):
 
 
 class Entrywise(Operation):
-    """The result of an operation that treats each entry of the first dimension of its arguments by itself."""
+    """The result of an operation that treats each entry of the first dimension of its tensors by itself."""
 
     def entry(self, index: int) -> Source:
-        """Read one entry of all arguments."""
-        return Operation(self.function, tuple(part[index] for part in self.args))
+        """Read one entry of all tensors."""
+        return Operation(self.function, tuple(x[index] if isinstance(x, Tensor) else x for x in self.args))
+
+
+def cast_values(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in another precision."""
+    return x.to(dtype)
+
+
+def copy_values(x: Tensor, memory_format: torch.memory_format | None = None) -> Tensor:
+    """The values in another order in memory."""
+    return CLONE(x, memory_format=memory_format)
 
 
 class LazyTensor(Tensor):
@@ -129,10 +138,13 @@ class LazyTensor(Tensor):
         source: Where the values come from.
         place: The device of the values that `read` returns. Those of a local file lie in its pages in memory: they must not be
             changed in place, or later readings find the changed values.
+        is_converted: Whether `read` returns a copy in the tensor's dtype, as a model in memory holds it, and not in a narrower
+            stored one.
     """
 
     source: Source
     place: torch.device | None = None
+    is_converted: bool = False
 
     @staticmethod
     def __new__(cls, source: Source, like: Tensor) -> "LazyTensor":
@@ -145,29 +157,35 @@ class LazyTensor(Tensor):
         return f"LazyTensor({tuple(self.shape)}, {self.dtype})"
 
     def read(self) -> Tensor:
-        """The values in the precision in which they are stored, which a cast to float32 does not change."""
+        """The values in the precision in which they are stored, which a cast to float32 does not change; or converted."""
         values = self.source.read()
+        if self.is_converted:
+            return values.to(self.place, self.dtype, copy=True)
         return values.to(self.place, torch.float64 if self.dtype == torch.float64 else values.dtype)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = cls._apply(func, args, kwargs or {})
-        places = [leaf.place for leaf in pytree.tree_leaves(args) if isinstance(leaf, LazyTensor)]
+        result = cls.apply(func, args, kwargs or {})
+        first = next(leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, LazyTensor))
         for tensor in pytree.tree_leaves(result):
             if isinstance(tensor, LazyTensor):
-                tensor.place = places[0]
+                tensor.place, tensor.is_converted = first.place, first.is_converted
         return result
 
     @classmethod
-    def _apply(cls, func: Any, args: Any, kwargs: Any) -> Any:
-        """The result of an operation as lazy tensors."""
+    def apply(cls, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operation as lazy tensors.
+
+        Raises:
+            EmbspaceError: If the operation computes with values.
+        """
         if func in UNCHANGED:
             return cls(args[0].source, args[0])
         if func is CAST:
-            return _cast(args[0], kwargs.get("dtype") or args[0].dtype)
+            return args[0].cast(kwargs.get("dtype") or args[0].dtype)
         if func is CLONE:
-            copy = functools.partial(func, **kwargs)
-            return cls(Entrywise(copy, args), copy(_meta(args[0])))
+            order = kwargs.get("memory_format")
+            return cls(Entrywise(copy_values, (args[0], order)), copy_values(_meta(args[0]), order))
         if func in NEW:
             return func(_meta(args[0]), **kwargs | {"device": "meta"})
         if func not in REARRANGING or kwargs:
@@ -178,6 +196,14 @@ class LazyTensor(Tensor):
         if isinstance(like, Tensor):
             return cls(Operation(func, args), like)
         return [cls(Operation(func, args, i), part) for i, part in enumerate(like)]
+
+    def cast(self, dtype: torch.dtype) -> "LazyTensor":
+        """The tensor in another precision. A wider one changes no value, so that none is converted before it is used."""
+        like = torch.empty_like(_meta(self), dtype=dtype)
+        is_one_byte = 1 in (self.dtype.itemsize, dtype.itemsize)  # torch promotes no 8-bit floating-point numbers
+        if not is_one_byte and torch.promote_types(self.dtype, dtype) == dtype:
+            return LazyTensor(self.source, like)
+        return LazyTensor(Entrywise(cast_values, (self, dtype)), like)
 
 
 def loaded(tensor: Any) -> Any:
@@ -210,15 +236,6 @@ def materialized(module: nn.Module) -> Iterator[None]:
     finally:
         for part, name, parameter in lazy:
             part._parameters[name] = parameter
-
-
-def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
-    """The tensor in another precision. A wider one changes no value, so that none is converted before it is used."""
-    like = torch.empty_like(_meta(tensor), dtype=dtype)
-    is_one_byte = 1 in (tensor.dtype.itemsize, dtype.itemsize)  # torch promotes no 8-bit floating-point numbers
-    if not is_one_byte and torch.promote_types(tensor.dtype, dtype) == dtype:
-        return LazyTensor(tensor.source, like)
-    return LazyTensor(Entrywise(lambda x: x.to(dtype), (tensor,)), like)
 
 
 def _meta(x: Any) -> Any:
