@@ -34,12 +34,11 @@ class Weights:
     Gains are always folded. If TransformerLens has already folded them, they are 1, and folding changes nothing.
 
     Args:
-        model: A TransformerBridge or a HookedTransformer.
+        model: A TransformerBridge, a HookedTransformer, or its `Host`.
         fold_ln: Whether to fold norms into the weights; with False, weights are read as stored.
 
     Attributes:
-        model: The model.
-        name: Its name.
+        name: The model's name.
         n_layers: The number of blocks.
         n_heads: The number of query heads of a block.
         d_model: The width of the residual stream.
@@ -54,8 +53,7 @@ class Weights:
     """
 
     def __init__(self, model: Any, *, fold_ln: bool = True) -> None:
-        self.model = model
-        self.host = Host(model)
+        self.host = model if isinstance(model, Host) else Host(model)
         self.fold_ln = fold_ln
         self._kept: dict[str, Tensor] = {}
         self.name = self.host.name
@@ -66,6 +64,16 @@ class Weights:
 
     def __repr__(self) -> str:
         return f"Weights({self.name}: {self.n_layers} layers, {'norms folded' if self.fold_ln else 'as stored'})"
+
+    @property
+    def model(self) -> Any:
+        """The TransformerLens model."""
+        return self.host.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; None if it does not have one."""
+        return self.host.tokenizer
 
     # -- outside the blocks
 
@@ -175,7 +183,7 @@ class Weights:
 
     def layers_with(self, sublayer: Sublayer) -> list[int]:
         """The indices of the blocks that have attention (`"attn"`) or an MLP (`"mlp"`)."""
-        return [block.layer for block in self.host.blocks if getattr(block, sublayer) is not None]
+        return self.host.layers_with(sublayer)
 
     def select_layers(self, layer: Select, sublayer: Sublayer) -> list[int]:
         """The selected blocks, all of which have the sublayer; with None or a slice, blocks without it are omitted.
@@ -297,7 +305,7 @@ class Weights:
 
     def notes(self) -> dict[str, str]:
         """Scales, caps and norms between a weight and its effect, by weight."""
-        return collect_notes(self.host)
+        return self.host.notes or collect_notes(self.host)
 
     @property
     def is_offloaded(self) -> bool:

@@ -28,6 +28,7 @@ from .experts import NO_EXPERT, ExpertWeights
 from .head_matrices import falcon_heads, heads_of_linear_layers
 from .latent_attention import is_latent, latent_factors, latent_modules, latent_output, latent_scale
 from .modules import attribute, readable, unwrap
+from .parameter_names import Sublayer
 
 OuterWeight = Literal["W_E", "W_U", "W_pos"]
 AttentionWeight = Literal["W_Q", "W_K", "W_V", "W_O"]
@@ -37,6 +38,9 @@ MLPWeight = Literal["W_in", "W_gate", "W_out"]
 class Host:
     """The parameters of a TransformerBridge or a HookedTransformer.
 
+    Attributes:
+        notes: The model's notes, if they are recorded; otherwise empty (see `collect_notes`).
+
     Raises:
         EmbspaceError: If `model` is neither.
     """
@@ -45,6 +49,7 @@ class Host:
         if not (isinstance(model, nn.Module) and hasattr(model, "cfg") and hasattr(model, "unembed")):
             raise errors.not_transformer_lens(type(model).__name__)
         self.model = model
+        self.notes: dict[str, str] = {}
         self.is_bridge = "adapter" in model.__dict__
         cfg: Any = model.cfg
         self.cfg = cfg
@@ -58,6 +63,11 @@ class Host:
         self.d_model = int(cfg.d_model)
         self.checkpoint = getattr(model, "__dict__", {}).get("checkpoint")
         self.blocks = [self._block(i, block) for i, block in enumerate(cast(Any, model._modules.get("blocks")) or [])]
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; None if it does not have one."""
+        return getattr(self.model, "tokenizer", None)
 
     # -- configuration
 
@@ -127,6 +137,10 @@ class Host:
 
     # -- blocks and norms
 
+    def layers_with(self, sublayer: Sublayer) -> list[int]:
+        """The indices of the blocks that have attention (`"attn"`) or an MLP (`"mlp"`)."""
+        return [block.layer for block in self.blocks if getattr(block, sublayer) is not None]
+
     def _block(self, layer: int, block: nn.Module) -> Block:
         modules = dict(block._modules)
         if self.architecture in OUTPUT_NORM and "ln1_post" not in modules:
@@ -194,6 +208,10 @@ class Host:
         modules = block.attn._modules
         both = unwrap(block.attn)._modules.get("qk_norm")  # Llama 4; the bridge has no name for it
         return modules.get("q_norm", both), modules.get("k_norm", both)
+
+    def has_head_norms(self, block: Block) -> bool:
+        """Whether a block normalises its queries and keys before their product."""
+        return all(module is not None for module in self.query_key_norms(block))
 
     # -- embeddings
 
