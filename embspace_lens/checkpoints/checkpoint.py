@@ -141,7 +141,7 @@ def ranges_of(tensor: Tensor | None) -> Iterator[tuple[str, int, int]]:
 def is_transpose(a: Tensor, b: Tensor) -> bool:
     """Whether two lazy tensors are transposes of each other, made of the same bytes (tied embeddings)."""
     parts = list(ranges_of(a))
-    return a.shape == b.T.shape and bool(parts) and parts == list(ranges_of(b))
+    return a.shape == b.shape[::-1] and bool(parts) and parts == list(ranges_of(b))
 
 
 def _shards(files: Files) -> list[str]:

@@ -199,7 +199,10 @@ class LazyTensor(Tensor):
 
     def cast(self, dtype: torch.dtype) -> "LazyTensor":
         """The tensor in another precision. A wider one changes no value, so that none is converted before it is used."""
-        like = torch.empty_like(_meta(self), dtype=dtype)
+        if self.is_contiguous():  # on the meta device, `empty_like` imports sympy, which takes a third of a second
+            like = torch.empty(self.shape, dtype=dtype, device="meta")
+        else:
+            like = torch.empty_like(_meta(self), dtype=dtype)
         is_one_byte = 1 in (self.dtype.itemsize, dtype.itemsize)  # torch promotes no 8-bit floating-point numbers
         if not is_one_byte and torch.promote_types(self.dtype, dtype) == dtype:
             return LazyTensor(self.source, like)
