@@ -138,8 +138,8 @@ class LazyTensor(Tensor):
         source: Where the values come from.
         place: The device of the values that `read` returns. Those of a local file lie in its pages in memory: they must not be
             changed in place, or later readings find the changed values.
-        is_converted: Whether `read` returns a copy in the tensor's dtype, as a model in memory holds it, and not in a narrower
-            stored one.
+        is_converted: Whether `read` returns the values in the tensor's dtype, as a model in memory holds them, and not in a
+            narrower stored one.
     """
 
     source: Source
@@ -157,10 +157,14 @@ class LazyTensor(Tensor):
         return f"LazyTensor({tuple(self.shape)}, {self.dtype})"
 
     def read(self) -> Tensor:
-        """The values in the precision in which they are stored, which a cast to float32 does not change; or converted."""
+        """The values in the precision in which they are stored, which a cast to float32 does not change; or converted.
+
+        The values of a file are not copied: at the same addresses within a page as those of a loaded model, they give the same
+        sums to the last bit.
+        """
         values = self.source.read()
         if self.is_converted:
-            return values.to(self.place, self.dtype, copy=True)
+            return values.to(self.place, self.dtype)
         return values.to(self.place, torch.float64 if self.dtype == torch.float64 else values.dtype)
 
     @classmethod

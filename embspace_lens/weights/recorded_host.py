@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -24,26 +25,10 @@ class RecordedBlock(Block):
 
     host: "RecordedHost"
 
-    @property
-    def attn(self) -> Any:
-        return self._booted.attn
-
-    @property
-    def mlp(self) -> Any:
-        return self._booted.mlp
-
-    @property
-    def shared(self) -> Any:
-        return self._booted.shared
-
-    @property
-    def _booted(self) -> Block:
-        return self.host.booted.blocks[self.layer]
-
-
-def _fact(name: str) -> Any:
-    """A property with a recorded value."""
-    return property(lambda host: host._record["facts"][name], doc=f"The recorded `{name}`.")
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("attn", "mlp", "shared"):
+            return getattr(self.host.booted.blocks[self.layer], name)
+        return super().__getattribute__(name)
 
 
 class RecordedHost(Host):
@@ -59,15 +44,11 @@ class RecordedHost(Host):
         Exception: If the record is damaged, or of another checkpoint.
     """
 
-    n_ctx, eps, is_encoder_decoder = _fact("n_ctx"), _fact("eps"), _fact("is_encoder_decoder")
-    n_key_value_heads, residual_multiplier = _fact("n_key_value_heads"), _fact("residual_multiplier")
-    has_experts, has_positions = _fact("has_experts"), _fact("has_positions")
-
     def __init__(self, record: Record, checkpoint: Checkpoint, load: Callable[[], Any], is_offloaded: bool) -> None:
         self._record, self._stored, self._load, self._is_offloaded = record, checkpoint, load, is_offloaded
-        facts = record["facts"]
-        self.name, self.architecture, self.is_bridge = facts["name"], facts["architecture"], facts["is_bridge"]
-        self.n_heads, self.d_model = facts["n_heads"], facts["d_model"]
+        self._facts: Any = SimpleNamespace(**record["facts"])
+        self.name, self.architecture, self.is_bridge = self._facts.name, self._facts.architecture, self._facts.is_bridge
+        self.n_heads, self.d_model = self._facts.n_heads, self._facts.d_model
         self.notes = record["notes"]
         self.checkpoint = checkpoint if is_offloaded else None
         self.blocks = [self._recorded_block(layer, fields) for layer, fields in enumerate(record["blocks"])]
@@ -89,6 +70,36 @@ class RecordedHost(Host):
     @property
     def tokenizer(self) -> RecordedTokenizer:
         return self._tokenizer
+
+    # -- configuration
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return self._facts.is_encoder_decoder
+
+    @property
+    def n_ctx(self) -> int | None:
+        return self._facts.n_ctx
+
+    @property
+    def eps(self) -> float:
+        return self._facts.eps
+
+    @property
+    def n_key_value_heads(self) -> int:
+        return self._facts.n_key_value_heads
+
+    @property
+    def residual_multiplier(self) -> float:
+        return self._facts.residual_multiplier
+
+    @property
+    def has_positions(self) -> bool:
+        return self._facts.has_positions
+
+    @property
+    def has_experts(self) -> bool:
+        return self._facts.has_experts
 
     # -- blocks and norms
 
@@ -113,8 +124,8 @@ class RecordedHost(Host):
         return block
 
     def _recorded_norm(self, fields: Record) -> Norm:
-        recipes = {name: fields[name] for name in ("weight", "stored_bias")}
-        return Norm(**fields | {name: recipe and self._tensor(recipe) for name, recipe in recipes.items()})
+        tensors: Any = {name: fields[name] and self._tensor(fields[name]) for name in ("weight", "stored_bias")}
+        return Norm(**fields | tensors)
 
     # -- weights
 
