@@ -11,10 +11,11 @@ from ..checkpoints.checkpoint import is_transpose
 from ..checkpoints.lazy_tensor import LazyTensor, loaded
 from ..tables.selection import Select, select
 from .architectures import Block, Norm
-from .circuit_factors import Circuits, HeadCircuits
+from .circuit_factors import Circuits, HeadCircuits, factored
 from .direction_rows import Directions, FoldedDirections, fold
 from .experts import NO_EXPERT
 from .host import AttentionWeight, Host, MLPWeight, OuterWeight
+from .model_facts import ModelFacts
 from .notes import collect_notes
 from .parameter_names import ATTENTION, FACTORS, MLP, WRITING, Sublayer, WeightIndex, side_of, sublayer_of
 from .rotary import rotation_matrix
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import transformer_lens
 
 
-class Weights:
+class Weights(ModelFacts):
     r"""The effective weights of one TransformerLens model, read block by block; the model is never changed.
 
     A component reads the residual stream through a norm, $\hat x = \gamma \circ (x - \bar x) / \sigma$ (an RMSNorm does not
@@ -65,16 +66,6 @@ class Weights:
     def __repr__(self) -> str:
         return f"Weights({self.name}: {self.n_layers} layers, {'norms folded' if self.fold_ln else 'as stored'})"
 
-    @property
-    def model(self) -> Any:
-        """The TransformerLens model."""
-        return self.host.model
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer; None if it does not have one."""
-        return self.host.tokenizer
-
     # -- outside the blocks
 
     @property
@@ -97,21 +88,6 @@ class Weights:
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
         """Learned position embeddings, as stored."""
         return self._outer("W_pos")
-
-    @property
-    def has_positions(self) -> bool:
-        """Whether positions are learned embeddings."""
-        return self.host.has_positions
-
-    @property
-    def n_key_value_heads(self) -> int:
-        """The number of key-value heads of a block; query heads share them if there are fewer."""
-        return self.host.n_key_value_heads
-
-    @property
-    def residual_multiplier(self) -> float:
-        """The factor of a block's outputs when they are added to the residual stream (Granite)."""
-        return self.host.residual_multiplier
 
     @property
     def d_vocab(self) -> int:
@@ -138,7 +114,7 @@ class Weights:
 
     def W_OV(self, layer: int) -> "transformer_lens.FactoredMatrix":
         """The OV circuit `W_V W_O` of each head, from source to output: `d_model × d_model`, stored as two factors."""
-        return self._factored("W_OV", layer)
+        return factored(self.circuits("W_OV", layer))
 
     def W_QK(self, layer: int, distance: int | None = None) -> "transformer_lens.FactoredMatrix":
         """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, stored as two factors.
@@ -146,13 +122,7 @@ class Weights:
         Positions, norms of queries and keys, the rotary part of multi-head latent attention and the factor 1/√d_head are left
         out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for a key that is `distance` tokens before its query.
         """
-        return self._factored("W_QK", layer, distance)
-
-    def _factored(self, name: str, layer: int, distance: int | None = None) -> "transformer_lens.FactoredMatrix":
-        from .factored_matrix import FactoredMatrix
-
-        left, right = self.circuits(name, layer, distance)[:]
-        return FactoredMatrix(left, right.mT)
+        return factored(self.circuits("W_QK", layer, distance))
 
     def circuits(self, name: str, layer: int, distance: int | None = None) -> Circuits:
         """W_OV or W_QK of a block's heads, made head by head: `circuits[head]` are the factors of one, `left @ right.mT`."""
@@ -306,21 +276,6 @@ class Weights:
     def notes(self) -> dict[str, str]:
         """Scales, caps and norms between a weight and its effect, by weight."""
         return self.host.notes or collect_notes(self.host)
-
-    @property
-    def is_offloaded(self) -> bool:
-        """Whether the weights stay in their checkpoint, and are read from it when they are needed."""
-        return self.host.checkpoint is not None
-
-    @property
-    def bytes_read(self) -> int:
-        """How many bytes of the checkpoint were read so far, or fetched over the network; 0 for a model in memory."""
-        return 0 if self.host.checkpoint is None else self.host.checkpoint.files.bytes_read
-
-    @property
-    def format_name(self) -> str:
-        """The format of a quantised checkpoint; empty for other checkpoints, and for models in memory."""
-        return getattr(self.host.checkpoint, "format_name", "")
 
     # -- internals
 

@@ -27,7 +27,7 @@ from .configuration import context_length
 from .experts import NO_EXPERT, ExpertWeights
 from .head_matrices import falcon_heads, heads_of_linear_layers
 from .latent_attention import is_latent, latent_factors, latent_modules, latent_output, latent_scale
-from .modules import attribute, readable, unwrap
+from .modules import attribute, position_embeddings, readable, unwrap
 from .parameter_names import Sublayer
 
 OuterWeight = Literal["W_E", "W_U", "W_pos"]
@@ -39,6 +39,7 @@ class Host:
     """The parameters of a TransformerBridge or a HookedTransformer.
 
     Attributes:
+        tokenizer: The model's tokenizer; None if it does not have one.
         notes: The model's notes, if they are recorded; otherwise empty (see `collect_notes`).
 
     Raises:
@@ -49,6 +50,7 @@ class Host:
         if not (isinstance(model, nn.Module) and hasattr(model, "cfg") and hasattr(model, "unembed")):
             raise errors.not_transformer_lens(type(model).__name__)
         self.model = model
+        self.tokenizer: Any = getattr(model, "tokenizer", None)
         self.notes: dict[str, str] = {}
         self.is_bridge = "adapter" in model.__dict__
         cfg: Any = model.cfg
@@ -63,11 +65,6 @@ class Host:
         self.d_model = int(cfg.d_model)
         self.checkpoint = getattr(model, "__dict__", {}).get("checkpoint")
         self.blocks = [self._block(i, block) for i, block in enumerate(cast(Any, model._modules.get("blocks")) or [])]
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer; None if it does not have one."""
-        return getattr(self.model, "tokenizer", None)
 
     # -- configuration
 
@@ -217,7 +214,10 @@ class Host:
 
     def outer(self, name: OuterWeight) -> Float[Tensor, "n_rows n_columns"]:
         """W_E `[d_vocab, d_model]`, W_U `[d_model, d_vocab]` or W_pos `[n_ctx, d_model]` as stored."""
-        weight = self._position_embeddings() if name == "W_pos" else attribute(self.model, name, name, self.name)
+        if name == "W_pos":
+            weight = position_embeddings(self.model, self.architecture)
+        else:
+            weight = attribute(self.model, name, name, self.name)
         if weight is None:
             raise errors.no_positions(self.name) if name == "W_pos" else errors.no_weight(name, self.name)
         weight = readable(weight, name, self.name)
@@ -233,18 +233,6 @@ class Host:
             return self.outer("W_pos") is not None
         except errors.EmbspaceError:
             return False
-
-    def _position_embeddings(self) -> Tensor | None:
-        """The position embeddings from position 0 on. `model.W_pos` is missing in TransformerLens 3.9."""
-        module = self.model._modules.get("pos_embed")
-        if module is None:
-            return None
-        table: Any = unwrap(module)
-        weight: Any = getattr(table, "W_pos", None) if table is module else getattr(table, "weight", None)
-        # The tables of OPT and RoBERTa have rows before that of position 0.
-        if self.architecture == "OPTForCausalLM":
-            return weight[table.offset :]
-        return weight[table.padding_idx + 1 :] if self.architecture == "RobertaForMaskedLM" else weight
 
     # -- attention
 

@@ -53,7 +53,7 @@ class RecordedHost(Host):
         self.checkpoint = checkpoint if is_offloaded else None
         self.blocks = [self._recorded_block(layer, fields) for layer, fields in enumerate(record["blocks"])]
         self._final_norm = self._recorded_norm(record["final_norm"])
-        self._tokenizer = RecordedTokenizer(**record["tokens"], load=lambda: self.model.tokenizer)
+        self.tokenizer = RecordedTokenizer(**record["tokens"], load=lambda: self.model.tokenizer)
 
     @cached_property
     def booted(self) -> Host:
@@ -66,10 +66,6 @@ class RecordedHost(Host):
         if name not in ("model", "cfg", "hf_config", "text_config"):
             raise AttributeError(name)
         return getattr(self.booted, name)
-
-    @property
-    def tokenizer(self) -> RecordedTokenizer:
-        return self._tokenizer
 
     # -- configuration
 
