@@ -138,8 +138,8 @@ class LazyTensor(Tensor):
         source: Where the values come from.
         place: The device of the values that `read` returns. Those of a local file lie in its pages in memory: they must not be
             changed in place, or later readings find the changed values.
-        is_converted: Whether `read` returns the values in the tensor's dtype, as a model in memory holds them, and not in a
-            narrower stored one.
+        is_converted: Whether values are converted to the tensor's dtype before they are moved, as those of a model in memory.
+            They then have the same order in memory, and the same sums to the last bit.
     """
 
     source: Source
@@ -157,14 +157,10 @@ class LazyTensor(Tensor):
         return f"LazyTensor({tuple(self.shape)}, {self.dtype})"
 
     def read(self) -> Tensor:
-        """The values in the precision in which they are stored, which a cast to float32 does not change; or converted.
-
-        The values of a file are not copied: at the same addresses within a page as those of a loaded model, they give the same
-        sums to the last bit.
-        """
-        values = self.source.read()
+        """The values in the precision in which they are stored, which a cast to float32 does not change; or converted."""
+        values = _stored(self)
         if self.is_converted:
-            return values.to(self.place, self.dtype)
+            return values.to(self.place)
         return values.to(self.place, torch.float64 if self.dtype == torch.float64 else values.dtype)
 
     @classmethod
@@ -220,7 +216,10 @@ def loaded(tensor: Any) -> Any:
 
 def _stored(tensor: Any) -> Any:
     """The values of a lazy tensor where its source has them; anything else is returned unchanged."""
-    return tensor.source.read() if isinstance(tensor, LazyTensor) else tensor
+    if not isinstance(tensor, LazyTensor):
+        return tensor
+    values = tensor.source.read()
+    return values.to(tensor.dtype) if tensor.is_converted else values
 
 
 def source_of(tensor: Tensor) -> Source:

@@ -46,8 +46,13 @@ def recipe_of(tensor: Tensor) -> Recipe:
     return {"dtype": dtype, "operation": NAMES[source.function], "args": args, "output": source.output}
 
 
-def tensor_of(recipe: Recipe, checkpoint: Mapping[str, LazyTensor]) -> LazyTensor:
+def tensor_of(recipe: Recipe, checkpoint: Mapping[str, LazyTensor], is_converted: bool = False) -> LazyTensor:
     """The lazy tensor that a recipe describes.
+
+    Args:
+        recipe: The recipe.
+        checkpoint: The tensors that it names.
+        is_converted: As for a `LazyTensor`.
 
     Raises:
         Exception: If the recipe names another operation, or no tensor or entry of the checkpoint, or is damaged.
@@ -57,10 +62,14 @@ def tensor_of(recipe: Recipe, checkpoint: Mapping[str, LazyTensor]) -> LazyTenso
         for index in recipe["entry"]:
             tensor = LazyTensor.apply(aten.select.int, (tensor, 0, index), {})
     else:
-        tensor = _result(recipe["operation"], [_decoded(argument, checkpoint) for argument in recipe["args"]])
+        tensor = _result(
+            recipe["operation"], [_decoded(argument, checkpoint, is_converted) for argument in recipe["args"]]
+        )
         tensor = tensor if recipe["output"] is None else tensor[recipe["output"]]
     dtype = _constant(recipe["dtype"])
-    return tensor if tensor.dtype == dtype else tensor.cast(dtype)
+    tensor = tensor if tensor.dtype == dtype else tensor.cast(dtype)
+    tensor.is_converted = is_converted
+    return tensor
 
 
 def _result(name: str, args: list[Any]) -> Any:
@@ -83,13 +92,12 @@ def _encoded(argument: Any) -> Any:
     return argument
 
 
-def _decoded(argument: Any, checkpoint: Mapping[str, LazyTensor]) -> Any:
+def _decoded(argument: Any, checkpoint: Mapping[str, LazyTensor], is_converted: bool) -> Any:
     if isinstance(argument, list):
-        return [_decoded(part, checkpoint) for part in argument]
-    if isinstance(argument, dict):
-        is_tensor = "tensor" in argument
-        return tensor_of(argument["tensor"], checkpoint) if is_tensor else _constant(argument["constant"])
-    return argument
+        return [_decoded(part, checkpoint, is_converted) for part in argument]
+    if isinstance(argument, dict) and "tensor" in argument:
+        return tensor_of(argument["tensor"], checkpoint, is_converted)
+    return _constant(argument["constant"]) if isinstance(argument, dict) else argument
 
 
 def _name(constant: Any) -> str:

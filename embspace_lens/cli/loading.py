@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from ..lens import EmbeddingLens
 
 
-def open_lens(model: str, options: ProjectionOptions = DEFAULTS) -> "EmbeddingLens":
+def open_lens(model: str, options: ProjectionOptions = DEFAULTS, *, runs_model: bool = False) -> "EmbeddingLens":
     """Load a model and read it with the lens that the options describe.
 
     Args:
         model: A demo model, a folder or a model of the hub.
         options: The options of the lens. Its vocabulary is `"all"`, or the names of one or several masks, joined with `&`.
+        runs_model: Whether the command runs the model, or parts of it. It is then loaded at once; otherwise its record is read.
 
     Raises:
         EmbspaceError: If the vocabulary is unknown or the model cannot be loaded.
@@ -43,7 +44,7 @@ def open_lens(model: str, options: ProjectionOptions = DEFAULTS) -> "EmbeddingLe
     load = no_progress_bars()(partial(load_model, model, **source))
     with no_collection(), no_chatter():
         return EmbeddingLens(
-            open_model(model, load, **source),
+            load() if runs_model else open_model(model, load, **source),
             vocabulary=masks or None,
             score=options.score,
             fold_ln=options.fold,

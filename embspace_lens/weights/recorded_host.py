@@ -161,6 +161,6 @@ class RecordedHost(Host):
             return read()
 
     def _tensor(self, recipe: Recipe) -> LazyTensor:
-        tensor = tensor_of(recipe, self._stored)
-        tensor.place, tensor.is_converted = torch.device("cpu"), not self._is_offloaded
+        tensor = tensor_of(recipe, self._stored, is_converted=not self._is_offloaded)
+        tensor.place = torch.device("cpu")
         return tensor
