@@ -31,6 +31,8 @@ class RecordedTokenizer:
         return self._n_tokens
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_load":  # a copy of this object is being made
+            raise AttributeError(name)
         return getattr(self._load(), name)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
