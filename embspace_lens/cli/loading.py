@@ -41,7 +41,7 @@ def open_lens(model: str, options: ProjectionOptions = DEFAULTS, *, runs_model: 
         "offload": "auto" if options.offload is None else options.offload,
         "cache": options.cache,
     }
-    load = no_progress_bars()(partial(load_model, model, **source))
+    load = no_collection()(no_progress_bars()(partial(load_model, model, **source)))
     with no_collection(), no_chatter():
         return EmbeddingLens(
             load() if runs_model else open_model(model, load, **source),
