@@ -109,7 +109,7 @@ class EmbeddingLens(BaseLens):
     ) -> None:
         weights = copy.copy(model) if isinstance(model, Weights) else Weights(model, fold_ln=fold_ln)
         weights.name = weights.name if name is None else name
-        tokens = Vocabulary(tokenizer or getattr(weights.model, "tokenizer", None), weights.d_vocab, weights.name)
+        tokens = Vocabulary(tokenizer or weights.tokenizer, weights.d_vocab, weights.name)
         if not isinstance(space, EmbeddingSpace):
             token_ids, mask = choose_tokens(tokens, vocabulary, lambda: (weights.W_E, unembedding_rows(weights)), MASKS)
             space = EmbeddingSpace(weights, space=space, inverse=inverse, score=score, token_ids=token_ids, mask=mask)

@@ -1,8 +1,9 @@
 """Loading: from the name of a demo model, a folder or the name of a hub model to a TransformerLens model."""
 
+import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,7 @@ from .files import expand, read_json
 from .weights.booting import boot
 from .weights.model_size import Offload, offloaded_checkpoint
 from .weights.offloading import boot_checkpoint, boot_gguf
+from .weights.recorded_models import recorded_host
 
 WRONG_FIELD = re.compile(r"Field '(\w+)' expected (\w+), got \w+ \(value: (.*)\)")
 """The message of transformers for a field of a configuration whose value is of the wrong type."""
@@ -94,6 +96,50 @@ def load_model(
         if checkpoint is not None:
             return boot_checkpoint(checkpoint, str(path) if path.is_dir() else str(name), **options)
         return boot(str(path) if path.is_dir() else str(name), **options)
+
+
+def open_model(name: str, load: Callable[..., Any], *, device: str | None, offload: Offload, cache: bool) -> Any:
+    """As `load_model`, for processes that read a few weights: transformers and TransformerLens are not imported before they are needed.
+
+    Demo models and folders with safetensors, on the CPU, are recorded when they are booted for the first time (see
+    `recorded_host`).
+
+    Args:
+        name: As for `load_model`.
+        load: `load_model` with these arguments.
+        device: As for `load_model`.
+        offload: As for `load_model`; with False, no record is made or used.
+        cache: As for `load_model`; with False, no record is made or used.
+
+    Returns:
+        The model, or a `Host` with its weights. Both are arguments of `EmbeddingLens`.
+
+    Raises:
+        EmbspaceError: As `load_model`.
+    """
+    folders = _recorded_folders(name, device) if cache and offload is not False else []
+
+    @functools.cache  # it warns once
+    def is_offloaded() -> bool:
+        if name in catalog.names():
+            return offload is True
+        return offloaded_checkpoint(name, folders[0], offload, cache, torch.float32, device) is not None
+
+    host = recorded_host(name, folders, load, is_offloaded) if folders else None
+    return load() if host is None else host
+
+
+def _recorded_folders(name: str, device: str | None) -> list[Path]:
+    """The folders of the checkpoint and of the tokenizer of a model that may be recorded; empty for other models."""
+    if device not in (None, "cpu") or is_url(name):
+        return []
+    if name in catalog.names():
+        return catalog.folders(name)
+    if device is None and (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return []
+    path = expand(name)
+    files = {"config.json", "difference.json", "adapter_config.json"}
+    return [path] if {file for file in files if (path / file).is_file()} == {"config.json"} else []
 
 
 def _load_gguf(path: Path, offload: Offload, options: dict[str, Any]) -> Any:

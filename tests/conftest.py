@@ -97,3 +97,11 @@ def moe_lens(tiny):
 def demo_lens():
     """The first demo model as the tutorials read it."""
     return EmbeddingLens(demo.load("reviews-small-0"), vocabulary=demo.frequent_words, score="cosine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """What commands keep on disk, outside the user's folder of caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBSPACE_LENS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -40,10 +40,19 @@ class Files(Protocol):
 
 
 class FileSource(NamedTuple):
-    """The values of a tensor in a file."""
+    """The values of a tensor in a file.
+
+    Attributes:
+        files: The files of the checkpoint.
+        stored: Where the values lie.
+        name: The tensor's name in the checkpoint.
+        path: The entry of that tensor, `(i, …)`; empty for the whole tensor.
+    """
 
     files: Files
     stored: StoredTensor
+    name: str
+    path: tuple[int, ...] = ()
 
     def read(self) -> Tensor:
         """The values, as stored."""
@@ -55,7 +64,7 @@ class FileSource(NamedTuple):
 
     def entry(self, index: int) -> "FileSource":
         """One entry of the first dimension."""
-        return FileSource(self.files, self.stored.entry(index))
+        return FileSource(self.files, self.stored.entry(index), self.name, (*self.path, index))
 
 
 class Checkpoint(Mapping[str, LazyTensor]):
@@ -94,7 +103,8 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
     def __getitem__(self, name: str) -> LazyTensor:
         stored = self._stored[name]
-        return LazyTensor(FileSource(self.files, stored), torch.empty(stored.shape, dtype=stored.dtype, device="meta"))
+        source = FileSource(self.files, stored, name)
+        return LazyTensor(source, torch.empty(stored.shape, dtype=stored.dtype, device="meta"))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -131,7 +141,7 @@ def ranges_of(tensor: Tensor | None) -> Iterator[tuple[str, int, int]]:
 def is_transpose(a: Tensor, b: Tensor) -> bool:
     """Whether two lazy tensors are transposes of each other, made of the same bytes (tied embeddings)."""
     parts = list(ranges_of(a))
-    return a.shape == b.T.shape and bool(parts) and parts == list(ranges_of(b))
+    return a.shape == b.shape[::-1] and bool(parts) and parts == list(ranges_of(b))
 
 
 def _shards(files: Files) -> list[str]:

@@ -66,7 +66,7 @@ class GgufFile(Mapping[str, LazyTensor]):
     def __getitem__(self, name: str) -> LazyTensor:
         stored, type_name, shape = self.stored[name], self.types[name], self._shapes[name]
         values = LazyTensor(
-            FileSource(self.files, stored), torch.empty(stored.shape, dtype=stored.dtype, device="meta")
+            FileSource(self.files, stored, name), torch.empty(stored.shape, dtype=stored.dtype, device="meta")
         )
         if type_name in UNQUANTIZED:
             return values

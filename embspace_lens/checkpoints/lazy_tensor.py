@@ -1,6 +1,5 @@
 """Tensors that are read from a checkpoint when their values are needed, and not before."""
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -107,11 +106,21 @@ class Operation(NamedTuple):
 
 
 class Entrywise(Operation):
-    """The result of an operation that treats each entry of the first dimension of its arguments by itself."""
+    """The result of an operation that treats each entry of the first dimension of its tensors by itself."""
 
     def entry(self, index: int) -> Source:
-        """Read one entry of all arguments."""
-        return Operation(self.function, tuple(part[index] for part in self.args))
+        """Read one entry of all tensors."""
+        return Operation(self.function, tuple(x[index] if isinstance(x, Tensor) else x for x in self.args))
+
+
+def cast_values(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in another precision."""
+    return x.to(dtype)
+
+
+def copy_values(x: Tensor, memory_format: torch.memory_format | None = None) -> Tensor:
+    """The values in another order in memory."""
+    return CLONE(x, memory_format=memory_format)
 
 
 class LazyTensor(Tensor):
@@ -129,10 +138,13 @@ class LazyTensor(Tensor):
         source: Where the values come from.
         place: The device of the values that `read` returns. Those of a local file lie in its pages in memory: they must not be
             changed in place, or later readings find the changed values.
+        is_converted: Whether values are converted to the tensor's dtype before they are moved, as those of a model in memory.
+            They then have the same order in memory, and the same sums to the last bit.
     """
 
     source: Source
     place: torch.device | None = None
+    is_converted: bool = False
 
     @staticmethod
     def __new__(cls, source: Source, like: Tensor) -> "LazyTensor":
@@ -145,29 +157,35 @@ class LazyTensor(Tensor):
         return f"LazyTensor({tuple(self.shape)}, {self.dtype})"
 
     def read(self) -> Tensor:
-        """The values in the precision in which they are stored, which a cast to float32 does not change."""
-        values = self.source.read()
+        """The values in the precision in which they are stored, which a cast to float32 does not change; or converted."""
+        values = _stored(self)
+        if self.is_converted:
+            return values.to(self.place)
         return values.to(self.place, torch.float64 if self.dtype == torch.float64 else values.dtype)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = cls._apply(func, args, kwargs or {})
-        places = [leaf.place for leaf in pytree.tree_leaves(args) if isinstance(leaf, LazyTensor)]
+        result = cls.apply(func, args, kwargs or {})
+        first = next(leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, LazyTensor))
         for tensor in pytree.tree_leaves(result):
             if isinstance(tensor, LazyTensor):
-                tensor.place = places[0]
+                tensor.place, tensor.is_converted = first.place, first.is_converted
         return result
 
     @classmethod
-    def _apply(cls, func: Any, args: Any, kwargs: Any) -> Any:
-        """The result of an operation as lazy tensors."""
+    def apply(cls, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operation as lazy tensors.
+
+        Raises:
+            EmbspaceError: If the operation computes with values.
+        """
         if func in UNCHANGED:
             return cls(args[0].source, args[0])
         if func is CAST:
-            return _cast(args[0], kwargs.get("dtype") or args[0].dtype)
+            return args[0].cast(kwargs.get("dtype") or args[0].dtype)
         if func is CLONE:
-            copy = functools.partial(func, **kwargs)
-            return cls(Entrywise(copy, args), copy(_meta(args[0])))
+            order = kwargs.get("memory_format")
+            return cls(Entrywise(copy_values, (args[0], order)), copy_values(_meta(args[0]), order))
         if func in NEW:
             return func(_meta(args[0]), **kwargs | {"device": "meta"})
         if func not in REARRANGING or kwargs:
@@ -179,6 +197,17 @@ class LazyTensor(Tensor):
             return cls(Operation(func, args), like)
         return [cls(Operation(func, args, i), part) for i, part in enumerate(like)]
 
+    def cast(self, dtype: torch.dtype) -> "LazyTensor":
+        """The tensor in another precision. A wider one changes no value, so that none is converted before it is used."""
+        if self.is_contiguous():  # on the meta device, `empty_like` imports sympy, which takes a third of a second
+            like = torch.empty(self.shape, dtype=dtype, device="meta")
+        else:
+            like = torch.empty_like(_meta(self), dtype=dtype)
+        is_one_byte = 1 in (self.dtype.itemsize, dtype.itemsize)  # torch promotes no 8-bit floating-point numbers
+        if not is_one_byte and torch.promote_types(self.dtype, dtype) == dtype:
+            return LazyTensor(self.source, like)
+        return LazyTensor(Entrywise(cast_values, (self, dtype)), like)
+
 
 def loaded(tensor: Any) -> Any:
     """The values of a lazy tensor; anything else is returned unchanged."""
@@ -187,7 +216,10 @@ def loaded(tensor: Any) -> Any:
 
 def _stored(tensor: Any) -> Any:
     """The values of a lazy tensor where its source has them; anything else is returned unchanged."""
-    return tensor.source.read() if isinstance(tensor, LazyTensor) else tensor
+    if not isinstance(tensor, LazyTensor):
+        return tensor
+    values = tensor.source.read()
+    return values.to(tensor.dtype) if tensor.is_converted else values
 
 
 def source_of(tensor: Tensor) -> Source:
@@ -210,15 +242,6 @@ def materialized(module: nn.Module) -> Iterator[None]:
     finally:
         for part, name, parameter in lazy:
             part._parameters[name] = parameter
-
-
-def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
-    """The tensor in another precision. A wider one changes no value, so that none is converted before it is used."""
-    like = torch.empty_like(_meta(tensor), dtype=dtype)
-    is_one_byte = 1 in (tensor.dtype.itemsize, dtype.itemsize)  # torch promotes no 8-bit floating-point numbers
-    if not is_one_byte and torch.promote_types(tensor.dtype, dtype) == dtype:
-        return LazyTensor(tensor.source, like)
-    return LazyTensor(Entrywise(lambda x: x.to(dtype), (tensor,)), like)
 
 
 def _meta(x: Any) -> Any:

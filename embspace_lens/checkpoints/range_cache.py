@@ -68,8 +68,7 @@ class RangeCache:
         Raises:
             EmbspaceError: If the bound is not a positive number, or the folder cannot be created.
         """
-        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return cls(expand(os.environ.get(FOLDER_VARIABLE) or Path(caches) / "embspace_lens"), _max_bytes())
+        return cls(user_cache(), _max_bytes())
 
     @classmethod
     def temporary(cls) -> "RangeCache":
@@ -185,6 +184,12 @@ class RangeCache:
                 _remove(path)
                 n_bytes -= size
         return n_bytes
+
+
+def user_cache() -> Path:
+    """The folder in $EMBSPACE_LENS_CACHE, or else `embspace_lens` in the user's folder of caches."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return expand(os.environ.get(FOLDER_VARIABLE) or Path(caches) / "embspace_lens")
 
 
 def _max_bytes() -> int:

@@ -54,7 +54,7 @@ def relations(
 
     with plain_warnings():
         pairs = read_relations(*files)
-    lens = open_lens(model, options)
+    lens = open_lens(model, options, runs_model=not no_first_mlp)
     with plain_warnings():
         df = relation_scores(
             lens, pairs, layer=layer, head=head, k=k, first_mlp=not no_first_mlp, n_shuffles=n_shuffles, seed=seed
@@ -97,7 +97,7 @@ def operations(
 
         embspace-lens operations --layer 3 --vocabulary frequent --score cosine
     """
-    lens = open_lens(model, options)
+    lens = open_lens(model, options, runs_model=not no_first_mlp)
     from ..circuits.operations import salient_operations
 
     df = salient_operations(lens, layer, head, n=n, k=k, largest=not lowest, first_mlp=not no_first_mlp)

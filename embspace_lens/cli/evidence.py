@@ -98,7 +98,7 @@ def recall(
     The control compares hidden states with the weights that are active at other tokens. This command runs the model on texts.
     """
     examples = load_texts(texts, column, where, n_texts)
-    lens = open_lens(model, options)
+    lens = open_lens(model, options, runs_model=True)
     from ..evidence.recall import hidden_state_recall
 
     df = hidden_state_recall(

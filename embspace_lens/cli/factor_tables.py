@@ -39,7 +39,13 @@ def contexts(
     from ..factors.contexts import top_contexts
 
     df = top_contexts(
-        dictionary, open_lens(model).model, examples, layers=layer, n=n, window=window, max_tokens=max_tokens
+        dictionary,
+        open_lens(model, runs_model=True).model,
+        examples,
+        layers=layer,
+        n=n,
+        window=window,
+        max_tokens=max_tokens,
     )
     df = df.loc[df["factor"].isin(selected)].reset_index(drop=True)  # codes depend on all factors: select last
     output.write(df, next_step("importance", factors, texts, model))
@@ -75,7 +81,13 @@ def importance(
 
     n_contexts = 200 if levels else 0
     measured = activity(
-        dictionary, open_lens(model).model, examples, layers=layer, n=n, n_contexts=n_contexts, max_tokens=max_tokens
+        dictionary,
+        open_lens(model, runs_model=True).model,
+        examples,
+        layers=layer,
+        n=n,
+        n_contexts=n_contexts,
+        max_tokens=max_tokens,
     )
     df = level(measured.importance, measured.contexts) if levels else measured.importance
     output.write(df, next_step("contexts --factor 0", factors, texts, model))
@@ -106,7 +118,7 @@ def saliency(
     examples = load_texts(texts, column, where, n_texts)
     dictionary = load_dictionary(factors, model)
     selected = select_factors(factor, dictionary)
-    lens = open_lens(model)
+    lens = open_lens(model, runs_model=True)
     from ..factors.contexts import top_contexts
     from ..factors.lime import saliency
 
@@ -163,7 +175,7 @@ def senses(
         list(zip(rows["word"].astype(str), rows["tag"].astype(str))) for _, rows in table.groupby(keys, sort=False)
     ]
     dictionary = load_dictionary(factors, model)
-    lens = open_lens(model)
+    lens = open_lens(model, runs_model=True)
     from ..factors.word_senses import senses
 
     output.write(senses(dictionary, lens.model, sentences, words=words, layers=layer, at_least=at_least, seed=seed))

@@ -40,7 +40,7 @@ def fit(
     Ctrl-C saves a checkpoint, and the same command resumes the fit.
     """
     examples = load_texts(texts, column, where, n_texts)
-    lens = open_lens(model)
+    lens = open_lens(model, runs_model=True)
     from ..factors.training import fit_factors
 
     with says_how_to_resume():
@@ -109,7 +109,7 @@ def explore(
         raise errors.demo_has_factors()
     examples = load_texts(texts, column, where, n_texts) if texts is not None else None
     dictionary = load_dictionary(factors, model)
-    lens = open_lens(model, LensOptions(vocabulary="words", score="cosine"))
+    lens = open_lens(model, LensOptions(vocabulary="words", score="cosine"), runs_model=True)
     from ..factors.pretrained import demo_saliency
     from ..forward.sampling import sample_texts
     from ..site.pages import explore

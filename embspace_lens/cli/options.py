@@ -132,7 +132,10 @@ Offload = Annotated[
 ]
 Cache = Annotated[
     bool,
-    typer.Option("--cache/--no-cache", help="Keep what is fetched from an address on disk, for the next command."),
+    typer.Option(
+        "--cache/--no-cache",
+        help="Keep on disk, for the next command, what is fetched from an address, and the structure of models.",
+    ),
 ]
 LensSpace = Annotated[
     SpaceName,

@@ -98,8 +98,8 @@ def stitch(
         raise errors.graft_needed(sorted(tuned_counts))
     examples, labels = read_labelled(texts, column=column, label=label, where=where)
     lens_options = LensOptions(vocabulary=vocabulary, space=space, fold=fold, device=device)
-    recipient_lens = open_lens(recipient, lens_options)
-    donors = {name: (open_lens(name, lens_options), head) for name, head in heads.items()}
+    recipient_lens = open_lens(recipient, lens_options, runs_model=True)
+    donors = {name: (open_lens(name, lens_options, runs_model=True), head) for name, head in heads.items()}
     from ..compare.stitching_sweep import stitch_sweep
 
     options: dict[str, Any] = {"inverse": inverse} if inverse else {}

@@ -8,7 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..tables.checks import check_integer
-from ..weights.effective import FactoredMatrix
+from ..weights.factored_matrix import FactoredMatrix
 from .translation import Translation
 
 Inverse = Literal["pinv", "least_squares", "ridge", "procrustes", "transpose"]

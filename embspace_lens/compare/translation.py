@@ -14,7 +14,7 @@ from ..search.tiles import upcast
 from ..space.embedding_space import SIDES
 from ..space.embeddings import as_tensor
 from ..tables.checks import check_choice
-from ..weights.effective import FactoredMatrix
+from ..weights.factored_matrix import FactoredMatrix
 from ..weights.parameter_names import Side
 
 

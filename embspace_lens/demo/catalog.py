@@ -138,6 +138,11 @@ def load_tuned(
     return _load(folder.name, base, difference, device, dtype), head
 
 
+def folders(name: str) -> list[Path]:
+    """The folders of a demo model's weights and of its tokenizer; empty for a classifier, which is stored as a difference."""
+    return [] if is_classifier(name) else [MODELS / name, MODELS / "tokenizer"]
+
+
 def _folder(name: str | PathLike[str]) -> Path:
     return MODELS / name if name in names() else expand(name)
 

@@ -76,9 +76,9 @@ def _decompositions(
 ) -> Iterator[Decomposition]:
     """The n strongest singular directions of each head, or of the whole weight of an MLP."""
     if name in CIRCUITS:
-        form = lens.weights.W_OV(index.layer) if name == "W_OV" else lens.weights.W_QK(index.layer)
+        circuits = lens.weights.circuits(name, index.layer)
         for h in heads:
-            U, S, V = form[h].svd()
+            U, S, V = svd_of_product(*circuits[h])
             yield Decomposition(h, CIRCUIT_SIDES[name], S[:n].cpu(), [U[:, :n].T, V[:, :n].T])
         return
     matrices = lens.weights.directions(name, *index)
@@ -86,6 +86,17 @@ def _decompositions(
     for h in heads:
         _, S, Vh = torch.linalg.svd(matrices if h == NO_HEAD else matrices[h], full_matrices=False)
         yield Decomposition(h, sides, S[:n].cpu(), [Vh[:n]])
+
+
+def svd_of_product(
+    left: Float[Tensor, "n rank"], right: Float[Tensor, "m rank"]
+) -> tuple[Float[Tensor, "n rank"], Float[Tensor, " rank"], Float[Tensor, "m rank"]]:
+    """U, S and V with `left rightᵀ = U diag(S) Vᵀ`, as `FactoredMatrix.svd` computes them, without the product."""
+    U_left, S_left, Vh_left = torch.linalg.svd(left, full_matrices=False)
+    U_right, S_right, Vh_right = torch.linalg.svd(right.T, full_matrices=False)
+    middle = S_left[:, None] * Vh_left @ U_right * S_right[None, :]
+    U, S, Vh = torch.linalg.svd(middle, full_matrices=False)
+    return U_left @ U, S, Vh_right.T @ Vh.T
 
 
 def _sign(lens: BaseLens, x: Float[Tensor, "n d_model"], side: Side) -> Float[Tensor, " n"]:

@@ -14,10 +14,13 @@ CONTINUATION, WORD_END = "##", "</w>"  # how WordPiece marks the inside of a wor
 
 @cache
 def _byte_of_character() -> dict[str, int]:
-    """The byte that each character stands for in the pieces of byte-level BPE."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
+    """The byte that each character stands for in the pieces of byte-level BPE: GPT-2's table.
 
-    return {character: byte for byte, character in bytes_to_unicode().items()}
+    Printable characters of Latin-1 stand for their own code; those from U+0100 on for the other bytes, in ascending order.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def text_of_bytes(piece: str) -> str | None:

@@ -1,12 +1,15 @@
 """The factors of the circuits of a block's heads, made head by head."""
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .direction_rows import Directions, RowIndex
+
+if TYPE_CHECKING:
+    import transformer_lens
 
 Factors = tuple[Float[Tensor, "*n_heads d_model rank"], Float[Tensor, "*n_heads d_model rank"]]
 """Left and right factor: the circuit is `left @ right.mT`."""
@@ -60,3 +63,11 @@ class CircuitDifference:
         is_changed = left.any(dim=-1).any(dim=-1) | right.any(dim=-1).any(dim=-1)
         mask = is_changed[..., None, None]
         return torch.cat([left, b_left], dim=-1) * mask, torch.cat([a_right, right], dim=-1) * mask
+
+
+def factored(circuits: Circuits) -> "transformer_lens.FactoredMatrix":
+    """The circuits of all heads as TransformerLens's matrix of two factors, for users."""
+    from .factored_matrix import FactoredMatrix
+
+    left, right = circuits[:]
+    return FactoredMatrix(left, right.mT)

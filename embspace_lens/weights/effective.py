@@ -1,27 +1,30 @@
 """Effective weights: what a weight reads from the residual stream or writes to it, with the linear part of the norms."""
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import FactoredMatrix
 
 from .. import errors
 from ..checkpoints.checkpoint import is_transpose
 from ..checkpoints.lazy_tensor import LazyTensor, loaded
 from ..tables.selection import Select, select
 from .architectures import Block, Norm
-from .circuit_factors import Circuits, HeadCircuits
+from .circuit_factors import Circuits, HeadCircuits, factored
 from .direction_rows import Directions, FoldedDirections, fold
 from .experts import NO_EXPERT
 from .host import AttentionWeight, Host, MLPWeight, OuterWeight
+from .model_facts import ModelFacts
 from .notes import collect_notes
 from .parameter_names import ATTENTION, FACTORS, MLP, WRITING, Sublayer, WeightIndex, side_of, sublayer_of
 from .rotary import rotation_matrix
 
+if TYPE_CHECKING:
+    import transformer_lens
 
-class Weights:
+
+class Weights(ModelFacts):
     r"""The effective weights of one TransformerLens model, read block by block; the model is never changed.
 
     A component reads the residual stream through a norm, $\hat x = \gamma \circ (x - \bar x) / \sigma$ (an RMSNorm does not
@@ -32,12 +35,11 @@ class Weights:
     Gains are always folded. If TransformerLens has already folded them, they are 1, and folding changes nothing.
 
     Args:
-        model: A TransformerBridge or a HookedTransformer.
+        model: A TransformerBridge, a HookedTransformer, or its `Host`.
         fold_ln: Whether to fold norms into the weights; with False, weights are read as stored.
 
     Attributes:
-        model: The model.
-        name: Its name.
+        name: The model's name.
         n_layers: The number of blocks.
         n_heads: The number of query heads of a block.
         d_model: The width of the residual stream.
@@ -52,8 +54,7 @@ class Weights:
     """
 
     def __init__(self, model: Any, *, fold_ln: bool = True) -> None:
-        self.model = model
-        self.host = Host(model)
+        self.host = model if isinstance(model, Host) else Host(model)
         self.fold_ln = fold_ln
         self._kept: dict[str, Tensor] = {}
         self.name = self.host.name
@@ -89,21 +90,6 @@ class Weights:
         return self._outer("W_pos")
 
     @property
-    def has_positions(self) -> bool:
-        """Whether positions are learned embeddings."""
-        return self.host.has_positions
-
-    @property
-    def n_key_value_heads(self) -> int:
-        """The number of key-value heads of a block; query heads share them if there are fewer."""
-        return self.host.n_key_value_heads
-
-    @property
-    def residual_multiplier(self) -> float:
-        """The factor of a block's outputs when they are added to the residual stream (Granite)."""
-        return self.host.residual_multiplier
-
-    @property
     def d_vocab(self) -> int:
         """The number of tokens that the model predicts."""
         return self.host.outer("W_U").shape[1]
@@ -126,19 +112,17 @@ class Weights:
         """Output directions, one per row."""
         return self.directions("W_O", layer)
 
-    def W_OV(self, layer: int) -> FactoredMatrix:
+    def W_OV(self, layer: int) -> "transformer_lens.FactoredMatrix":
         """The OV circuit `W_V W_O` of each head, from source to output: `d_model × d_model`, stored as two factors."""
-        left, right = self.circuits("W_OV", layer)[:]
-        return FactoredMatrix(left, right.mT)
+        return factored(self.circuits("W_OV", layer))
 
-    def W_QK(self, layer: int, distance: int | None = None) -> FactoredMatrix:
+    def W_QK(self, layer: int, distance: int | None = None) -> "transformer_lens.FactoredMatrix":
         """The QK circuit `W_Q W_Kᵀ` of each head, query × key: `d_model × d_model`, stored as two factors.
 
         Positions, norms of queries and keys, the rotary part of multi-head latent attention and the factor 1/√d_head are left
         out. With a distance, rotary positions are included: `W_Q R(Δ) W_Kᵀ` for a key that is `distance` tokens before its query.
         """
-        left, right = self.circuits("W_QK", layer, distance)[:]
-        return FactoredMatrix(left, right.mT)
+        return factored(self.circuits("W_QK", layer, distance))
 
     def circuits(self, name: str, layer: int, distance: int | None = None) -> Circuits:
         """W_OV or W_QK of a block's heads, made head by head: `circuits[head]` are the factors of one, `left @ right.mT`."""
@@ -169,7 +153,7 @@ class Weights:
 
     def layers_with(self, sublayer: Sublayer) -> list[int]:
         """The indices of the blocks that have attention (`"attn"`) or an MLP (`"mlp"`)."""
-        return [block.layer for block in self.host.blocks if getattr(block, sublayer) is not None]
+        return self.host.layers_with(sublayer)
 
     def select_layers(self, layer: Select, sublayer: Sublayer) -> list[int]:
         """The selected blocks, all of which have the sublayer; with None or a slice, blocks without it are omitted.
@@ -291,22 +275,7 @@ class Weights:
 
     def notes(self) -> dict[str, str]:
         """Scales, caps and norms between a weight and its effect, by weight."""
-        return collect_notes(self.host)
-
-    @property
-    def is_offloaded(self) -> bool:
-        """Whether the weights stay in their checkpoint, and are read from it when they are needed."""
-        return self.host.checkpoint is not None
-
-    @property
-    def bytes_read(self) -> int:
-        """How many bytes of the checkpoint were read so far, or fetched over the network; 0 for a model in memory."""
-        return 0 if self.host.checkpoint is None else self.host.checkpoint.files.bytes_read
-
-    @property
-    def format_name(self) -> str:
-        """The format of a quantised checkpoint; empty for other checkpoints, and for models in memory."""
-        return getattr(self.host.checkpoint, "format_name", "")
+        return self.host.notes or collect_notes(self.host)
 
     # -- internals
 

@@ -27,7 +27,8 @@ from .configuration import context_length
 from .experts import NO_EXPERT, ExpertWeights
 from .head_matrices import falcon_heads, heads_of_linear_layers
 from .latent_attention import is_latent, latent_factors, latent_modules, latent_output, latent_scale
-from .modules import attribute, readable, unwrap
+from .modules import attribute, position_embeddings, readable, unwrap
+from .parameter_names import Sublayer
 
 OuterWeight = Literal["W_E", "W_U", "W_pos"]
 AttentionWeight = Literal["W_Q", "W_K", "W_V", "W_O"]
@@ -37,6 +38,10 @@ MLPWeight = Literal["W_in", "W_gate", "W_out"]
 class Host:
     """The parameters of a TransformerBridge or a HookedTransformer.
 
+    Attributes:
+        tokenizer: The model's tokenizer; None if it does not have one.
+        notes: The model's notes, if they are recorded; otherwise empty (see `collect_notes`).
+
     Raises:
         EmbspaceError: If `model` is neither.
     """
@@ -45,6 +50,8 @@ class Host:
         if not (isinstance(model, nn.Module) and hasattr(model, "cfg") and hasattr(model, "unembed")):
             raise errors.not_transformer_lens(type(model).__name__)
         self.model = model
+        self.tokenizer: Any = getattr(model, "tokenizer", None)
+        self.notes: dict[str, str] = {}
         self.is_bridge = "adapter" in model.__dict__
         cfg: Any = model.cfg
         self.cfg = cfg
@@ -127,6 +134,10 @@ class Host:
 
     # -- blocks and norms
 
+    def layers_with(self, sublayer: Sublayer) -> list[int]:
+        """The indices of the blocks that have attention (`"attn"`) or an MLP (`"mlp"`)."""
+        return [block.layer for block in self.blocks if getattr(block, sublayer) is not None]
+
     def _block(self, layer: int, block: nn.Module) -> Block:
         modules = dict(block._modules)
         if self.architecture in OUTPUT_NORM and "ln1_post" not in modules:
@@ -195,11 +206,18 @@ class Host:
         both = unwrap(block.attn)._modules.get("qk_norm")  # Llama 4; the bridge has no name for it
         return modules.get("q_norm", both), modules.get("k_norm", both)
 
+    def has_head_norms(self, block: Block) -> bool:
+        """Whether a block normalises its queries and keys before their product."""
+        return all(module is not None for module in self.query_key_norms(block))
+
     # -- embeddings
 
     def outer(self, name: OuterWeight) -> Float[Tensor, "n_rows n_columns"]:
         """W_E `[d_vocab, d_model]`, W_U `[d_model, d_vocab]` or W_pos `[n_ctx, d_model]` as stored."""
-        weight = self._position_embeddings() if name == "W_pos" else attribute(self.model, name, name, self.name)
+        if name == "W_pos":
+            weight = position_embeddings(self.model, self.architecture)
+        else:
+            weight = attribute(self.model, name, name, self.name)
         if weight is None:
             raise errors.no_positions(self.name) if name == "W_pos" else errors.no_weight(name, self.name)
         weight = readable(weight, name, self.name)
@@ -215,18 +233,6 @@ class Host:
             return self.outer("W_pos") is not None
         except errors.EmbspaceError:
             return False
-
-    def _position_embeddings(self) -> Tensor | None:
-        """The position embeddings from position 0 on. `model.W_pos` is missing in TransformerLens 3.9."""
-        module = self.model._modules.get("pos_embed")
-        if module is None:
-            return None
-        table: Any = unwrap(module)
-        weight: Any = getattr(table, "W_pos", None) if table is module else getattr(table, "weight", None)
-        # The tables of OPT and RoBERTa have rows before that of position 0.
-        if self.architecture == "OPTForCausalLM":
-            return weight[table.offset :]
-        return weight[table.padding_idx + 1 :] if self.architecture == "RobertaForMaskedLM" else weight
 
     # -- attention
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformer_lens.utilities.quantization import unreadable_weight_reason
 
 from .. import errors
 
@@ -40,6 +39,8 @@ def readable(weight: Any, label: str, model: str) -> Tensor:
     Raises:
         EmbspaceError: If it is not a plain floating-point tensor (quantized, or on the meta device).
     """
+    from transformer_lens.utilities.quantization import unreadable_weight_reason
+
     reason = unreadable_weight_reason(weight)
     if reason is not None:
         raise errors.unreadable(label, model, reason)
@@ -51,3 +52,16 @@ def unwrap(module: nn.Module) -> nn.Module:
     while isinstance(inner := module.__dict__.get("_modules", {}).get("_original_component"), nn.Module):
         module = inner
     return module
+
+
+def position_embeddings(model: Any, architecture: str) -> Tensor | None:
+    """A model's position embeddings from position 0 on; None if it has none. `model.W_pos` is missing in TransformerLens 3.9."""
+    module = model._modules.get("pos_embed")
+    if module is None:
+        return None
+    table: Any = unwrap(module)
+    weight: Any = getattr(table, "W_pos", None) if table is module else getattr(table, "weight", None)
+    # The tables of OPT and RoBERTa have rows before that of position 0.
+    if architecture == "OPTForCausalLM":
+        return weight[table.offset :]
+    return weight[table.padding_idx + 1 :] if architecture == "RobertaForMaskedLM" else weight

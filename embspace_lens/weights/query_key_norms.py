@@ -168,14 +168,9 @@ def normalized_circuits(weights: Weights, layer: int, distance: int | None = Non
         for circuit in before:
             circuit.sign = -circuit.sign
         return after + before
-    if not has_head_norms(weights.host, weights.host.blocks[layer]):
+    if not weights.host.has_head_norms(weights.host.blocks[layer]):
         return []
     return [NormalizedCircuit(weights, layer, distance)]
-
-
-def has_head_norms(host: Host, block: Block) -> bool:
-    """Whether a block normalises its queries and keys before their product."""
-    return all(module is not None for module in host.query_key_norms(block))
 
 
 def head_norms(host: Host, block: Block) -> dict[Letter, HeadNorm]:

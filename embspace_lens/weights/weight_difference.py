@@ -21,7 +21,7 @@ class WeightDifference(Weights):
     """
 
     def __init__(self, after: Weights, before: Weights) -> None:
-        super().__init__(before.model, fold_ln=before.fold_ln)
+        super().__init__(before.host, fold_ln=before.fold_ln)
         self.after, self.before = after, before
         self.name = f"{after.name} − {before.name}"
 

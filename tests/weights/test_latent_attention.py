@@ -19,7 +19,7 @@ from embspace_lens.weights.booting import boot
 from embspace_lens.weights.effective import Weights
 from embspace_lens.weights.hook_points import head_hook, pattern_hook
 from embspace_lens.weights.offloading import boot_offloaded
-from embspace_lens.weights.query_key_norms import has_head_norms, normalized_circuits
+from embspace_lens.weights.query_key_norms import normalized_circuits
 
 D_KEY, D_VALUE, D_ROTARY, RANK = 8, 6, 4, 16
 MODULES = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
@@ -149,7 +149,7 @@ def test_distances_raise_an_error(name):
 @pytest.mark.parametrize("name", skipping(list(LATENT)))
 def test_norms_between_factors_are_not_norms_of_heads(name):
     weights = Weights(shared(name).model)
-    assert not any(has_head_norms(weights.host, block) for block in weights.host.blocks)
+    assert not any(weights.host.has_head_norms(block) for block in weights.host.blocks)
     assert normalized_circuits(weights, 0) == []
 
 
