@@ -112,7 +112,9 @@ class EmbspaceAccessor:
         return label_groups(self._df, check_integer("k", k, minimum=1))
 
     def plot(self, **options: Any) -> Any:
-        """Draw the table by the plot of its kind; a table of pairs of many heads becomes a map of layers × heads.
+        """Draw the table by the plot of its kind.
+
+        A table of pairs of many heads becomes a map of layers × heads, direct virtual weights a graph of features.
 
         Args:
             **options: The options of the plot, such as `k` of `plot_tokens`; for the table of an alignment, `alignment`.
@@ -123,6 +125,7 @@ class EmbspaceAccessor:
         Raises:
             EmbspaceError: If there is no plot for this kind of table, or the table holds more than the plot has room for.
         """
+        from .plots.feature_graph import plot_feature_graph
         from .plots.head_maps import plot_heads
         from .plots.pair_lines import MAX_HEADS
 
@@ -133,7 +136,9 @@ class EmbspaceAccessor:
             if "alignment" not in options:
                 raise errors.alignment_missing()
             return plot(**options)
-        if table_kind == "pairs" and _is_of_one_weight(self._df) and count_groups(self._df) > MAX_HEADS:
+        if table_kind == "pairs" and "circuit" in self._df.columns and (self._df["circuit"] == "direct").any():
+            plot = plot_feature_graph
+        elif table_kind == "pairs" and _is_of_one_weight(self._df) and count_groups(self._df) > MAX_HEADS:
             plot = plot_heads
         return plot(self._df, **options)
 

@@ -2232,3 +2232,8 @@ def coactivation_of_other_texts(path: object) -> EmbspaceError:
     return EmbspaceError(
         f"{path} is the checkpoint of a coactivation of other texts. Pass another file, or delete this one."
     )
+
+
+def several_circuits(caller: str, circuits: Sequence[str]) -> EmbspaceError:
+    """A graph of the virtual weights of one circuit was given a table of several."""
+    return EmbspaceError(f"{caller} draws one circuit, and this table holds {', '.join(circuits)}. Select one of them.")

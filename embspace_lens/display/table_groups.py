@@ -49,7 +49,7 @@ _MAKERS = {
 }
 """The functions that make each kind of table, for messages."""
 
-KEYS = ("layer", "expert", "head", "neuron", "subhead", "direction", "factor", "weight", "component", "side")
+KEYS = ("layer", "expert", "head", "neuron", "subhead", "direction", "factor", "circuit", "weight", "component", "side")
 _HASHABLE = ("string", "categorical", "boolean", "integer", "floating")
 """Kinds of columns, as pandas infers them, that may be part of a group's identity."""
 MEASURES = {name for name, column in GLOSSARY.items() if column.dtype == "float32"}
@@ -67,6 +67,9 @@ VERBS = {
     "W_QK": "attends",
 }
 """What each weight does, in one word."""
+
+CIRCUIT_WEIGHTS = {"ov": "W_OV", "qk": "W_QK"}
+"""The weights of the circuits of `virtual_weights`; `direct` has none."""
 
 
 class TableGroup(NamedTuple):
@@ -217,9 +220,9 @@ def name_of(row: Mapping[Any, Any]) -> str:
 
 
 def weight_of(row: Mapping[Any, Any]) -> str:
-    """`W_out`; for a singular direction `W_OV 0 read`."""
-    parts = [row[column] for column in ("weight", "component", "side") if column in row]
-    return " ".join(map(str, parts))
+    """`W_out`; for a singular direction `W_OV 0 read`; for a virtual weight `W_OV`, or `direct`."""
+    parts = [str(row[column]) for column in ("circuit", "weight", "component", "side") if column in row]
+    return " ".join(CIRCUIT_WEIGHTS.get(part, part) for part in parts)
 
 
 def noun_of(df: pd.DataFrame) -> str:
@@ -274,7 +277,8 @@ def holds_pairs(rows: pd.DataFrame) -> bool:
 
 def pair_ends(rows: pd.DataFrame) -> tuple[str, str]:
     """The two ends of a pair, in the order of the arrow: source → promoted for W_OV, query → key for W_QK."""
-    query_first = "weight" in rows.columns and len(rows) and rows["weight"].iloc[0] == "W_QK"
+    first = {name: rows[name].iloc[0] for name in ("circuit", "weight") if name in rows.columns and len(rows)}
+    query_first = "W_QK" in weight_of(first)
     return ("dest", "src") if query_first else ("src", "dest")
 
 

@@ -109,7 +109,7 @@ def virtual_weights(
             raise errors.lens_needed(circuit)
         layers = layers_between(source, target, circuit, lens.weights, layer)
         blocks = _head_blocks(source, target, lens, layers, lens.weights.select_heads(head), circuit, k, largest)
-    return tidy(COLUMNS, blocks)
+    return tidy(COLUMNS, blocks, kind="pairs")
 
 
 def _direct_blocks(source: Features, target: Features, lens: BaseLens | None, k: int, largest: bool) -> Iterator[Block]:

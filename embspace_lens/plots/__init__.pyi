@@ -6,6 +6,7 @@ from .comparison_curves import plot_stitch as plot_stitch
 from .evidence_curves import plot_keep_k as plot_keep_k
 from .evidence_curves import plot_recall as plot_recall
 from .evidence_curves import plot_related_pairs as plot_related_pairs
+from .feature_graph import plot_feature_graph as plot_feature_graph
 from .head_maps import plot_heads as plot_heads
 from .importance_curves import plot_importance as plot_importance
 from .pair_lines import plot_pairs as plot_pairs

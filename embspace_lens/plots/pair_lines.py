@@ -1,14 +1,16 @@
 """The best pairs of tokens of heads as lines between two columns."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from ..display import theme
 from ..display.table_groups import TableGroup, check_kind, features_as_tokens, pair_ends
 from ..display.tokens import display, format_score, pair, width
-from .figure import balanced_columns, escape, finish, groups_to_draw, plotly, token_label
+from .figure import balanced_columns, escape, finish, groups_to_draw, plotly
 
 MAX_HEADS = 9
 MAX_COLUMNS = 3
@@ -70,18 +72,67 @@ def plot_pairs(df: pd.DataFrame, k: int = 12) -> Any:
 
 
 def _draw_head(go: Any, figure: Any, group: TableGroup, k: int, cell: tuple[int, int], label_width: float) -> None:
-    """One head: each token once per column, in the order of its best pair, and one line for each pair."""
+    """One head: its best pairs between two columns."""
     rows = group.rows.head(k)
     ends = pair_ends(rows)
-    heights = [_heights(rows, end, ends) for end in ends]
-    sizes = rows["score"].abs().to_numpy()
-    strengths = sizes / max(float(sizes.max()), 1e-30)
+    columns = [
+        PairColumn(rows[f"{end}_token_index"].tolist(), list(map(display, rows[f"{end}_token_string"])), heading)
+        for end, heading in zip(ends, HEADINGS.get(group.weight, ("from", "to")), strict=True)
+    ]
+    pairs = zip(*(rows[f"{end}_token_string"] for end in ends), rows["score"], strict=True)
+    hover = [
+        f"{escape(group.name)} {group.weight}<br>{escape(pair(a, b))}<br>score {format_score(score)}"
+        for a, b, score in pairs
+    ]
+    draw_pairs(go, figure, columns, rows["score"].to_numpy(), hover, cell, label_width)
+
+
+class PairColumn(NamedTuple):
+    """One side of pairs.
+
+    Attributes:
+        keys: What each pair has on this side, best pair first; equal keys are one mark.
+        labels: The text of each, as displayed.
+        heading: The title of the column.
+    """
+
+    keys: list[Any]
+    labels: list[str]
+    heading: str
+
+    @property
+    def distinct(self) -> dict[Any, str]:
+        """The label of each key, in the order of its best pair."""
+        return dict(zip(self.keys, self.labels, strict=True))
+
+
+def draw_pairs(
+    go: Any,
+    figure: Any,
+    columns: Sequence[PairColumn],
+    scores: Float[np.ndarray, " n"],
+    hover: Sequence[str],
+    cell: tuple[int, int],
+    label_width: float,
+) -> None:
+    """Draw pairs as lines between two columns of labels; negative scores are orange and dotted.
+
+    Args:
+        go: The module `plotly.graph_objects`.
+        figure: The figure.
+        columns: The left and the right column.
+        scores: The score of each pair, best pair first.
+        hover: The text of each pair's line.
+        cell: Row and column of the panel.
+        label_width: The share of the panel that the labels of one column take.
+    """
+    heights = [_heights(column, columns) for column in columns]
+    strengths = np.abs(scores) / max(float(np.abs(scores).max()), 1e-30)
     t = np.linspace(0, 1, 25)
     smooth = t * t * (3 - 2 * t)
-    for row, strength in list(zip(rows.to_dict("records"), strengths, strict=True))[::-1]:  # the best pair on top
-        left, right = (height[row[f"{end}_token_index"]] for height, end in zip(heights, ends, strict=True))
-        label = escape(pair(*(row[f"{end}_token_string"] for end in ends)))
-        is_negative = row["score"] < 0
+    for i in range(len(scores))[::-1]:  # the best pair on top
+        left, right = (height[column.keys[i]] for height, column in zip(heights, columns, strict=True))
+        is_negative, strength = bool(scores[i] < 0), float(strengths[i])
         line = {
             "width": 0.8 + 3.2 * strength**2,
             "color": theme.ORANGE if is_negative else theme.BLUE,
@@ -95,27 +146,24 @@ def _draw_head(go: Any, figure: Any, group: TableGroup, k: int, cell: tuple[int,
             hoverinfo="text",
             line=line,
             opacity=0.35 + 0.6 * strength**2,
-            hovertext=f"{escape(group.name)} {group.weight}<br>{label}<br>score {format_score(row['score'])}",
+            hovertext=hover[i],
         )
         figure.add_trace(curve, *cell)
-    headings = HEADINGS.get(group.weight, ("from", "to"))
-    for i, (end, x, position) in enumerate(
-        zip(ends, (label_width, 1 - label_width), ("middle left", "middle right"), strict=True)
-    ):
-        strings = dict(zip(rows[f"{end}_token_index"], rows[f"{end}_token_string"], strict=True))
-        labels = [headings[i], *map(token_label, strings.values())]
+    positions = (label_width, "middle left"), (1 - label_width, "middle right")
+    for column, height, (x, position) in zip(columns, heights, positions, strict=True):
+        labels = [column.heading, *map(escape, column.distinct.values())]
         figure.add_trace(
             go.Scatter(
                 x=[x] * len(labels),
-                y=[-0.95, *(heights[i][token_id] for token_id in strings)],
+                y=[-0.95, *(height[key] for key in column.distinct)],
                 mode="text",
                 hoverinfo="skip",
-                text=[f" {label}" if i else f"{label} " for label in labels],
+                text=[f" {label}" if position == "middle right" else f"{label} " for label in labels],
                 textposition=position,
                 textfont={
-                    "family": [theme.SANS] + [theme.MONO] * len(strings),
-                    "size": [11] + [13] * len(strings),
-                    "color": [theme.LIGHT.quiet] + [theme.LIGHT.text] * len(strings),
+                    "family": [theme.SANS] + [theme.MONO] * (len(labels) - 1),
+                    "size": [11] + [13] * (len(labels) - 1),
+                    "color": [theme.LIGHT.quiet] + [theme.LIGHT.text] * (len(labels) - 1),
                 },
                 cliponaxis=False,
             ),
@@ -123,8 +171,7 @@ def _draw_head(go: Any, figure: Any, group: TableGroup, k: int, cell: tuple[int,
         )
 
 
-def _heights(rows: pd.DataFrame, end: str, ends: tuple[str, str]) -> dict[int, float]:
-    """The vertical position of each token of one column; the shorter column is centred beside the longer one."""
-    tokens = list(dict.fromkeys(rows[f"{end}_token_index"]))
-    n_longer = max(len(set(rows[f"{other}_token_index"])) for other in ends)
-    return {token_id: i + (n_longer - len(tokens)) / 2 for i, token_id in enumerate(tokens)}
+def _heights(column: PairColumn, columns: Sequence[PairColumn]) -> dict[Any, float]:
+    """The vertical position of each key of one column; the shorter column is centred beside the longer one."""
+    n, n_longer = len(column.distinct), max(len(other.distinct) for other in columns)
+    return {key: i + (n_longer - n) / 2 for i, key in enumerate(column.distinct)}
