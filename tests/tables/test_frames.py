@@ -165,7 +165,15 @@ def test_every_column_has_a_meaning_and_is_used():
     used |= {"src_rank", "amplification"}  # salient_operations
     used |= set(FIGURE_COLUMNS)  # papers
     used |= {f"{end}feature_{part}" for end in ("", "src_", "dest_") for part in ("index", "label")}  # with_features
-    used |= {"circuit", "era", "twera", "frequency", "mean_activation", "joint_frequency", "mean_product"}  # coactivation
+    used |= {
+        "circuit",
+        "era",
+        "twera",
+        "frequency",
+        "mean_activation",
+        "joint_frequency",
+        "mean_product",
+    }  # coactivation
     used |= {"mean_where_active", "dictionary", "z_score", "is_outlier", "is_legible", "feature"}  # feature_labels
     used |= {"feature", "dictionary", "z_score", "is_outlier", "is_legible"}  # feature_labels
     unused = set(GLOSSARY) - used - {"similarity", "label"}  # made by match_neurons and by the accessor
