@@ -58,16 +58,17 @@ def run(setting: Setting) -> Findings:
         following = commonest(contexts.next_token, contexts.code, MIN_CONTEXTS)
         generator = torch.Generator().manual_seed(setting.seed)
         shuffled = [shuffle_encoder(features, generator) for _ in range(N_SHUFFLES)]
+        labels: dict[str, Labels] = {}
         for variant, options in VARIANTS.items():
-            labels, *controls = (best_labels(lens, each, **options) for each in (features, *shuffled))
-            rows += legibility_rows(f"{name}, {variant}", labels, controls)
+            labels[variant], *controls = (best_labels(lens, each, **options) for each in (features, *shuffled))
+            rows += legibility_rows(f"{name}, {variant}", labels[variant], controls)
             validated = [best_labels(lens, each, validate=True, **options) for each in (features, *shuffled)]
             rows += legibility_rows(f"{name}, {variant}, validated", validated[0], validated[1:])[:1]
             measure = f"{name}, {variant}: the token read is that of the contexts"
-            rows.append(agreement_row(measure, labels.read, active, setting.seed))
+            rows.append(agreement_row(measure, labels[variant].read, active, setting.seed))
         measure = f"{name}, {FOLDED}: the token promoted is the next token of the contexts"
-        rows.append(agreement_row(measure, labels.written, following, setting.seed))
-        details[f"Labels of {name} ({ENRICHED})"] = examples(lens, labels, active, following)
+        rows.append(agreement_row(measure, labels[FOLDED].written, following, setting.seed))
+        details[f"Labels of {name} ({ENRICHED})"] = examples(lens, labels[ENRICHED], active, following)
     return Findings(figures(NAME, setting, rows), details, notes=NOTES)
 
 
