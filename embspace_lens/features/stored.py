@@ -137,7 +137,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     except OSError as reason:
         raise errors.not_readable(path, reason.strerror or reason) from reason
     stored = read_header(path.name, size, lambda start, stop: bytes(files.read(path.name, start, stop).numpy()))
-    return {name: FileSource(files, each).read() for name, each in stored.items()}
+    return {name: FileSource(files, each, name).read() for name, each in stored.items()}
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
