@@ -53,6 +53,7 @@ class OutlierSearch:
         earlier: What the features of each earlier dictionary write.
         k: How many entries are kept of each vector, outliers or not.
         largest: The highest scores; with False, the lowest.
+        enriched: What stands for the embeddings of tokens on the side of encoders; None for the embeddings.
         pool: How many tokens a pool holds.
         feature_pool: How many features of an earlier dictionary a pool holds.
         token_threshold: The threshold of z-scores of tokens.
@@ -63,6 +64,7 @@ class OutlierSearch:
     earlier: Sequence[Rows]
     k: int
     largest: bool
+    enriched: Rows | None
     pool: int
     feature_pool: int
     token_threshold: float
@@ -70,8 +72,11 @@ class OutlierSearch:
 
     def tokens(self, x: Float[Tensor, "n d_model"], side: Side) -> Entries:
         """The best k tokens, and further tokens that are outliers."""
-        rows, ids = self.space.rows(side), self.space.ids(side)
-        return self._entries(self.space.vectors(x, side), rows, TOKEN, self.pool, self.token_threshold, ids)
+        if side == "read" and self.enriched is not None:
+            vectors, rows = self._direction(x), self.enriched
+        else:
+            vectors, rows = self.space.vectors(x, side), self.space.rows(side)
+        return self._entries(vectors, rows, TOKEN, self.pool, self.token_threshold, self.space.ids(side))
 
     def read(self, x: Float[Tensor, "n d_model"]) -> tuple[Entries, Entries]:
         """The best k tokens and earlier features that encoders read, by z-score; and the tokens alone, as `tokens` gives them.
@@ -80,12 +85,16 @@ class OutlierSearch:
         """
         tokens = self.tokens(x, "read")
         parts = [tokens.first(self.k)]
-        vectors = normalize(x, dim=1) if self.space.score == "cosine" else x
         for source, rows in enumerate(self.earlier):
-            parts.append(self._entries(vectors, rows, source, self.feature_pool, self.feature_threshold).first(self.k))
+            found = self._entries(self._direction(x), rows, source, self.feature_pool, self.feature_threshold)
+            parts.append(found.first(self.k))
         entries = joined(parts, axis=1)
         order = np.argsort(-entries.z if self.largest else entries.z, axis=1, kind="stable")[:, : self.k]
         return Entries(*(np.take_along_axis(part, order, axis=1) for part in entries)), tokens
+
+    def _direction(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+        """The vectors, normalised if scores are cosines."""
+        return normalize(x, dim=1) if self.space.score == "cosine" else x
 
     def _entries(
         self,

@@ -25,8 +25,8 @@ N_CONTEXTS, MIN_CONTEXTS = 50, 10
 N_SHUFFLES = 2
 FALSE_POSITIVES = 0.05
 N_SHOWN = 12
-PUBLISHED, FOLDED, WORDS = "as published", "norms folded", "norms folded, frequent words by cosine"
-SHUFFLED = "control shuffled encoders"
+PUBLISHED, FOLDED, ENRICHED = "as published", "norms folded", "norms folded, tokens after the first MLP"
+VARIANTS: dict[str, dict[str, Any]] = {PUBLISHED: {"raw": True}, FOLDED: {}, ENRICHED: {"first_mlp": True}}
 
 
 @dataclass(frozen=True)
@@ -48,33 +48,27 @@ class Labels:
 
 def run(setting: Setting) -> Findings:
     """Label the features of each dictionary from weights, and compare them with shuffled encoders and with their contexts."""
-    lenses = {
-        PUBLISHED: EmbeddingLens.from_pretrained(setting.model, fold_ln=False),
-        FOLDED: EmbeddingLens.from_pretrained(setting.model),
-        WORDS: EmbeddingLens.from_pretrained(setting.model, vocabulary="frequent", score="cosine"),
-    }
+    lens = EmbeddingLens.from_pretrained(setting.model)
     texts = read_texts(data_file(setting, "reviews"), where=TEST)[: setting.size(N_TEXTS, 10)]
     rows: list[dict[str, Any]] = []
     details: dict[str, pd.DataFrame] = {}
     for name, features in dictionaries(NAME, setting).items():
-        contexts = top_contexts(lenses[FOLDED].model, features, texts, N_CONTEXTS)
+        contexts = top_contexts(lens.model, features, texts, N_CONTEXTS)
         active = commonest(contexts.token, contexts.code, MIN_CONTEXTS)
         following = commonest(contexts.next_token, contexts.code, MIN_CONTEXTS)
         generator = torch.Generator().manual_seed(setting.seed)
         shuffled = [shuffle_encoder(features, generator) for _ in range(N_SHUFFLES)]
-        for variant, lens in lenses.items():
-            labels, controls = best_labels(lens, features), [best_labels(lens, other) for other in shuffled]
-            rows += legibility_rows(f"{name}, {variant}", labels, controls)
-            if variant == PUBLISHED:
-                validated = [best_labels(lens, each, validate=True) for each in (features, *shuffled)]
-                rows += legibility_rows(f"{name}, {variant}, validated", validated[0], validated[1:])[:1]
+        labels: dict[str, Labels] = {}
+        for variant, options in VARIANTS.items():
+            labels[variant], *controls = (best_labels(lens, each, **options) for each in (features, *shuffled))
+            rows += legibility_rows(f"{name}, {variant}", labels[variant], controls)
+            validated = [best_labels(lens, each, validate=True, **options) for each in (features, *shuffled)]
+            rows += legibility_rows(f"{name}, {variant}, validated", validated[0], validated[1:])[:1]
             measure = f"{name}, {variant}: the token read is that of the contexts"
-            rows.append(agreement_row(measure, labels.read, active, setting.seed))
-            if variant != PUBLISHED:
-                measure = f"{name}, {variant}: the token promoted is the next token of the contexts"
-                rows.append(agreement_row(measure, labels.written, following, setting.seed))
-            if variant == WORDS:
-                details[f"Labels of {name} ({variant})"] = examples(lens, labels, active, following)
+            rows.append(agreement_row(measure, labels[variant].read, active, setting.seed))
+        measure = f"{name}, {FOLDED}: the token promoted is the next token of the contexts"
+        rows.append(agreement_row(measure, labels[FOLDED].written, following, setting.seed))
+        details[f"Labels of {name} ({ENRICHED})"] = examples(lens, labels[ENRICHED], active, following)
     return Findings(figures(NAME, setting, rows), details, notes=NOTES)
 
 
@@ -85,9 +79,9 @@ def shuffle_encoder(features: Features, generator: torch.Generator) -> Features:
     return replace(features, encoder=features.encoder.gather(0, order))
 
 
-def best_labels(lens: EmbeddingLens, features: Features, *, validate: bool = False) -> Labels:
+def best_labels(lens: EmbeddingLens, features: Features, **options: Any) -> Labels:
     """The tokens with the highest scores, and whether features are legible by the paper's threshold."""
-    table: Any = feature_labels(lens, features, k=1, validate=validate)
+    table: Any = feature_labels(lens, features, k=1, **options)
     read, written = (table[table["side"] == side] for side in ("read", "write"))
     columns = read["token_index"], written["token_index"], read["z_score"], read["is_legible"]
     return Labels(*(column.to_numpy() for column in columns))
@@ -154,6 +148,7 @@ NOTES = (
     "for Gemma 2 and Llama 3.2); validated: and if this token by itself activates it. Tokens of earlier features are not counted.",
     f"Shuffled encoders: the entries of each encoder are permuted, {N_SHUFFLES} times. The control of the agreement pairs the labels of "
     "two different features.",
+    "After the first MLP: encoders are scored with the first MLP's output for each token's embedding, in place of the embedding.",
     f"Contexts: the {N_CONTEXTS} positions of held-out reviews with the largest codes; features with fewer than {MIN_CONTEXTS} are left out of "
     "the agreement.",
 )

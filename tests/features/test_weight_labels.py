@@ -33,7 +33,9 @@ def legible(table):
     return table.groupby("feature")["is_legible"].first().tolist()
 
 
-@pytest.mark.parametrize("options", [{}, {"largest": False}, {"raw": True}, {"validate": True}, {"feature": [2, 5]}])
+@pytest.mark.parametrize(
+    "options", [{}, {"largest": False}, {"raw": True}, {"first_mlp": True}, {"validate": True}, {"feature": [2, 5]}]
+)
 def test_table_is_tidy(lens, options):
     features = random_features(activation=Activation())
     table = feature_labels(lens, features, earlier=earlier_features(), **SMALL, **options)
@@ -73,6 +75,27 @@ def test_equals_brute_force(tiny, name, largest, raw):
     assert (actual.assign(source=sources).to_numpy() == np.array([row[:7] for row in expected])).all()
     scores = np.array([row[7:] for row in expected])
     np.testing.assert_allclose(table[["score", "z_score"]].to_numpy(), scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("score", ["dot", "cosine"])
+def test_the_first_mlp_stands_for_embeddings(tiny, score):
+    lens = EmbeddingLens(tiny("gpt2"), score=score, vocabulary=range(10, 90))
+    features = random_features(hook="blocks.1.hook_resid_pre")
+    with chunk_bytes(2**14):
+        table = feature_labels(lens, features, first_mlp=True, **SMALL)
+    block = lens.model.blocks[0]
+    enriched = block.mlp(block.ln2(lens.weights.W_E[None]))[0].detach()[10:90]
+    expected = features.encoder.T
+    if score == "cosine":
+        enriched, expected = (torch.nn.functional.normalize(x, dim=1) for x in (enriched - enriched.mean(0), expected))
+    best = (expected @ enriched.T).topk(SMALL["k"])
+    read, written = (table[table["side"] == side].reset_index(drop=True) for side in ("read", "write"))
+    assert read["token_index"].tolist() == (best.indices + 10).flatten().tolist()
+    np.testing.assert_allclose(read["score"], best.values.flatten(), rtol=1e-4, atol=1e-5)
+    usual = feature_labels(lens, features, **SMALL)
+    usual = usual[usual["side"] == "write"].reset_index(drop=True)
+    columns = ["token_index", "score", "z_score"]
+    pd.testing.assert_frame_equal(written[columns], usual[columns])
 
 
 @pytest.mark.parametrize("score", ["centered", "cosine"])
