@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import errors
-from ..factors.deferred_interrupt import deferred_interrupt
 from ..forward.batches import token_batches
 from ..forward.runs import collect_activations
 from ..forward.states import weights_key
@@ -134,6 +133,7 @@ def coactivation(
             texts contain no tokens; or the checkpoint is of other texts, dictionaries or options.
 
     Example:
+        >>> from embspace_lens.features import Activation, coactivation
         >>> hook = "blocks.0.hook_resid_post"
         >>> features = Features(torch.eye(32)[:3], torch.eye(32)[:, :3], name="axes", hook=hook, activation=Activation())
         >>> coactivation(features, model, ["w2 w3", "w4"], pairs=[[0, 1], [0, 2]])
@@ -164,17 +164,14 @@ def coactivation(
                 if progress.is_new(batch.tokens):
                     values = collect_activations(model, batch, [source.hook, target.hook])
                     mask = batch.mask.to(device_of(model))
-                    # A half-finished change could not be resumed.
-                    with deferred_interrupt():
+                    with progress.adding():
                         sums.add(values[source.hook][mask], values[target.hook][mask])
-                        progress.added()
                 bar.update(len(batch))
         progress.finish()
     except KeyboardInterrupt as interrupt:
-        if progress.path is None:
+        message = progress.save_interrupted()
+        if not message:
             raise
-        progress.save()
-        message = f"Interrupted. The checkpoint is {progress.path}. The same call resumes from it."
         raise KeyboardInterrupt(message) from interrupt
     if not sums.n_tokens:
         raise errors.texts_without_tokens()
@@ -206,6 +203,7 @@ def reweighted(pairs: pd.DataFrame, statistics: Coactivation) -> pd.DataFrame:
         EmbspaceError: If a column is missing, the statistics lack a pair, or the weights pass through a head.
 
     Example:
+        >>> from embspace_lens.features import Activation, coactivation, reweighted, virtual_weights
         >>> hook = "blocks.0.hook_resid_post"
         >>> features = Features(torch.eye(32)[:3], torch.eye(32)[:, :3], name="axes", hook=hook, activation=Activation())
         >>> table = virtual_weights(features, features, k=2)

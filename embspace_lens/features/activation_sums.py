@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import errors
+from ..factors.deferred_interrupt import deferred_interrupt
 from ..files import expand, write_whole
 from ..search.tiles import chunk_rows
 from .dictionary import Features
@@ -98,7 +101,7 @@ class SumsCheckpoint:
         self._sums, self._options = sums, options
         self.n_batches = self._n_registered = 0
         self._digest, self._saved_digest = sha256(), ""
-        self._is_saved, self._save_time = True, time.monotonic()
+        self._is_whole, self._is_saved, self._save_time = True, True, time.monotonic()
         if self.path is not None and self.path.exists():
             self._load(self.path)
 
@@ -132,11 +135,16 @@ class SumsCheckpoint:
             raise errors.coactivation_of_other_texts(self.path)
         return self._n_registered > self.n_batches
 
-    def added(self) -> None:
-        """State that the last batch is in the sums now, and write the file if the last time is long enough ago."""
-        self.n_batches, self._saved_digest, self._is_saved = self._n_registered, self._digest.hexdigest(), False
-        if time.monotonic() - self._save_time > SECONDS:
-            self.save()
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """The addition of the last batch to the sums: Ctrl-C waits for its end, because a half-finished one cannot be resumed."""
+        self._is_whole = False
+        with deferred_interrupt():
+            yield
+            self.n_batches, self._saved_digest = self._n_registered, self._digest.hexdigest()
+            self._is_whole, self._is_saved = True, False
+            if time.monotonic() - self._save_time > SECONDS:
+                self.save()
 
     def finish(self) -> None:
         """Write the file for the last time.
@@ -148,9 +156,22 @@ class SumsCheckpoint:
             raise errors.coactivation_of_other_texts(self.path)
         self.save()
 
+    def save_interrupted(self) -> str:
+        """Save after an interruption.
+
+        Returns:
+            How to resume; an empty string without a path.
+        """
+        if self.path is None:
+            return ""
+        self.save()
+        if not self.path.exists():
+            return "Interrupted before the first checkpoint. The same call starts again."
+        return f"Interrupted. The checkpoint is {self.path}. The same call resumes from it."
+
     def save(self) -> None:
-        """Write the file, if a path was given and a batch was added since the last time."""
-        if self.path is None or self._is_saved:
+        """Write the file, if a path was given, a batch was added since the last time, and none is half added."""
+        if self.path is None or self._is_saved or not self._is_whole:
             return
         state = {
             "options": self._options,

@@ -23,9 +23,9 @@ from .tiles import Progress, Rows, Subset, chunk_rows, signed, upcast
 # Rows × columns of one tile. The norms that end the search are compared tile by tile, so tiles are small: 1 Mi scores, which
 # stay in the processor's cache. Twice as many rows or columns are slower on the demo models' heads.
 PAIR_TILE = (512, 2048)
-# Coordinates are reused for every tile of the other side, so they may take more than one budget. (Budgets for all coordinates to
-# stay in memory; budgets for those of one side otherwise.) Coordinates of high rank take longest to compute again.
-COORDINATE_BUDGETS, WIDE_COORDINATE_BUDGETS = (8, 2), (32, 16)
+# Coordinates are reused for every tile of the other side, so they may take several budgets: first, for both sides to stay in
+# memory; second, for a part of one side otherwise. Coordinates of high rank take longest to compute again.
+COORDINATE_BUDGETS, WIDE_COORDINATE_BUDGETS = (8, 2), (8, 16)
 MAX_FAILURES = 32  # tiles in which bfloat16 may leave too many candidates, before float32 replaces it
 
 

@@ -134,28 +134,54 @@ def test_features_without_pairs_have_statistics(model, source):
 def test_interrupted_run_resumes_to_the_same_statistics(model, source, target, tmp_path, monkeypatch, after):
     options = {"target": target, "pairs": PAIRS, "batch_tokens": 60}
     expected = coactivation(source, model, TEXTS, **options)
-    added, add, path = [], ActivationSums.add, tmp_path / "sums.safetensors"
+    path, runs, run = tmp_path / "sums.safetensors", [], collect_activations
 
-    def interrupt(self, x, y):
-        if len(added) == after:
+    def interrupt(*args):
+        if len(runs) == after:
             raise KeyboardInterrupt
-        added.append(len(x))
-        add(self, x, y)
+        runs.append(1)
+        return run(*args)
 
     with monkeypatch.context() as m:
-        m.setattr(ActivationSums, "add", interrupt)
+        m.setattr(activation_statistics, "collect_activations", interrupt)
         with pytest.raises(
             KeyboardInterrupt, match=r"^Interrupted\. The checkpoint is .*The same call resumes from it\.$"
         ):
             coactivation(source, model, TEXTS, **options, checkpoint=path)
-    runs = []
-    run = collect_activations
     monkeypatch.setattr(activation_statistics, "collect_activations", lambda *args: runs.append(1) or run(*args))
     assert_equal(coactivation(source, model, TEXTS, **options, checkpoint=path), expected)
     n_batches = len(list(token_batches(model, TEXTS, batch_tokens=60)))
-    assert len(runs) == n_batches - after > 0
+    assert len(runs) == n_batches > after
     assert_equal(coactivation(source, model, TEXTS, **options, checkpoint=path), expected)
-    assert len(runs) == n_batches - after, "nothing is computed again"
+    assert len(runs) == n_batches, "nothing is computed again"
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_half_added_batch_is_not_saved(model, source, target, tmp_path, monkeypatch, after):
+    """A second Ctrl-C interrupts an addition; the checkpoint before it is used."""
+    options = {"target": target, "pairs": PAIRS, "batch_tokens": 60}
+    expected = coactivation(source, model, TEXTS, **options)
+    added, add_pairs, path = [], ActivationSums._add_pairs, tmp_path / "sums.safetensors"
+
+    def interrupt(self, a, b):
+        if len(added) == after:
+            raise KeyboardInterrupt  # the sums of features contain the batch, those of pairs do not
+        added.append(1)
+        add_pairs(self, a, b)
+
+    monkeypatch.setattr(activation_sums, "SECONDS", -1)
+    with monkeypatch.context() as m:
+        m.setattr(ActivationSums, "_add_pairs", interrupt)
+        message = (
+            "^Interrupted. The checkpoint"
+            if after
+            else "^Interrupted before the first checkpoint. The same call starts"
+        )
+        with pytest.raises(KeyboardInterrupt, match=message):
+            coactivation(source, model, TEXTS, **options, checkpoint=path)
+        with pytest.raises(KeyboardInterrupt, match="^$"):
+            coactivation(source, model, TEXTS, **options)
+    assert_equal(coactivation(source, model, TEXTS, **options, checkpoint=path), expected)
 
 
 def test_checkpoints_are_written_between_batches(model, source, tmp_path, monkeypatch):
