@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from ..display import theme
 from ..display.table_groups import TableGroup, check_kind, features_as_tokens, pair_ends
-from ..display.tokens import display, format_score, pair, width
+from ..display.tokens import cut_end, display, format_score, pair, width
 from .figure import balanced_columns, escape, finish, groups_to_draw, plotly
 
 MAX_HEADS = 9
@@ -17,6 +17,9 @@ MAX_COLUMNS = 3
 ROW_HEIGHT = 24
 HEADINGS = {"W_OV": ("attended to", "promoted"), "W_QK": ("query", "key")}
 TITLES = {"W_OV": "What head {} moves", "W_QK": "What head {} attends to"}
+
+
+LONGEST_LABEL = 36  # characters
 
 
 def plot_pairs(df: pd.DataFrame, k: int = 12) -> Any:
@@ -46,9 +49,9 @@ def plot_pairs(df: pd.DataFrame, k: int = 12) -> Any:
     n_columns = balanced_columns(len(groups), MAX_COLUMNS)
     n_rows = -(-len(groups) // n_columns)
     columns = [(group.rows.head(k), end) for group in groups for end in ("src", "dest")]
-    longest = max(width(display(token)) for rows, end in columns for token in rows[f"{end}_token_string"])
+    longest = max(width(_label(token)) for rows, end in columns for token in rows[f"{end}_token_string"])
     most_tokens = max(len(set(rows[f"{end}_token_index"])) for rows, end in columns)
-    label_width = 9 * min(longest, 22) + 18
+    label_width = 9 * longest + 18
     panel_width = 2 * label_width + 130
     height = n_rows * (ROW_HEIGHT * most_tokens + 74) + 100
     is_single = len(groups) == 1
@@ -76,7 +79,7 @@ def _draw_head(go: Any, figure: Any, group: TableGroup, k: int, cell: tuple[int,
     rows = group.rows.head(k)
     ends = pair_ends(rows)
     columns = [
-        PairColumn(rows[f"{end}_token_index"].tolist(), list(map(display, rows[f"{end}_token_string"])), heading)
+        PairColumn(rows[f"{end}_token_index"].tolist(), list(map(_label, rows[f"{end}_token_string"])), heading)
         for end, heading in zip(ends, HEADINGS.get(group.weight, ("from", "to")), strict=True)
     ]
     pairs = zip(*(rows[f"{end}_token_string"] for end in ends), rows["score"], strict=True)
@@ -85,6 +88,11 @@ def _draw_head(go: Any, figure: Any, group: TableGroup, k: int, cell: tuple[int,
         for a, b, score in pairs
     ]
     draw_pairs(go, figure, columns, rows["score"].to_numpy(), hover, cell, label_width)
+
+
+def _label(token: str) -> str:
+    """A token or the label of a feature, as displayed."""
+    return cut_end(display(token), LONGEST_LABEL)
 
 
 class PairColumn(NamedTuple):
