@@ -22,6 +22,10 @@ from .dictionary import Features
 
 SECONDS = 60  # the minimum time between two checkpoints
 CODE_BUDGETS = 8  # budgets for the codes of one chunk of tokens
+PRODUCTS_PER_PAIR = (
+    16  # matrix products replace the sums of pairs if they compute at most so many products for each pair,
+)
+MAX_PRODUCTS = 2**22  # and at most so many in all, so that their matrices take 32 MiB
 
 
 class ActivationSums:
@@ -73,6 +77,17 @@ class ActivationSums:
     def _add_pairs(self, a: Float[Tensor, "n n_source"], b: Float[Tensor, "n n_target"]) -> None:
         first, second = self.pairs.to(a.device).T
         is_used = ((a != 0).any(0)[first] & (b != 0).any(0)[second]).nonzero()[:, 0]
+        sources, row = first[is_used].unique(return_inverse=True)
+        targets, column = second[is_used].unique(return_inverse=True)
+        n_products = len(sources) * len(targets)
+        if n_products <= min(MAX_PRODUCTS, len(is_used) * PRODUCTS_PER_PAIR):
+            # Matrix products of all features that take part are faster than sums of single pairs.
+            x, y = a[:, sources].double(), b[:, targets].double()
+            is_active, where = (y > 0).double(), is_used.cpu()
+            self.sums["pair_active"][where] += ((x > 0).double().T @ is_active)[row, column].long().cpu()
+            self.sums["pair_product"][where] += (x.T @ y)[row, column].cpu()
+            self.sums["pair_gated"][where] += (x.T @ is_active)[row, column].cpu()
+            return
         for used in is_used.split(chunk_rows(24 * max(1, len(a)))):
             x, y = a[:, first[used]].double(), b[:, second[used]].double()
             is_active, where = y > 0, used.cpu()

@@ -23,11 +23,11 @@ from .feature_dictionaries import dictionaries
 
 NAME = "TWERA:effects"
 SOURCE, TARGET = "transcoder-1", "transcoder-3"
-N_TRAIN, N_TEST = 2000, 1000  # texts of the co-activations, and of the ablations
+N_TRAIN, N_TEST = 1000, 1000  # texts of the co-activations, and of the ablations
 N_SOURCES, MIN_FREQUENCY = 100, 1e-3
-MAX_POSITIONS = 200  # ablated positions of one source feature
+MAX_POSITIONS = 100  # ablated positions of one source feature
 N_PERMUTATIONS = 100
-BATCH_TOKENS, MAX_TOKENS = 4096, 128
+BATCH_TOKENS, MAX_TOKENS = 2048, 128
 CODES, INPUTS, RANKS = "change of codes", "change of pre-activations", "change of codes, rank correlation"
 RAW, ERA, TWERA, COACTIVATION, NORM = (
     "virtual weight",

@@ -74,7 +74,9 @@ def assert_equal(result, expected):
 @pytest.mark.parametrize(
     "activation", [Activation(), Activation("jumprelu", threshold=torch.full((20,), 0.5)), Activation("topk", k=3)]
 )
-def test_statistics_equal_a_loop_over_tokens(model, target, dtype, activation):
+@pytest.mark.parametrize("products_per_pair", [0, 10**6])
+def test_statistics_equal_a_loop_over_tokens(model, target, dtype, activation, products_per_pair, monkeypatch):
+    monkeypatch.setattr(activation_sums, "PRODUCTS_PER_PAIR", products_per_pair)
     source = dictionary(20, 0, dtype, activation=activation)
     statistics = coactivation(source, model, TEXTS, target=target, pairs=PAIRS)
     expected = coactivation_loop(codes_of(model, source).tolist(), codes_of(model, target).tolist(), PAIRS)
