@@ -2258,4 +2258,11 @@ def no_dictionaries() -> EmbspaceError:
 
 def features_are_not_factors(name: str) -> EmbspaceError:
     """A site of factors was asked for features."""
-    return EmbspaceError(f"{name} is a dictionary of features, and explore() takes Factors. Pass it to explore_features().")
+    return EmbspaceError(
+        f"{name} is a dictionary of features, and explore() takes Factors. Pass it to explore_features()."
+    )
+
+
+def features_or_demo() -> EmbspaceError:
+    """A site of features needs dictionaries from exactly one source."""
+    return EmbspaceError("Give --features PATH, or --demo for the demo model's dictionaries, but not both.")

@@ -66,9 +66,7 @@ def plot_feature_graph(
     strongest = df.iloc[df["score"].abs().argsort(kind="stable")[::-1]].head(k)
     tokens = {"src": source_labels, "dest": target_labels}
     columns = [
-        PairColumn(
-            strongest[f"{end}_token_index"].tolist(), _labels(strongest, end, tokens[end], side), heading
-        )
+        PairColumn(strongest[f"{end}_token_index"].tolist(), _labels(strongest, end, tokens[end], side), heading)
         for end, side, heading in COLUMNS[circuit]
     ]
     heads = [name_of(row) for row in strongest[["layer", "head"]].to_dict("records")]

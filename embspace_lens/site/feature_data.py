@@ -151,7 +151,9 @@ class FeatureData:
         strings = self.lens.vocabulary.strings
         shown = []
         for (layer, head), is_token, links in moves:
-            others = [[token_label(str(strings[i])), rounded(w)] for i, w in links] if is_token else self._shown(links, side)
+            others = (
+                [[token_label(str(strings[i])), rounded(w)] for i, w in links] if is_token else self._shown(links, side)
+            )
             shown.append([f"L{layer}H{head}", int(is_token), others])
         return shown
 
@@ -177,7 +179,9 @@ class FeatureData:
             "headsOut": self._shown_heads(heads_out, "read"),
             "neuronsIn": neurons_in,
             "neuronsOut": neurons_out,
-            "neighbours": [[first + other, cosine, self._chips(first + other, "write")] for other, cosine in head["neighbours"]],
+            "neighbours": [
+                [first + other, cosine, self._chips(first + other, "write")] for other, cosine in head["neighbours"]
+            ],
         }
 
     def contexts(self, factor: int, layer: int) -> list[list[Any]]:
@@ -196,7 +200,11 @@ class FeatureData:
             dictionary, index = self._place(feature)
             counts = self._sites[dictionary].target_counts(index, 0) if self.layers else {}
             targets = sorted(counts, key=lambda token: -counts[token])[:N_CHIPS]
-            tokens = [self._chips(feature, "read"), self._chips(feature, "write"), [token_label(text) for text, _ in targets]]
+            tokens = [
+                self._chips(feature, "read"),
+                self._chips(feature, "write"),
+                [token_label(text) for text, _ in targets],
+            ]
             lists = [[indices.setdefault(token, len(indices)) for token in part] for part in tokens]
             strongest, frequency = self.strongest[feature], self.frequency[feature]
             numbers = [

@@ -162,9 +162,7 @@ class _Projected:
         return rows @ self.matrix.to(rows)
 
 
-def _strongest(
-    vectors: Float[Tensor, "n d"], others: Sequence[tuple[int, Rows]], k: int
-) -> list[list[Link]]:
+def _strongest(vectors: Float[Tensor, "n d"], others: Sequence[tuple[int, Rows]], k: int) -> list[list[Link]]:
     """For each vector, the k rows of all the others with the largest inner products by absolute value, exactly.
 
     Args:

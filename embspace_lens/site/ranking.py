@@ -1,7 +1,5 @@
 """The orders in which sites list factors and features."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
@@ -21,7 +19,7 @@ def best_first(targets: pd.DataFrame, importance: np.ndarray) -> list[int]:
     """
     table = targets.reindex(range(len(importance)))
     score = np.nan_to_num(table["sharpness"].to_numpy(dtype=float)) * importance
-    tokens = table["token_index"].fillna(-1).tolist()
+    tokens = table["token_index"].fillna(-1).astype(int).tolist()
     return _distinct_first(np.lexsort((-importance, -score)).tolist(), tokens, score > 0)
 
 
@@ -43,7 +41,7 @@ def legible_first(
     return _distinct_first(order, tokens.tolist(), is_legible)
 
 
-def _distinct_first(order: list[int], tokens: Sequence[int], counts: Bool[np.ndarray, " n"]) -> list[int]:
+def _distinct_first(order: list[int], tokens: list[int], counts: Bool[np.ndarray, " n"]) -> list[int]:
     """The same numbers; the first number of each token comes before the others, if it counts."""
     first, others, listed = [], [], set()
     for i in order:

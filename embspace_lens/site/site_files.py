@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tqdm import tqdm
 
@@ -23,6 +23,7 @@ MARK = "embspace-lens-site"  # a folder with a file of this name is a site, and 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+@runtime_checkable
 class SiteContents(Protocol):
     """The data of a site: of its overview, and of the pages of its factors or features, numbered from 0."""
 

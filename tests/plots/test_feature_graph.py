@@ -63,7 +63,11 @@ def test_weights_through_heads_name_their_heads(tiny):
     d_model = lens.weights.d_model
     source = Features(torch.eye(d_model), torch.eye(d_model), name="s", hook="hook_embed", layer=None)
     for circuit, subtitle in (("ov", "moved by L1H0"), ("qk", "attention of L1H0")):
-        pairs = virtual_weights(source, source, lens=lens, layer=1, head=0, circuit=circuit, k=3) if circuit == "qk" else None
+        pairs = (
+            virtual_weights(source, source, lens=lens, layer=1, head=0, circuit=circuit, k=3)
+            if circuit == "qk"
+            else None
+        )
         if pairs is None:
             target = Features(torch.eye(d_model), torch.eye(d_model), name="t", hook="blocks.1.hook_resid_post")
             pairs = virtual_weights(source, target, lens=lens, layer=1, head=0, circuit=circuit, k=3)
