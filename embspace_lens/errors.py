@@ -2237,3 +2237,32 @@ def coactivation_of_other_texts(path: object) -> EmbspaceError:
 def several_circuits(caller: str, circuits: Sequence[str]) -> EmbspaceError:
     """A graph of the virtual weights of one circuit was given a table of several."""
     return EmbspaceError(f"{caller} draws one circuit, and this table holds {', '.join(circuits)}. Select one of them.")
+
+
+def features_without_lens() -> EmbspaceError:
+    """A site of features needs a model's weights."""
+    return EmbspaceError(
+        "A site of features reads a model's weights. Pass lens=, or model= with the model on which they were trained."
+    )
+
+
+def feature_texts_without_model() -> EmbspaceError:
+    """The site of features needs a model to read texts."""
+    return EmbspaceError("texts needs a model that reads them. Pass model=.")
+
+
+def no_dictionaries() -> EmbspaceError:
+    """An empty list of dictionaries was given."""
+    return EmbspaceError("The list of dictionaries is empty. Pass Features, or several.")
+
+
+def features_are_not_factors(name: str) -> EmbspaceError:
+    """A site of factors was asked for features."""
+    return EmbspaceError(
+        f"{name} is a dictionary of features, and explore() takes Factors. Pass it to explore_features()."
+    )
+
+
+def features_or_demo() -> EmbspaceError:
+    """A site of features needs dictionaries from exactly one source."""
+    return EmbspaceError("Give --features PATH, or --demo for the demo model's dictionaries, but not both.")

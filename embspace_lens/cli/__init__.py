@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import circuits, compare, demo_models, directions, evidence, factors, papers, readings, stitching
+from . import circuits, compare, demo_models, directions, evidence, factors, features, papers, readings, stitching
 from .options import with_groups
 from .refusals import RefusingGroup, run
 
@@ -60,6 +60,7 @@ for command in (
     app.command()(with_groups(command))
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(factors.app, name="factors")
+app.add_typer(features.app, name="features")
 
 
 def main() -> None:

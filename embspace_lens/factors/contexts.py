@@ -118,7 +118,7 @@ def activity(
             bar.update(len(batch))
     if not by_layer:
         raise errors.texts_without_tokens()
-    return _tables(by_layer, model)
+    return activity_tables(by_layer, model)
 
 
 def importance(
@@ -195,7 +195,8 @@ def top_contexts(
     return activity(factors, model, texts, layers=layers, n=1, n_contexts=n, window=window, **options).contexts
 
 
-def _tables(by_layer: dict[int, LayerActivity], model: Any) -> Activity:
+def activity_tables(by_layer: dict[int, LayerActivity], model: Any) -> Activity:
+    """The tables of layers whose activity was collected, with the tokens of a model's tokenizer."""
     layers = sorted(by_layer)
     curves = torch.stack([by_layer[layer].importance() for layer in layers], dim=1)
     n_factors = len(curves)

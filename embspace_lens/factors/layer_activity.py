@@ -1,6 +1,6 @@
 """The activity of all factors in one layer, updated batch by batch in memory that does not depend on the texts."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -8,11 +8,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..forward.batches import TokenBatch
-from .dictionary import Factors
 
 GAP = 1e-3  # the duality gap of the codes
 NO_TOKEN = -1
 BINS_PER_OCTAVE, LOWEST_BIN, N_BINS = 2, -16, 48  # codes from 2⁻⁸ to 2¹⁶; the first and the last bin take the rest
+
+
+@runtime_checkable
+class Dictionary(Protocol):
+    """A dictionary whose codes are collected, such as `Factors`."""
+
+    @property
+    def n_factors(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def l1(self) -> float: ...
+    def encode(self, states: Any, /, *, gap: float) -> Tensor: ...
+    def decode(self, codes: Any, /) -> Tensor: ...
 
 
 class LayerActivity:
@@ -35,7 +48,7 @@ class LayerActivity:
     context_codes: Float[Tensor, "n_factors n_contexts"]
     contexts: Int[Tensor, "n_factors n_contexts cells"]
 
-    def __init__(self, factors: Factors, n: int, n_contexts: int, window: int) -> None:
+    def __init__(self, factors: Dictionary, n: int, n_contexts: int, window: int) -> None:
         self.factors, self.n, self.n_contexts, self.window = factors, n, n_contexts, window
         self.top_codes = torch.zeros(factors.n_factors, n)
         self.context_codes = torch.zeros(factors.n_factors, n_contexts)

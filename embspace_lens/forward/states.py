@@ -97,7 +97,7 @@ def kept_states(
     def get(index: int, batch: TokenBatch) -> HiddenStates:
         tensors = cache.get(index, batch.tokens)
         if tensors is not None:
-            return HiddenStates(**_token_columns(batch), states={layer: tensors[str(layer)] for layer in chosen})
+            return HiddenStates(**token_columns(batch), states={layer: tensors[str(layer)] for layer in chosen})
         hidden = states_of(model, batch, chosen)
         cache.put(index, batch.tokens, {str(layer): states for layer, states in hidden.states.items()})
         return hidden
@@ -112,11 +112,11 @@ def states_of(model: Any, batch: TokenBatch, layers: int | Iterable[int] | None 
     activations = collect_activations(model, batch, list(hooks.values()))
     mask = batch.mask.to(device_of(model))
     return HiddenStates(
-        **_token_columns(batch), states={layer: activations[hook][mask] for layer, hook in hooks.items()}
+        **token_columns(batch), states={layer: activations[hook][mask] for layer, hook in hooks.items()}
     )
 
 
-def _token_columns(batch: TokenBatch) -> dict[str, Any]:
+def token_columns(batch: TokenBatch) -> dict[str, Any]:
     """The text, position and id of each token of the texts, in the order of the states."""
     return {
         "example": batch.example[batch.mask.nonzero()[:, 0]],

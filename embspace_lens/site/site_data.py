@@ -128,7 +128,7 @@ class SiteData:
             n_contexts.append(sum(counts.values()))
             words.append([[token_label(token), count] for (token, _), count in counts.most_common(N_TARGETS)])
         head = {
-            "curve": [_rounded(value) for value in self.curves[factor]],
+            "curve": [rounded(value) for value in self.curves[factor]],
             "peak": peak,
             "top": words[peak][0][0] if self.layers and words[peak] else "",
             "words": words,
@@ -139,7 +139,7 @@ class SiteData:
         }
         if self.levels is not None:
             row = self.levels.loc[factor]
-            head |= {"level": row["level"], "reach": None if np.isnan(row["reach"]) else _rounded(row["reach"])}
+            head |= {"level": row["level"], "reach": None if np.isnan(row["reach"]) else rounded(row["reach"])}
         if self.targets is not None and not np.isnan(self.targets.loc[factor, "purity"]):
             row = self.targets.loc[factor]
             label = token_label(row["token_string"])
@@ -157,7 +157,7 @@ class SiteData:
         for rank, i in enumerate(rows):
             before, after = visible(columns["before"][i])[-MAX_TEXT:], visible(columns["after"][i])[:MAX_TEXT]
             target, example, pos = token_label(columns["token_string"][i]), columns["example"][i], columns["pos"][i]
-            context = [_rounded(columns["code"][i]), before, target, after, int(example), int(pos)]
+            context = [rounded(columns["code"][i]), before, target, after, int(example), int(pos)]
             tokens = self._saliency.get((factor, layer, rank))
             contexts.append([*context, _with_spaces(tokens, before, after)] if tokens else context)
         return contexts
@@ -185,7 +185,7 @@ class SiteData:
             percent = -1 if np.isnan(sharpness) else round(100 * sharpness)
             name = self.levels.loc[factor, "level"] if self.levels is not None else ""
             curve_code = "".join(CURVE_DIGITS[digit] for digit in digits)
-            rows.append([LEVEL_CODES[name], percent, peak, _rounded(largest), curve_code, nearest, targets])
+            rows.append([LEVEL_CODES[name], percent, peak, rounded(largest), curve_code, nearest, targets])
         return {"tokens": list(token_indices), "rows": rows, "order": self.order}
 
     def search_words(self, factor: int) -> dict[str, tuple[int, int]]:
@@ -235,7 +235,7 @@ def bucket(word: str) -> int:
     return (31 * first + second) % N_BUCKETS
 
 
-def _rounded(value: Any) -> float:
+def rounded(value: Any) -> float:
     """The value to three significant figures."""
     return float(f"{float(value):.3g}")
 
@@ -245,7 +245,7 @@ def _nearest_by_factor(df: pd.DataFrame, n_factors: int) -> list[list[list[Any]]
     nearest: list[list[list[Any]]] = [[] for _ in range(n_factors)]
     columns = (df[name].tolist() for name in ("direction", "token_string", "token_index", "score"))
     for direction, token, token_id, score in zip(*columns):
-        nearest[int(direction)].append([token_label(token), token_id, _rounded(score)])
+        nearest[int(direction)].append([token_label(token), token_id, rounded(score)])
     return nearest
 
 
@@ -288,7 +288,7 @@ def _histogram_by_factor(activity_result: Activity | None) -> dict[int, dict[int
     if activity_result is not None and activity_result.histogram is not None:
         columns = (activity_result.histogram[name].tolist() for name in ("factor", "layer", "code_from", "n"))
         for factor, layer, code_from, n in zip(*columns):
-            by_factor.setdefault(factor, {}).setdefault(layer, []).append([_rounded(code_from), n])
+            by_factor.setdefault(factor, {}).setdefault(layer, []).append([rounded(code_from), n])
     return by_factor
 
 
@@ -300,5 +300,5 @@ def _saliency_by_context(df: pd.DataFrame | None) -> dict[tuple[int, int, int], 
         rows = rows.drop_duplicates(["factor", "layer", "rank", "offset"])
         columns = (rows[name].tolist() for name in ("factor", "layer", "rank", "offset", "token_string", "saliency"))
         for factor, layer, rank, offset, token, value in zip(*columns):
-            by_context.setdefault((factor, layer, rank), []).append([offset, token_label(token), _rounded(value)])
+            by_context.setdefault((factor, layer, rank), []).append([offset, token_label(token), rounded(value)])
     return by_context

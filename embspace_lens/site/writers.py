@@ -1,7 +1,7 @@
 """Which neurons and heads write a factor: those whose outputs have the largest cosine with its direction."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,11 +20,23 @@ Writer = list[Any]
 
 
 def neuron_writers(lens: Any, directions: Float[Tensor, "n_factors d_model"]) -> list[list[Writer]]:
-    r"""For each direction v, the neurons whose row of `W_out` has the largest cosine with it.
+    """For each direction, the neurons that write it: see `best_neurons`."""
+    return best_neurons(lens, directions, "W_out")
+
+
+def best_neurons(
+    lens: Any,
+    directions: Float[Tensor, "n_factors d_model"],
+    weight: Literal["W_out", "W_in"],
+    layers: Collection[int] | None = None,
+) -> list[list[Writer]]:
+    """For each direction, the neurons whose row of `W_out`, or column of `W_in`, has the largest cosine with it.
 
     Args:
         lens: The lens from whose weights and space are read.
-        directions: The factors' directions.
+        directions: The directions.
+        weight: `"W_out"` for the neurons that write the direction, `"W_in"` for those that read it.
+        layers: The blocks of the neurons; all by default.
 
     Returns:
         By factor, lists of name, cosine, the best tokens of the row of `W_out`, and the best tokens of the column of `W_in`;
@@ -38,9 +50,12 @@ def neuron_writers(lens: Any, directions: Float[Tensor, "n_factors d_model"]) ->
     read: dict[int, Tensor] = {}
     try:
         for index in weight_indices(lens.weights, "W_out", required=False):
+            if layers is not None and index.layer not in layers:
+                continue
             rows = lens.weights.directions("W_out", *index).detach().float().cpu()
             columns = lens.weights.directions("W_in", *index).detach().float().cpu()
-            values, neurons = (unit @ _unit(rows).T).topk(min(N_NEURONS, len(rows)), dim=1)
+            scored = rows if weight == "W_out" else columns
+            values, neurons = (unit @ _unit(scored).T).topk(min(N_NEURONS, len(rows)), dim=1)
             prefix = f"L{index.layer}" + (f"E{index.expert}" if index.expert >= 0 else "")
             first = len(names)
             names += [f"{prefix}N{neuron}" for neuron in range(len(rows))]
@@ -118,14 +133,21 @@ def with_other_factors(by_factor: list[list[Writer]]) -> list[list[Writer]]:
     ]
 
 
+def random_directions(d_model: int) -> Float[Tensor, "n d_model"]:
+    """The control: random directions."""
+    return torch.randn(N_RANDOM, d_model, generator=torch.Generator().manual_seed(0))
+
+
+def mean_best(by_direction: list[list[Writer]]) -> float:
+    """The mean of the best cosine of each direction."""
+    best = [writers[0][1] for writers in by_direction if writers]
+    return round(sum(best) / len(best), 2) if best else 0.0
+
+
 def random_cosines(lens: Any, d_model: int) -> list[float]:
     """The control: the mean of the best neuron's cosine, and of the best head's, over random directions."""
-    directions = torch.randn(N_RANDOM, d_model, generator=torch.Generator().manual_seed(0))
-    means = []
-    for by_direction in (neuron_writers(lens, directions), head_writers(lens, directions)):
-        best = [writers[0][1] for writers in by_direction if writers]
-        means.append(round(sum(best) / len(best), 2) if best else 0.0)
-    return means
+    directions = random_directions(d_model)
+    return [mean_best(neuron_writers(lens, directions)), mean_best(head_writers(lens, directions))]
 
 
 def _unit(rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:

@@ -16,6 +16,7 @@ COMMANDS = [
     "demo", "models", "neurons", "heads", "singular", "directions", "search", "components", "align", "stitch", "difference", "relations", "operations", "paper",
     "evidence", "evidence related-pairs", "evidence recall", "evidence keep-k",
     "factors", "factors fit", "factors contexts", "factors importance", "factors saliency", "factors senses", "factors explore",
+    "features", "features explore",
 ]  # fmt: skip
 needs_demo = pytest.mark.skipif(
     "reviews-small-0" not in demo.names(), reason="the demo models are not in this checkout"
@@ -26,7 +27,7 @@ needs_demo = pytest.mark.skipif(
 
 
 def test_help_lists_every_command_with_a_whole_sentence(run):
-    for group in ("", "evidence", "factors"):
+    for group in ("", "evidence", "factors", "features"):
         result = run(*group.split(), "--help")
         assert result.exit_code == 0
         listed = re.findall(r"^  ([a-z-]+) +([A-Z].*)$", result.stdout.split("Commands:")[1], re.M)

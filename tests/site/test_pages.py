@@ -11,8 +11,8 @@ from hostile import HOSTILE
 
 from embspace_lens import EmbspaceError
 from embspace_lens.factors import Activity, Factors, activity
-from embspace_lens.site import explore, pages
-from embspace_lens.site.pages import script_json
+from embspace_lens.site import explore, site_files
+from embspace_lens.site.site_files import script_json
 
 
 def test_method_page_has_options_and_measures(site, activity_result):
@@ -75,7 +75,7 @@ def test_only_a_site_is_replaced(factors, activity_result, tmp_path):
 def test_full_disk_leaves_the_old_site(factors, activity_result, tmp_path, monkeypatch):
     folder = explore(factors, tmp_path / "pages", seen=activity_result)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    write_data = pages._write_data
+    write_data = site_files.write_data
     calls = []
 
     def full(*arguments):
@@ -84,7 +84,7 @@ def test_full_disk_leaves_the_old_site(factors, activity_result, tmp_path, monke
             raise OSError(28, "No space left on device")
         write_data(*arguments)
 
-    monkeypatch.setattr(pages, "_write_data", full)
+    monkeypatch.setattr(site_files, "write_data", full)
     with pytest.raises(EmbspaceError, match="cannot be written: No space left on device. Nothing was changed"):
         explore(factors, folder, seen=activity_result)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -116,4 +116,4 @@ def test_missing_parts_are_left_out(factors, activity_result, texts, tiny, tmp_p
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc on this system")
 def test_folders_that_cannot_be_written_are_refused_before_the_computation():
     with pytest.raises(EmbspaceError, match=r"/proc/self/site.*"):
-        pages._check_folder("/proc/self/site")
+        site_files.check_folder("/proc/self/site")

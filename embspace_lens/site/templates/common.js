@@ -62,6 +62,13 @@ esl.figures = (x) => x.toFixed(Math.abs(x) >= 99.95 ? 0 : Math.abs(x) >= 9.995 ?
 
 esl.failed = (message, error) => esl.el("p", { class: "quiet" }, message + " " + error.message + ".js could not be read.");
 
+// What a page is called, and its address. Features are numbered through all dictionaries: [name, first, n, hook].
+esl.dictionary = (f) => META.dictionaries.findLast(([, first]) => first <= f);
+esl.number = (f) => String(META.dictionaries ? f - esl.dictionary(f)[1] : f);
+esl.name = (f) => (META.dictionaries ? `${esl.dictionary(f)[0]} ${esl.number(f)}` : "Factor " + f);
+esl.href = (f, layer) => META.page + "#" + f + (layer === undefined ? "" : "/" + layer);
+esl.Noun = META.noun[0].toUpperCase() + META.noun.slice(1);
+
 esl.isTyping = () => /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName || "");
 
 document.addEventListener("keydown", (event) => {
@@ -75,7 +82,8 @@ document.addEventListener("keydown", (event) => {
 document.getElementById("search").addEventListener("submit", (event) => {
   event.preventDefault();
   const query = document.getElementById("q").value.trim();
-  if (/^\d+$/.test(query) && Number(query) < META.n) location.href = "factor.html#" + Number(query);
+  const isNumber = /^\d+$/.test(query) && Number(query) < META.n;
+  if (isNumber && (META.dictionaries || [0]).length < 2) location.href = esl.href(Number(query));
   else if (!document.getElementById("rows")) location.href = "index.html#q=" + encodeURIComponent(query);
   else document.querySelector("#rows a")?.focus();
 });

@@ -1,16 +1,18 @@
 "use strict";
-// The page of one factor: factor.html#601, or factor.html#601/3 with the index of a layer.
+// The page of one factor: factor.html#601, or factor.html#601/3 with the index of a layer. Pages of features have further parts,
+// in esl.feature.
 (function () {
   const FIRST = 50;
   const box = document.getElementById("factor");
   let factor = 0, layer = 0, head = null, lastRequest = 0;
 
-  const href = (f, l) => "factor.html#" + f + (l === undefined ? "" : "/" + l);
+  const href = esl.href;
   const strengths = (scores) => { const best = Math.max(...scores.map(Math.abs), 1e-12); return scores.map((s) => Math.sign(s) * Math.abs(s / best) ** 3); };
   const figures = (x) => String(x).replace("-", "−");
 
   function summary() {
     const parts = [];
+    if (esl.feature) return esl.feature.summary(head, factor);
     if (head.level) parts.push({ word: "Word factor", pattern: "Pattern factor", "long range": "Long-range factor", early: "Early factor", middle: "Middle factor", late: "Late factor" }[head.level] + ": ");
     if (head.peak < 0) return esl.el("p", { class: "sentence" }, "This site was made without texts.");
     parts.push((parts.length ? "its" : "Its") + " importance peaks after " + esl.layer(head.peak) + ". ");
@@ -50,13 +52,13 @@
   // The codes above 0 after the chosen layer, in bins from x to √2·x.
   function histogram() {
     const bins = head.codes[layer] || [];
-    if (!bins.length) return esl.el("p", { class: "quiet", id: "codes" }, "No code above 0 after " + esl.layer(layer) + ".");
+    if (!bins.length) return esl.el("p", { class: "quiet", id: "codes" }, "No code above 0" + after(layer) + ".");
     const width = 400, height = 130, left = 44, right = 14, top = 18, bottom = 34;
     const step = (code) => Math.round(2 * Math.log2(code));
     const first = step(bins[0][0]), last = step(bins[bins.length - 1][0]) + 1;
     const count = bins.reduce((sum, bin) => sum + bin[1], 0), most = Math.max(...bins.map((bin) => bin[1]));
     const x = (k) => left + ((width - left - right) * (k - first)) / (last - first);
-    const label = `Codes after ${esl.layer(layer)}: ` + bins.map(([code, n]) => `${n} from ${code}`).join(", ");
+    const label = `Codes${after(layer)}: ` + bins.map(([code, n]) => `${n} from ${code}`).join(", ");
     const svg = esl.svg("svg", { class: "curve codes", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
     const floor = height - bottom;
     svg.append(esl.svg("line", { class: "axis", x1: left, x2: width - right, y1: floor, y2: floor }));
@@ -69,22 +71,28 @@
     const every = 2 * Math.ceil((last - first) / 12);
     for (let k = Math.ceil(first / every) * every; k <= last; k += every) svg.append(esl.svg("text", { x: x(k), y: floor + 17, "text-anchor": "middle" }, String(Number((2 ** (k / 2)).toPrecision(2)))));
     svg.append(esl.svg("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "code (logarithmic)"));
-    const share = META.vectors[layer] ? ` (${Number(((100 * count) / META.vectors[layer]).toPrecision(2))} %)` : "";
+    const vectors = META.vectors[esl.feature ? META.dictionaries.indexOf(esl.dictionary(factor)) : layer];
+    const share = vectors ? ` (${Number(((100 * count) / vectors).toPrecision(2))} %)` : "";
     const note = esl.el("p", { class: "quiet" }, `${count.toLocaleString("en")}${share} of the codes after ${esl.layer(layer)} are above 0.`);
     return esl.el("div", { id: "codes" }, svg, note);
   }
+
+  const after = (i) => (esl.feature ? "" : " after " + esl.layer(i));
 
   // A neuron or head with the tokens that it writes; unfolded, the tokens that it reads and the other factors that it writes.
   function writer([name, cosine, written, read, others]) {
     const [, layer, expert, kind, index] = /^L(\d+)(?:E(\d+))?([NH])(\d+)$/.exec(name);
     const label = `${kind === "N" ? "neuron" : "head"} ${index} of ${expert === undefined ? "" : `expert ${expert} in `}layer ${layer}`;
     const chips = (tokens) => esl.el("span", { class: "chips" }, ...tokens.map((text, i) => esl.chip(text, i ? 0.25 : 0.6)));
-    const links = others.map((other) => esl.el("a", { href: href(other) }, String(other)));
+    const links = (others || []).map((other) => esl.el("a", { href: href(other) }, String(other)));
     return esl.el("details", { class: "writer", id: name },
       esl.el("summary", null, esl.el("b", { title: label }, name), esl.el("small", null, cosine.toFixed(2).replace("-", "−")), chips(written)),
       esl.el("dl", { class: "lines" }, esl.el("dt", null, "reads"), esl.el("dd", null, chips(read)),
         ...(links.length ? [esl.el("dt", null, "factors"), esl.el("dd", { class: "others" }, ...links)] : [])));
   }
+
+  esl.writer = writer;
+  esl.strengths = strengths;
 
   function writers() {
     const parts = [["neuron", head.neurons || []], ["head", head.heads || []]];
@@ -105,8 +113,8 @@
   }
 
   function neighbours() {
-    const links = head.neighbours.map(([other, cosine]) => esl.el("a", { href: href(other) }, esl.el("b", null, String(other)), esl.el("small", null, " " + cosine.toFixed(2).replace("-", "−"))));
-    return links.length ? [esl.el("h2", null, "Most similar factors, by cosine"), esl.el("p", { class: "neighbours" }, ...links)] : [];
+    const links = head.neighbours.map(([other, cosine, tokens]) => esl.el("a", { href: href(other) }, esl.el("b", null, esl.number(other)), ...(tokens || []).slice(0, 1).map((text) => esl.chip(text, 0.25)), esl.el("small", null, " " + cosine.toFixed(2).replace("-", "−"))));
+    return links.length ? [esl.el("h2", null, esl.feature ? "Most similar features of the dictionary, by cosine of what they write" : "Most similar factors, by cosine"), esl.el("p", { class: "neighbours" }, ...links)] : [];
   }
 
   function tinted(tokens, largest) {
@@ -148,9 +156,9 @@
     const draw = (part) => body.append(...part.map(line));
     draw(rows.slice(0, FIRST));
     const rest = rows.length > FIRST ? esl.el("button", { class: "more", type: "button", on: { click: () => { draw(rows.slice(FIRST)); rest.remove(); } } }, `Show all ${rows.length}`) : null;
-    const table = esl.el("table", { class: "kwic" }, esl.el("caption", { class: "unseen" }, "Top contexts after " + esl.layer(layer)), columns, body);
+    const table = esl.el("table", { class: "kwic" }, esl.el("caption", { class: "unseen" }, "Top contexts" + after(layer)), columns, body);
     const note = rows.some((row) => row[6]) ? esl.el("p", { class: "quiet" }, "The tint is saliency, where it was computed (LIME with " + META.samples + " variants): how much the code decreases when the token is replaced. Bold: more than half of the largest saliency. Dashed underline: the code increases.") : null;
-    list.replaceChildren(...(rows.length ? [words, note, table, rest].filter(Boolean) : [esl.el("p", { class: "quiet" }, "The factor is not active after " + esl.layer(layer) + ".")]));
+    list.replaceChildren(...(rows.length ? [words, note, table, rest].filter(Boolean) : [esl.el("p", { class: "quiet" }, "The " + META.noun + " is not active" + after(layer) + ".")]));
     document.body.dataset.ready = factor + "/" + layer;
   }
 
@@ -171,14 +179,17 @@
   }
 
   function show() {
-    document.title = "Factor " + factor + ", " + META.name;
+    document.title = esl.name(factor) + ", " + META.name;
     const link = (f, text) => esl.el("a", { href: href(f) }, text);
     const nearestTokens = nearest();
     const parts = [
-      esl.el("div", { class: "top" }, esl.el("h1", null, "Factor " + factor), esl.el("nav", { "aria-label": "Factors" }, factor > 0 ? link(factor - 1, "← " + (factor - 1)) : null, factor + 1 < META.n ? link(factor + 1, factor + 1 + " →") : null)),
+      esl.el("div", { class: "top" }, esl.el("h1", null, esl.name(factor)), esl.el("nav", { "aria-label": esl.Noun + "s" }, factor > 0 ? link(factor - 1, "← " + esl.number(factor - 1)) : null, factor + 1 < META.n ? link(factor + 1, esl.number(factor + 1) + " →") : null)),
       summary(),
     ];
-    if (META.layers.length) {
+    if (esl.feature) {
+      parts.push(...esl.feature.sections(head, factor, META.layers.length ? [esl.el("h2", null, "Codes"), histogram()] : [], neighbours()));
+      if (META.layers.length) parts.push(esl.el("h2", null, "Top contexts"), esl.el("div", { id: "contexts" }, esl.el("p", { class: "quiet" }, "Loading …")));
+    } else if (META.layers.length) {
       parts.push(esl.el("div", { class: "pair" }, esl.el("section", null, esl.el("h2", null, "Importance over layers"), curve(), esl.el("h2", null, "Codes"), histogram()), esl.el("section", null, ...nearestTokens, ...writers(), ...neighbours())));
       parts.push(esl.el("h2", null, "Top contexts"), esl.el("div", { class: "controls" }, esl.el("span", { class: "quiet" }, "after block"), esl.el("div", { id: "layers", class: "picks", role: "group", "aria-label": "After which block" }, ...picks())));
       parts.push(esl.el("div", { id: "contexts" }, esl.el("p", { class: "quiet" }, "Loading …")));
@@ -193,7 +204,7 @@
     const request = ++lastRequest;  // earlier requests are dropped
     factor = Number(number || 0);
     if (!Number.isInteger(factor) || factor < 0 || factor >= META.n) {
-      box.replaceChildren(esl.el("h1", null, "There is no factor " + number), esl.el("p", null, "Factors are numbered from 0 to " + (META.n - 1) + "."));
+      box.replaceChildren(esl.el("h1", null, `There is no ${META.noun} ${number}`), esl.el("p", null, esl.Noun + "s are numbered from 0 to " + (META.n - 1) + "."));
       return;
     }
     try {
@@ -201,7 +212,7 @@
       if (request !== lastRequest) return;
       head = loaded;
     } catch (error) {
-      box.replaceChildren(esl.failed("Factor " + factor + " cannot be shown:", error));
+      box.replaceChildren(esl.failed(esl.name(factor) + " cannot be shown:", error));
       return;
     }
     layer = chosen !== undefined && META.layers[Number(chosen)] !== undefined ? Number(chosen) : Math.max(0, head.peak);
