@@ -13,9 +13,9 @@ from embspace_lens import EmbeddingLens
 from embspace_lens.factors import Activity, Factors
 from embspace_lens.factors.targets import sharpness, target_statistics
 from embspace_lens.site import explore, pages
-from embspace_lens.site.site_files import script_json
 from embspace_lens.site.ranking import best_first
 from embspace_lens.site.site_data import AROUND, NEAREST, RARE, TARGET, SiteData, bucket
+from embspace_lens.site.site_files import script_json
 from embspace_lens.site.writers import head_writers, neuron_writers
 from embspace_lens.tables.frames import tidy
 
