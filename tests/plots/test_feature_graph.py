@@ -84,7 +84,7 @@ def test_hostile_labels_are_escaped():
     figure = plot_feature_graph(pairs)
     for text in [
         *(line.hovertext for line in lines_of(figure)),
-        *(text for labels in labels_of(figure) for text in labels),
+        *(text for column in labels_of(figure) for text in column),
     ]:
         assert "<script" not in text and "<b>" not in text and "\u202e" not in text
 

@@ -62,6 +62,9 @@ esl.figures = (x) => x.toFixed(Math.abs(x) >= 99.95 ? 0 : Math.abs(x) >= 9.995 ?
 
 esl.failed = (message, error) => esl.el("p", { class: "quiet" }, message + " " + error.message + ".js could not be read.");
 
+// A share in percent, of tokens on which a feature is active.
+esl.percent = (x) => (x === 0 ? "dead" : Number(x.toPrecision(2)) + " %");
+
 // What a page is called, and its address. Features are numbered through all dictionaries: [name, first, n, hook].
 esl.dictionary = (f) => META.dictionaries.findLast(([, first]) => first <= f);
 esl.number = (f) => String(META.dictionaries ? f - esl.dictionary(f)[1] : f);

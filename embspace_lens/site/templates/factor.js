@@ -73,7 +73,7 @@
     svg.append(esl.svg("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "code (logarithmic)"));
     const vectors = META.vectors[esl.feature ? META.dictionaries.indexOf(esl.dictionary(factor)) : layer];
     const share = vectors ? ` (${Number(((100 * count) / vectors).toPrecision(2))} %)` : "";
-    const note = esl.el("p", { class: "quiet" }, `${count.toLocaleString("en")}${share} of the codes after ${esl.layer(layer)} are above 0.`);
+    const note = esl.el("p", { class: "quiet" }, `${count.toLocaleString("en")}${share} of the codes${after(layer)} are above 0.`);
     return esl.el("div", { id: "codes" }, svg, note);
   }
 

@@ -2,7 +2,6 @@
 // The parts of a feature's page that a factor's page does not have: labels from weights, virtual weights, heads and neurons.
 (function () {
   const el = esl.el;
-  const signed = (x) => esl.figures(x);
   const chips = (tokens) => tokens.map((text, i) => esl.chip(text, i ? 0.25 : 0.6));
 
   // The name of another feature as a link; its own label if it has one.
@@ -19,7 +18,7 @@
     else sentence.append("Not legible: no token that it reads stands out. ");
     if (head.frequency === 0) sentence.append("Dead: its code is 0 in all texts.");
     else if (head.frequency !== null) {
-      sentence.append(`Active on ${head.frequency} % of tokens`);
+      sentence.append(`Active on ${esl.percent(head.frequency)} of tokens`);
       if (head.strong) {
         const [word, percent, n] = head.strong;
         sentence.append(n === 1 ? "; its one strong context has the target " : `; ${percent} % of its ${n} strong contexts have the target `, esl.chip(word, 0.5));
@@ -52,7 +51,7 @@
     const rows = list.map(([feature, weight, tokens, label]) => el("li", null,
       link(feature, label),
       el("span", { class: "bar2" + (weight < 0 ? " minus" : ""), style: "--w:" + (Math.abs(weight) / largest).toFixed(3) }),
-      el("span", { class: "number" }, signed(weight)),
+      el("span", { class: "number" }, esl.figures(weight)),
       el("span", { class: "chips" }, ...chips(tokens))));
     return el("section", null, el("h2", null, title), list.length ? el("ol", { class: "links" }, ...rows) : el("p", { class: "quiet" }, none));
   }
@@ -62,7 +61,7 @@
     const rows = list.map(([name, isToken, others]) => {
       const [, layer, index] = /^L(\d+)H(\d+)$/.exec(name);
       const parts = others.map(([other, weight, tokens, label]) => el("span", { class: "other" },
-        ...(isToken ? [esl.chip(other, 0.25)] : [link(other, label), " ", ...chips((tokens || []).slice(0, 1))]), el("small", null, " " + signed(weight))));
+        ...(isToken ? [esl.chip(other, 0.25)] : [link(other, label), " ", ...chips((tokens || []).slice(0, 1))]), el("small", null, " " + esl.figures(weight))));
       return [el("dt", null, el("b", { title: `head ${index} of layer ${layer}` }, name)), el("dd", null, ...parts)];
     });
     return [el("h2", null, title), el("dl", { class: "lines heads", "aria-label": verb }, ...rows.flat())];

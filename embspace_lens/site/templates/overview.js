@@ -5,8 +5,8 @@
   const isFeature = META.noun === "feature";
   const LEVELS = isFeature ? Object.fromEntries(META.dictionaries.map(([name], i) => [i, name])) : { w: "word", p: "pattern", r: "long range", e: "early", m: "middle", l: "late" };
   // Why a search finds a factor; n is a share of its top contexts, or the rank of a nearest token.
-  const REASONS = [(n) => "target " + n + " %", (n) => "nearest token " + n, (n) => "in context " + n + " %", (n) => "writes it, " + n + ".", () => "label"];
-  if (isFeature) REASONS[1] = (n) => "reads it, " + n + ".";
+  const REASONS = [(n) => "target " + n + " %", (n) => "nearest token " + n, (n) => "in context " + n + " %"];
+  const VERBS = { 1: "reads ", 3: "writes ", 4: "label " };  // of features, before the word
   // Frequent targets come first, then nearest tokens, then rarer targets, then words around the target.
   const group = (hit) => (hit.reason === 0 ? (hit.share >= META.rare ? 0 : 2) : hit.reason === 1 || hit.reason === 3 ? 1 : hit.reason === 4 ? 0 : 3);
   const rankOf = (hit) => (hit.exact ? 0 : 1e6) + 1e3 * group(hit) + (hit.reason === 1 || hit.reason === 3 ? hit.share : -hit.share);
@@ -46,17 +46,18 @@
       element.dataset.label = label;
       return element;
     };
-    const note = hit ? cell("hit", esl.token(hit.word), " " + REASONS[hit.reason](hit.share) + ": ") : null;
+    const verb = isFeature && hit ? VERBS[hit.reason] : "";
+    const note = hit ? (verb ? cell("hit", verb, esl.token(hit.word), ": ") : cell("hit", esl.token(hit.word), " " + REASONS[hit.reason](hit.share) + ": ")) : null;
     const words = (indices) => indices.map((index) => tokens[index].replaceAll("␣", "")).join(", ");
     if (isFeature) {
       const [dictionary, z, isLegible, weight, frequency, reads, writes, targets, own] = rows[factor];
       const name = [esl.name(factor), own, isLegible ? "legible" : "", `z-score ${(z / 100).toFixed(2)}`, "reads " + words(reads), "writes " + words(writes), targets.length ? "targets " + words(targets) : ""];
-      return esl.el("li", null, esl.el("a", { class: "row", href: esl.href(factor), "aria-label": name.filter(Boolean).join("; ") },
+      return esl.el("li", null, esl.el("a", { class: "row" + (hit || own ? " noted" : ""), href: esl.href(factor), "aria-label": name.filter(Boolean).join("; ") },
         esl.el("b", null, esl.number(factor)),
         cell("level", LEVELS[dictionary]),
         cell("number z" + (isLegible ? " legible" : ""), (isLegible ? "✓ " : "") + esl.figures(z / 100)),
         cell("number weight", weight < 0 ? "" : esl.figures(weight)),
-        cell("number frequency", frequency < 0 ? "" : frequency === 0 ? "dead" : frequency + " %"),
+        cell("number frequency", frequency < 0 ? "" : esl.percent(frequency)),
         tokensOf("reads", reads, own && !note ? cell("hit", esl.token(own), ": ") : note), tokensOf("writes", writes), ...(META.layers.length ? [tokensOf("contexts", targets)] : [])));
     }
     const [level, sharpness, peak, importance, curve, nearest, targets] = rows[factor];
