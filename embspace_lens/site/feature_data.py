@@ -125,8 +125,9 @@ class FeatureData:
         shares = np.full(self.n_factors, np.nan)
         for first, features, activity in zip(self.first, self.dictionaries, self.activities or (), strict=False):
             assert activity.histogram is not None
-            counts = activity.histogram.groupby("factor")["n"].sum().reindex(range(len(features)), fill_value=0)
-            shares[first : first + len(features)] = counts.to_numpy() / activity.measures["n_vectors"].sum()
+            histogram = activity.histogram
+            counts = np.bincount(histogram["factor"], weights=histogram["n"], minlength=len(features))
+            shares[first : first + len(features)] = counts / activity.measures["n_vectors"].sum()
         return shares
 
     def _place(self, feature: int) -> tuple[int, int]:
