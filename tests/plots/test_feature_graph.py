@@ -82,7 +82,10 @@ def test_hostile_labels_are_escaped():
     labels = list(dict.fromkeys(UNSAFE_TOKENS))
     pairs = virtual_weights(dictionary(len(labels), labels), dictionary(len(labels)), k=len(labels))
     figure = plot_feature_graph(pairs)
-    for text in [*(line.hovertext for line in lines_of(figure)), *(text for column in labels_of(figure) for text in column)]:
+    for text in [
+        *(line.hovertext for line in lines_of(figure)),
+        *(text for column in labels_of(figure) for text in column),
+    ]:
         assert "<script" not in text and "<b>" not in text and "\u202e" not in text
 
 
