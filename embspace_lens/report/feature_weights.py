@@ -51,8 +51,8 @@ def feature_weights(lens: EmbeddingLens, model: str | os.PathLike[str]) -> list[
     source, target = (demo_features(name, model=str(model)) for name in (SOURCE, TARGET))
     k = min(N_TOKENS, lens.space.n_tokens)
     labels = feature_labels(lens, target, k=k)
-    legible = set(labels.loc[labels["is_legible"], "feature"])
-    pairs = virtual_weights(source, target, lens=lens, k=N_CANDIDATES)
+    legible = labels.loc[labels["is_legible"], "feature"].unique().tolist()
+    pairs: Any = virtual_weights(source, target, lens=lens, k=N_CANDIDATES)
     pairs = pairs[pairs["dest_feature_index"].isin(legible)]
     pairs = pairs.drop_duplicates("dest_feature_index").drop_duplicates("src_feature_index").head(N_PAIRS)
     written = feature_labels(lens, source, pairs["src_feature_index"].tolist(), k=k)

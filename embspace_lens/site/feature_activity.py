@@ -1,6 +1,6 @@
 """Where features are active: their codes on texts, with the strongest contexts."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ def feature_activity(
     collected: list[LayerActivity] = []
     batch_tokens = max(512, min(8192, MAX_CODES // max(map(len, dictionaries))))
     source: Any = texts_of(texts)
-    total = len(source) if isinstance(source, Sized) else None
+    total = len(source) if hasattr(source, "__len__") else None
     with tqdm(total=total, desc="contexts", unit="text", disable=None, leave=False) as bar:
         for batch in token_batches(model, source, batch_tokens=batch_tokens, max_tokens=max_tokens):
             values = collect_activations(model, batch, [features.hook for features in dictionaries])
