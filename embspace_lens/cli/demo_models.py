@@ -49,6 +49,7 @@ def demo(
 
     options = LensOptions(vocabulary or ("frequent" if model in catalog.names() else "words"), score, fold, device)
     lens = open_lens(model, options)
+    from ..report.feature_weights import has_features
     from ..report.model_summary import lens_options, summarize_model
     from ..report.page import report_html
     from ..report.terminal_overview import overview
@@ -65,6 +66,7 @@ def demo(
         f"  embspace-lens neurons --layer {layer} {lens_options}\n"
         f"  embspace-lens search {shlex.quote(summary.word_text)} {lens_options}\n"
         f"  embspace-lens heads {lens_options} --out heads.csv"
+        + ("\n  embspace-lens features explore --demo" if has_features(model) else "")
     )
 
 

@@ -14,6 +14,7 @@ from ..display.tokens import format_score, markup, ordinal
 from ..files import refuse_unwritable, write_whole
 from ..lens import EmbeddingLens
 from ..plots.head_maps import head_grid
+from .feature_weights import FeatureWeight, feature_weights
 from .legible import HEAD_RULE, NEURON_RULE
 from .model_summary import K, ModelSummary, lens_options, model_lines, summarize_model
 
@@ -80,6 +81,7 @@ def report_html(summary: ModelSummary) -> str:
         "heads": command.format(f"heads {_selection(heads[0])}") if heads else "",
         "search": command.format(f"search {shlex.quote(summary.word_text)}"),
         "map": f"{command.format('heads')} -k 1",
+        "features": "embspace-lens features explore --demo",
     }
     template = environment().get_template("page.html")
     return template.render(
@@ -92,12 +94,22 @@ def report_html(summary: ModelSummary) -> str:
         neurons=neurons,
         heads=heads,
         word_neurons=word_neurons,
+        features=list(map(_feature_card, feature_weights(lens, summary.model))),
         word=safe(markup(summary.word_text)),
         maps=[_head_map(table) for table in (summary.ov, summary.qk) if len(table)],
         neuron_rule=NEURON_RULE.format(k=k),
         head_rule=HEAD_RULE.format(k=k),
         commands=commands,
     )
+
+
+def _feature_card(weight: FeatureWeight) -> dict[str, Any]:
+    """A virtual weight: the names of its features, and their tokens as chips."""
+    lines = [
+        {"verb": "writes", "name": weight.source, "chips": chips(weight.writes)},
+        {"verb": "reads", "name": weight.target, "chips": chips(weight.reads)},
+    ]
+    return {"score": weight.score, "lines": lines}
 
 
 def _cards(df: pd.DataFrame, marked: int | None = None) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from ..features.dictionary import Features
 from ..features.stream_order import place_of, written_at
 from ..features.weight_labels import feature_labels
 from ..search.tiles import take, upcast
+from .feature_activity import LAYER
 from .feature_links import FeatureLinks, Link, Moves
 from .ranking import legible_first
 from .site_data import AROUND, NEAREST, RARE, TARGET, SiteData, rounded, search_form, token_label
@@ -39,6 +40,7 @@ class FeatureData:
     Attributes:
         n_factors: The number of features.
         layers: One layer if there are texts, otherwise none.
+        n_tokens: How many tokens were read.
         is_legible: Whether each feature is legible.
         z: The largest z-score of the tokens that each feature reads.
         strongest: Its strongest virtual weight to or from another dictionary; NaN without any.
@@ -51,7 +53,8 @@ class FeatureData:
     def __init__(self, dictionaries: Sequence[Features], lens: Any, activities: Sequence[Activity] | None) -> None:
         self.dictionaries, self.lens, self.activities = dictionaries, lens, activities
         self.n_factors = sum(map(len, dictionaries))
-        self.layers = [] if activities is None else [0]
+        self.n_tokens = 0 if activities is None else int(activities[0].measures["n_vectors"].to_numpy().sum())
+        self.layers: list[int] = [] if activities is None else [LAYER]
         self._links = FeatureLinks(dictionaries, lens)
         self.first = self._links.first
         self._dictionary_of = [i for i, features in enumerate(dictionaries) for _ in range(len(features))]
@@ -125,9 +128,8 @@ class FeatureData:
         shares = np.full(self.n_factors, np.nan)
         for first, features, activity in zip(self.first, self.dictionaries, self.activities or (), strict=False):
             assert activity.histogram is not None
-            histogram = activity.histogram
-            counts = np.bincount(histogram["factor"], weights=histogram["n"], minlength=len(features))
-            shares[first : first + len(features)] = counts / activity.measures["n_vectors"].sum()
+            counts = np.bincount(activity.histogram["factor"], activity.histogram["n"], len(features))
+            shares[first : first + len(features)] = counts / self.n_tokens
         return shares
 
     def _place(self, feature: int) -> tuple[int, int]:
@@ -199,7 +201,7 @@ class FeatureData:
         rows = []
         for feature in range(self.n_factors):
             dictionary, index = self._place(feature)
-            counts = self._sites[dictionary].target_counts(index, 0) if self.layers else {}
+            counts = self._sites[dictionary].target_counts(index, LAYER) if self.layers else {}
             targets = sorted(counts, key=lambda token: -counts[token])[:N_CHIPS]
             tokens = [
                 self._chips(feature, "read"),

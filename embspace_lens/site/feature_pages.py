@@ -98,7 +98,7 @@ def explore_features(
             for each, first in zip(dictionaries, site_data.first, strict=True)
         ],
         "chance": site_data.chance,
-        "vectors": [int(each.measures["n_vectors"].sum()) for each in activities or ()],
+        "vectors": [site_data.n_tokens] * len(activities or ()),
     }
     values = {
         "name": name,
@@ -144,6 +144,6 @@ def _about_lines(site_data: FeatureData, more: dict[str, str]) -> list[tuple[str
             text += f"; {(site_data.frequency[own] == 0).sum():,} dead (code 0 in all texts)"
         lines.append(("Dictionary", text))
         lines += [("Note", note) for note in features.notes]
-    if site_data.activities is not None:
-        lines.append(("Texts", f"{int(site_data.activities[0].measures['n_vectors'].sum()):,} tokens were read"))
+    if site_data.layers:
+        lines.append(("Texts", f"{site_data.n_tokens:,} tokens were read"))
     return about_lines([*lines, *more.items()])

@@ -10,7 +10,9 @@ from handmade import UNSAFE_TOKENS, assert_harmless
 from embspace_lens import EmbeddingLens, EmbspaceError
 from embspace_lens.display.table_groups import table_groups
 from embspace_lens.display.tokens import format_score, ordinal
+from embspace_lens.features import demo_features, virtual_weights
 from embspace_lens.report import write_report
+from embspace_lens.report.feature_weights import N_PAIRS, N_TOKENS, feature_weights
 from embspace_lens.report.model_summary import find_word, summarize_model
 from embspace_lens.report.terminal_overview import overview
 
@@ -100,3 +102,20 @@ def test_neurons_of_the_word_have_its_own_score_and_rank(demo_lens, tmp_path):
 
 def test_ordinals():
     assert [ordinal(n) for n in (1, 2, 3, 4, 11, 21, 1203)] == ["1st", "2nd", "3rd", "4th", "11th", "21st", "1,203rd"]
+
+
+def test_report_shows_virtual_weights_of_the_demo_transcoders(demo_lens, tmp_path):
+    weights = feature_weights(demo_lens, "reviews-small-0")
+    source, target = demo_features("transcoder-1"), demo_features("transcoder-3")
+    pairs = virtual_weights(source, target, lens=demo_lens, k=300)
+    scores = {
+        (f"transcoder-1 {row['src_feature_index']}", f"transcoder-3 {row['dest_feature_index']}"): row["score"]
+        for row in pairs.to_dict("records")
+    }
+    assert len(weights) == N_PAIRS == len({w.source for w in weights}) == len({w.target for w in weights})
+    for weight in weights:
+        assert format_score(scores[weight.source, weight.target]) == weight.score
+        assert weight.reads["is_legible"].all() and len(weight.writes) == N_TOKENS
+    page = write_report(demo_lens, tmp_path / "r.html", model="reviews-small-0").read_text("utf-8")
+    assert weights[0].source in page and "embspace-lens features explore --demo" in page
+    assert feature_weights(demo_lens, "reviews-small-1") == []
