@@ -41,7 +41,7 @@
     const list = el("dl", { class: "lines" });
     for (const [title, part] of [["reads", head.read], ["writes", head.write]]) if (part.length) list.append(el("dt", null, title), el("dd", null, ...entries(part)));
     const earlier = head.earlier.filter((entry) => entry[3]);
-    if (earlier.length) list.append(el("dt", null, "reads features"), el("dd", { class: "others" }, ...earlier.map(([f, , z, , tokens, label]) => el("span", { class: "other", title: `z ${z}` }, link(f, label), " ", ...chips(tokens.slice(0, 1))))));
+    if (earlier.length) list.append(el("dt", null, "features"), el("dd", null, ...earlier.map(([f, , z, , tokens, label]) => el("span", { class: "other", title: `z ${z}` }, link(f, label), " ", ...chips(tokens.slice(0, 1))))));
     return [el("h2", null, "Tokens, from weights"), list, el("p", { class: "quiet" }, "Bold: outliers among the best scores.")];
   }
 
