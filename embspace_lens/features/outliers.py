@@ -126,12 +126,16 @@ def best_scores(
     """The best k scores of each vector and their rows, sorted, with the rounding of one matrix product."""
     x = upcast(vectors) if largest else -upcast(vectors)
     score, index = x.new_empty(len(x), 0), torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
-    for chunk in chunks(rows.shape[0], row_bytes(rows), scale=4):
-        tile = x @ take(rows, chunk).to(x).T
-        numbers = torch.arange(chunk.start, chunk.stop, device=x.device).expand(len(x), -1)
-        score, index = torch.cat([score, tile], 1), torch.cat([index, numbers], 1)
-        score, order = score.topk(min(k, score.shape[1]), dim=1)
-        index = index.gather(1, order)
+    for chunk in chunks(rows.shape[0], row_bytes(rows), scale=2):
+        n_before = score.shape[1]
+        candidates = torch.cat([score, x @ take(rows, chunk).to(x).T], 1)
+        score, order = candidates.topk(min(k, candidates.shape[1]), dim=1)
+        if n_before:
+            index = torch.where(
+                order < n_before, index.gather(1, order.clamp(max=n_before - 1)), order - n_before + chunk.start
+            )
+        else:
+            index = order
     return signed(score, largest), index
 
 

@@ -73,7 +73,7 @@ def feature_labels(
     The first MLP replaces much of what the embeddings hold, and with tied embeddings the stream holds predictions in their
     place, so that encoders after the first block may read the next token through W_E. With `first_mlp=True`, the output of the
     first MLP stands for the embedding, as in `relation_scores`. In the demo model, the token that is read is then the commonest
-    token of the feature's contexts for 28 to 54 % of features, instead of none (`embspace-lens paper WeightLens:labels`).
+    token of the feature's contexts for 26 to 54 % of features, instead of none (`embspace-lens paper WeightLens:labels`).
 
     Args:
         lens: The lens of the model on which the dictionary was trained.
