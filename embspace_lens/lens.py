@@ -580,7 +580,7 @@ class EmbeddingLens(BaseLens):
         Example:
             >>> from embspace_lens import Features
             >>> axes = Features(torch.eye(lens.weights.d_model), torch.eye(lens.weights.d_model), name="axes")
-            >>> lens.with_features(target=axes).neurons(layer=0, neuron=3, weight="W_out", k=1).columns.tolist()[3:]
+            >>> lens.with_features(target=axes).neurons(layer=0, neuron=3, weight="W_out", k=1).columns.tolist()[4:]
             ['token_index', 'token_string', 'feature_index', 'feature_label', 'score']
 
         References:
