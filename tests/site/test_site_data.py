@@ -12,7 +12,7 @@ from hostile import hostile_activity
 from embspace_lens import EmbeddingLens
 from embspace_lens.factors import Activity, Factors
 from embspace_lens.factors.targets import sharpness, target_statistics
-from embspace_lens.site import explore, pages
+from embspace_lens.site import explore, site_files
 from embspace_lens.site.ranking import best_first
 from embspace_lens.site.site_data import AROUND, NEAREST, RARE, TARGET, SiteData, bucket
 from embspace_lens.site.site_files import script_json
@@ -203,7 +203,7 @@ def test_page_size_is_independent_of_the_number_of_factors(tmp_path, monkeypatch
     factors = Factors(torch.randn(n, 16), l1=0.1)
     data_sizes = {}  # the 26,000 files are measured but not written, because writing would take most of the time
     monkeypatch.setattr(
-        pages, "_write_data", lambda folder, name, value: data_sizes.update({name: len(script_json(value).encode())})
+        site_files, "write_data", lambda folder, name, value: data_sizes.update({name: len(script_json(value).encode())})
     )
     site = explore(factors, tmp_path / "large", seen=activity_result, lens=FakeLens(words))
 
