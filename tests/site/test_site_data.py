@@ -203,7 +203,9 @@ def test_page_size_is_independent_of_the_number_of_factors(tmp_path, monkeypatch
     factors = Factors(torch.randn(n, 16), l1=0.1)
     data_sizes = {}  # the 26,000 files are measured but not written, because writing would take most of the time
     monkeypatch.setattr(
-        site_files, "write_data", lambda folder, name, value: data_sizes.update({name: len(script_json(value).encode())})
+        site_files,
+        "write_data",
+        lambda folder, name, value: data_sizes.update({name: len(script_json(value).encode())}),
     )
     site = explore(factors, tmp_path / "large", seen=activity_result, lens=FakeLens(words))
 
